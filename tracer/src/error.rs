@@ -1,0 +1,116 @@
+//! What can go wrong between us and the target, in words for the operator.
+
+use nix::errno::Errno;
+
+/// Why a target cannot be attached to, followed, or answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// there is no process PID
+    #[error("there is no process {0}: look its number up again (`pidof mongod`)")]
+    NoSuchProcess(i32),
+    /// the process ended while it was being followed
+    #[error("process {0} ended before the backup was complete: start it and take the backup again")]
+    TargetExited(i32),
+    /// not permitted
+    #[error("not permitted to {action} process {pid}: run as root, or give hotbackup {capability}")]
+    NotPermitted {
+        /// The target.
+        pid: i32,
+        /// What was tried.
+        action: &'static str,
+        /// What would allow it.
+        capability: &'static str,
+    },
+    /// somebody else traces it
+    #[error("process {pid} is being traced by process {tracer} (a debugger or strace): end that and try again")]
+    AlreadyTraced {
+        /// The target.
+        pid: i32,
+        /// Who traces it.
+        tracer: i32,
+    },
+    /// another hotbackup works on it
+    #[error("another hotbackup is at work on process {0}: wait for it, or end it")]
+    Busy(i32),
+    /// a seccomp listener that is not ours
+    #[error(
+        "process {0} already has a seccomp listener that is not hotbackup's (a container runtime or sandbox): \
+             it cannot be followed"
+    )]
+    ForeignListener(i32),
+    /// the filter did not reach a thread
+    #[error(
+        "thread {thread} of process {pid} has a seccomp filter of its own, so the process cannot be followed whole"
+    )]
+    ThreadDiverges {
+        /// The target.
+        pid: i32,
+        /// The thread that refused the filter.
+        thread: i64,
+    },
+    /// kernel too old
+    #[error("this kernel lacks {feature} (Linux {since} has it): hotbackup cannot follow a process here")]
+    KernelTooOld {
+        /// The missing feature.
+        feature: &'static str,
+        /// The first version with it.
+        since: &'static str,
+    },
+    /// a program of another architecture
+    #[error("process {0} is not a 64-bit x86 program: hotbackup follows no other kind yet")]
+    ForeignArchitecture(i32),
+    /// no thread could run the injected calls
+    #[error("no thread of process {0} could be used to install the filter ({1}): try again")]
+    NoThread(i32, String),
+    /// the injected call failed
+    #[error("the {call} call injected into process {pid} failed: {errno}")]
+    Injected {
+        /// The target.
+        pid: i32,
+        /// The call.
+        call: &'static str,
+        /// Its errno.
+        errno: Errno,
+    },
+    /// the keeper could not be started or does not answer
+    #[error("the keeper for process {pid} {problem}")]
+    Keeper {
+        /// The target.
+        pid: i32,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// nobody to rescue
+    #[error("process {0} has no hotbackup listener: nothing waits there")]
+    NothingToRescue(i32),
+    /// the keeper took over
+    #[error("the keeper took process {0} over, because this supervisor did not answer in time: take the backup again")]
+    Revoked(i32),
+    /// any other call of ours
+    #[error("{operation} for process {pid} failed: {errno}")]
+    Os {
+        /// The target.
+        pid: i32,
+        /// What was tried.
+        operation: &'static str,
+        /// The errno.
+        errno: Errno,
+    },
+}
+
+impl Error {
+    /// For `map_err`: a call of ours failed on process `pid`.
+    pub(crate) fn os(pid: i32, operation: &'static str) -> impl Fn(Errno) -> Self {
+        move |errno| match errno {
+            Errno::ESRCH => Self::NoSuchProcess(pid),
+            Errno::EPERM | Errno::EACCES => Self::NotPermitted { pid, action: operation, capability: "CAP_SYS_PTRACE" },
+            errno => Self::Os { pid, operation, errno },
+        }
+    }
+}
+
+/// The errno of an I/O error.
+pub(crate) fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}

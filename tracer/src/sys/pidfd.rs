@@ -1,0 +1,32 @@
+//! pidfds: a process that cannot turn into another one (pidfd_open(2), 5.3; pidfd_getfd(2), 5.6).
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+use super::check;
+
+/// Opens the process `pid` (a thread group's leader).
+///
+/// # Errors
+/// `ESRCH` when there is none.
+pub fn open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: no memory is passed; the result is a new descriptor that nobody else owns.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(|fd| unsafe_owned(fd as RawFd))
+}
+
+/// Copies descriptor `fd` of the process into this one, close-on-exec.
+///
+/// # Errors
+/// `EBADF` when it has no such descriptor, `EPERM` without `PTRACE_MODE_ATTACH_REALCREDS` over it.
+pub fn get_fd(process: BorrowedFd<'_>, fd: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: no memory is passed; the result is a new descriptor that nobody else owns.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
+        .map(|fd| unsafe_owned(fd as RawFd))
+}
+
+/// A number that the kernel has just handed out, as an owner.
+fn unsafe_owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: both callers pass the result of a call that made a new descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

@@ -1,0 +1,113 @@
+//! What is done to processes: the calls that no crate wraps.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::check;
+
+/// Names the calling thread, at most 15 bytes: what `ps` and `top` show.
+pub fn set_name(name: &CStr) {
+    // SAFETY: the kernel reads a C string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Has the calling thread run before others, and its sleeps end on time: somebody waits for it. Without CAP_SYS_NICE
+/// it stays as it is.
+pub fn hurry() {
+    const NICE: i32 = -20;
+    const SLACK_NS: libc::c_ulong = 1;
+    // SAFETY: no memory is passed; 0 is the calling thread.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS);
+    }
+}
+
+/// Ignores a signal for good.
+pub fn ignore_signal(signal: nix::sys::signal::Signal) {
+    // SAFETY: SIG_IGN runs no code.
+    let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
+}
+
+/// Puts another file in the place of standard output.
+///
+/// # Errors
+/// The kernel's.
+pub fn replace_stdout(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    nix::unistd::dup2_stdout(file)
+}
+
+/// Closes every descriptor from `first` on.
+pub fn close_from(first: u32) {
+    // SAFETY: no memory is passed; the callers own none of the descriptors from `first` on.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// Whether the thread `tid` registered restartable sequences and is inside one now; it must be ptrace-stopped.
+/// A kernel that cannot say (before 5.13) has no answer to rely on, and says `false`.
+pub fn in_restartable_sequence(tid: Pid) -> bool {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Configuration {
+        address: u64,
+        size: u32,
+        signature: u32,
+        flags: u32,
+        pad: u32,
+    }
+    const GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+    let mut found = Configuration::default();
+    let size = size_of::<Configuration>();
+    // SAFETY: the kernel writes at most `size` bytes to `found`.
+    let result = unsafe { libc::ptrace(GET_RSEQ_CONFIGURATION, tid.as_raw(), size, &raw mut found) };
+    if result < 0 || found.address == 0 {
+        return false;
+    }
+    let pointer = found.address + 8; // rseq_cs follows two u32
+    nix::sys::ptrace::read(tid, pointer as *mut _).is_ok_and(|value| value != 0)
+}
+
+/// `PROCMAP_QUERY` (6.11): does a file-backed shared mapping lie in `[start, end)`?
+///
+/// # Errors
+/// `ENOTTY` before 6.11.
+pub fn shared_file_mapping(maps: BorrowedFd<'_>, start: u64, end: u64) -> Result<Option<(u64, u64)>, Errno> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        size: u64,
+        query_flags: u64,
+        query_addr: u64,
+        vma_start: u64,
+        vma_end: u64,
+        vma_flags: u64,
+        vma_page_size: u64,
+        vma_offset: u64,
+        inode: u64,
+        dev_major: u32,
+        dev_minor: u32,
+        vma_name_size: u32,
+        build_id_size: u32,
+        vma_name_addr: u64,
+        build_id_addr: u64,
+    }
+    const PROCMAP_QUERY: u64 = 0xc068_6611; // _IOWR('f', 17, struct procmap_query)
+    const SHARED: u64 = 0x08;
+    const COVERING_OR_NEXT: u64 = 0x10;
+    const FILE_BACKED: u64 = 0x20;
+    let mut query = Query {
+        size: size_of::<Query>() as u64,
+        query_flags: SHARED | COVERING_OR_NEXT | FILE_BACKED,
+        query_addr: start,
+        ..Query::default()
+    };
+    // SAFETY: the kernel reads and writes one `struct procmap_query` of the size it is told.
+    match check(unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY as _, &raw mut query) }.into()) {
+        Ok(_) if query.vma_start < end => Ok(Some((query.vma_start, query.vma_end))),
+        Ok(_) | Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}

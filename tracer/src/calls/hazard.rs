@@ -1,0 +1,66 @@
+//! Calls after which a file may change with no call to be seen.
+
+use hotbackup_event::Effect;
+
+use crate::sys::process::shared_file_mapping;
+
+use super::decode::Decoder;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use std::os::fd::AsFd;
+
+/// The cause that is named for a shared mapping.
+pub const SHARED_MAPPING: &str = "it has a writable shared mapping, and stores to memory are no system calls";
+
+pub(super) fn mmap(call: &mut Decoder<'_>) {
+    if let Some(file) = call.file(call.fd(4)) {
+        call.effects.push(Effect::Untraceable { file: file.id, cause: SHARED_MAPPING });
+    }
+}
+
+/// A mapping may become writable afterwards. Most calls are malloc's: one look tells that no shared file mapping is
+/// in the range.
+pub(super) fn mprotect(call: &mut Decoder<'_>) {
+    let (start, end) = (call.arg(0), call.arg(0).saturating_add(call.arg(1)));
+    let Ok(maps) = call.process.open_file("maps", OFlag::O_RDONLY) else { return };
+    match shared_file_mapping(maps.as_fd(), start, end) {
+        Ok(None) => return,
+        Ok(Some(_)) | Err(Errno::ENOTTY) => {}
+        Err(errno) => {
+            call.blind = Some(format!("the mappings of the target could not be looked at: {errno}"));
+            return;
+        }
+    }
+    let mapped = super::resolve::shared_mappings(call.process, |mapping| mapping.start < end && mapping.end > start);
+    call.effects.extend(mapped.into_iter().map(|(file, _)| Effect::Untraceable { file, cause: SHARED_MAPPING }));
+}
+
+pub(super) fn io_uring(call: &mut Decoder<'_>) {
+    call.blind = Some("the target made an io_uring, whose writes are no system calls".into());
+}
+
+pub(super) fn io_submit(call: &mut Decoder<'_>) {
+    const MOST: u64 = 1024;
+    const WRITES: [u16; 2] = [1, 8]; // IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV
+    let (count, pointers) = (call.arg(1).min(MOST), call.arg(2));
+    for index in 0..count {
+        let Some(control_block) = call.memory_u64(pointers + 8 * index) else { return };
+        let Ok(bytes) = call.memory(control_block, 64) else { return };
+        if bytes.len() < 64 {
+            return;
+        }
+        let opcode = u16::from_ne_bytes([bytes[16], bytes[17]]);
+        let fd = i32::from_ne_bytes([bytes[20], bytes[21], bytes[22], bytes[23]]);
+        if WRITES.contains(&opcode)
+            && let Some(file) = call.file(fd)
+        {
+            let cause = "it is written to by io_submit, which returns before the write is done";
+            call.effects.push(Effect::Untraceable { file: file.id, cause });
+        }
+    }
+}
+
+pub(super) fn open_by_handle(call: &mut Decoder<'_>) {
+    call.blind =
+        Some("the target truncated a file by its handle (open_by_handle_at), which names no file to us".into());
+}

@@ -1,0 +1,193 @@
+//! The table: every system call that can change a file, when the filter shows it, and who reads its arguments.
+//!
+//! One row a call. A new way of changing a file is a new row here and a test named after it; the filter
+//! ([`crate::filter`]) and the decoders ([`decode`]) are made from the table, so that a row cannot be in one
+//! and not in the other.
+
+pub mod decode;
+mod files;
+pub(crate) mod hazard;
+pub(crate) mod names;
+pub mod resolve;
+
+use decode::Decoder;
+
+/// When a row's call is shown to us; otherwise it runs unseen.
+#[derive(Debug, Clone, Copy)]
+pub enum When {
+    /// Always.
+    Always,
+    /// When for any of these tests, `argument & mask == value` (32-bit).
+    Any(&'static [Test]),
+    /// When these open flags make or cut a file, or open one for writing and the net wants to know.
+    Opens(u8),
+    /// When all of these hold.
+    All(&'static [Test]),
+    /// Unless it writes 8 bytes, if the target has eventfds (see [`crate::unseen`]).
+    UnlessEightBytes,
+    /// Only if 8-byte writes are not shown: what the net under that exception needs.
+    ForTheNet,
+}
+
+/// A test of one argument.
+#[derive(Debug, Clone, Copy)]
+pub struct Test {
+    /// Argument number, from 0.
+    pub argument: u8,
+    /// The bits to look at.
+    pub mask: u32,
+    /// What they must be.
+    pub value: u32,
+}
+
+/// Who decodes it, and where: by descriptor is quick and done by the receiver itself; paths are resolved one
+/// call after another by a thread of their own (see [`names`]).
+#[derive(Clone, Copy)]
+pub enum Decode {
+    /// By descriptor.
+    Descriptor(fn(&mut Decoder<'_>)),
+    /// By path.
+    Path(fn(&mut Decoder<'_>)),
+}
+
+/// One system call of the table.
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// Its number.
+    pub nr: i64,
+    /// Its name, as in the manual.
+    pub name: &'static str,
+    /// When it is shown.
+    pub when: When,
+    /// Its decoder.
+    pub decode: Decode,
+}
+
+const fn by_fd(nr: i64, name: &'static str, decode: fn(&mut Decoder<'_>)) -> Row {
+    Row { nr, name, when: When::Always, decode: Decode::Descriptor(decode) }
+}
+
+const fn by_path(nr: i64, name: &'static str, decode: fn(&mut Decoder<'_>)) -> Row {
+    Row { nr, name, when: When::Always, decode: Decode::Path(decode) }
+}
+
+impl Row {
+    const fn when(mut self, when: When) -> Self {
+        self.when = when;
+        self
+    }
+}
+
+pub(crate) const fn bits(argument: u8, mask: u32, value: u32) -> Test {
+    Test { argument, mask, value }
+}
+
+pub(crate) const CREAT: u32 = libc::O_CREAT as u32;
+pub(crate) const TRUNC: u32 = libc::O_TRUNC as u32;
+
+// Numbers that libc does not name yet.
+const SYS_FCHMODAT2: i64 = 452; // 6.6
+const SYS_SETXATTRAT: i64 = 463; // 6.13
+const SYS_REMOVEXATTRAT: i64 = 466; // 6.13
+
+/// The table.
+pub static TABLE: &[Row] = &[
+    // Content, by descriptor.
+    by_fd(libc::SYS_write, "write", files::write).when(When::UnlessEightBytes),
+    by_fd(libc::SYS_writev, "writev", files::writev),
+    by_fd(libc::SYS_pwrite64, "pwrite64", files::pwrite),
+    by_fd(libc::SYS_pwritev, "pwritev", files::pwritev),
+    by_fd(libc::SYS_pwritev2, "pwritev2", files::pwritev2),
+    by_fd(libc::SYS_ftruncate, "ftruncate", files::ftruncate),
+    by_fd(libc::SYS_fallocate, "fallocate", files::fallocate),
+    by_fd(libc::SYS_copy_file_range, "copy_file_range", files::copy_file_range),
+    by_fd(libc::SYS_sendfile, "sendfile", files::sendfile),
+    by_fd(libc::SYS_splice, "splice", files::splice),
+    by_fd(libc::SYS_ioctl, "ioctl", files::clone_range).when(When::Any(&[
+        bits(1, u32::MAX, 0x4004_9409), // FICLONE
+        bits(1, u32::MAX, 0x4020_940d), // FICLONERANGE
+        bits(1, u32::MAX, 0xc018_9436), // FIDEDUPERANGE
+    ])),
+    // Metadata, by descriptor.
+    by_fd(libc::SYS_fchmod, "fchmod", files::metadata),
+    by_fd(libc::SYS_fchown, "fchown", files::metadata),
+    by_fd(libc::SYS_fsetxattr, "fsetxattr", files::metadata),
+    by_fd(libc::SYS_fremovexattr, "fremovexattr", files::metadata),
+    // Content, by path. Without O_CREAT or O_TRUNC an open changes nothing; O_TMPFILE makes no entry.
+    by_path(libc::SYS_open, "open", names::open).when(When::Opens(1)),
+    by_path(libc::SYS_openat, "openat", names::openat).when(When::Opens(2)),
+    by_path(libc::SYS_openat2, "openat2", names::openat2),
+    by_path(libc::SYS_creat, "creat", names::creat),
+    by_path(libc::SYS_truncate, "truncate", names::truncate),
+    // Names.
+    by_path(libc::SYS_rename, "rename", names::rename),
+    by_path(libc::SYS_renameat, "renameat", names::renameat),
+    by_path(libc::SYS_renameat2, "renameat2", names::renameat),
+    by_path(libc::SYS_link, "link", names::link),
+    by_path(libc::SYS_linkat, "linkat", names::linkat),
+    by_path(libc::SYS_unlink, "unlink", names::remove),
+    by_path(libc::SYS_unlinkat, "unlinkat", names::removeat),
+    by_path(libc::SYS_rmdir, "rmdir", names::remove),
+    by_path(libc::SYS_mkdir, "mkdir", names::make),
+    by_path(libc::SYS_mkdirat, "mkdirat", names::makeat),
+    by_path(libc::SYS_mknod, "mknod", names::make),
+    by_path(libc::SYS_mknodat, "mknodat", names::makeat),
+    by_path(libc::SYS_symlink, "symlink", names::symlink),
+    by_path(libc::SYS_symlinkat, "symlinkat", names::symlinkat),
+    // Metadata, by path.
+    by_path(libc::SYS_chmod, "chmod", names::metadata),
+    by_path(libc::SYS_fchmodat, "fchmodat", names::metadata_at),
+    by_path(SYS_FCHMODAT2, "fchmodat2", names::metadata_at),
+    by_path(libc::SYS_chown, "chown", names::metadata),
+    by_path(libc::SYS_lchown, "lchown", names::metadata),
+    by_path(libc::SYS_fchownat, "fchownat", names::metadata_at),
+    by_path(libc::SYS_utime, "utime", names::metadata),
+    by_path(libc::SYS_utimes, "utimes", names::metadata),
+    by_path(libc::SYS_futimesat, "futimesat", names::metadata_at),
+    by_path(libc::SYS_utimensat, "utimensat", names::metadata_at),
+    by_path(libc::SYS_setxattr, "setxattr", names::metadata),
+    by_path(libc::SYS_lsetxattr, "lsetxattr", names::metadata),
+    by_path(SYS_SETXATTRAT, "setxattrat", names::metadata_at),
+    by_path(libc::SYS_removexattr, "removexattr", names::metadata),
+    by_path(libc::SYS_lremovexattr, "lremovexattr", names::metadata),
+    by_path(SYS_REMOVEXATTRAT, "removexattrat", names::metadata_at),
+    // What no notification can follow: the backup fails if it concerns a file of the source.
+    by_fd(libc::SYS_mmap, "mmap", hazard::mmap).when(When::All(&[
+        bits(2, libc::PROT_WRITE as u32, libc::PROT_WRITE as u32),
+        bits(3, (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32, libc::MAP_SHARED as u32),
+    ])),
+    by_fd(libc::SYS_mprotect, "mprotect", hazard::mprotect).when(When::Any(&[bits(
+        2,
+        libc::PROT_WRITE as u32,
+        libc::PROT_WRITE as u32,
+    )])),
+    by_fd(libc::SYS_pkey_mprotect, "pkey_mprotect", hazard::mprotect).when(When::Any(&[bits(
+        2,
+        libc::PROT_WRITE as u32,
+        libc::PROT_WRITE as u32,
+    )])),
+    by_fd(libc::SYS_io_uring_setup, "io_uring_setup", hazard::io_uring),
+    by_fd(libc::SYS_io_submit, "io_submit", hazard::io_submit),
+    by_fd(libc::SYS_open_by_handle_at, "open_by_handle_at", hazard::open_by_handle)
+        .when(When::Any(&[bits(2, TRUNC, TRUNC)])),
+    // What moves a position.
+    by_fd(libc::SYS_lseek, "lseek", files::lseek).when(When::ForTheNet),
+];
+
+/// The row of system call `nr`.
+pub fn row(nr: i64) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.nr == nr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_call_has_two_rows() {
+        let mut numbers: Vec<i64> = TABLE.iter().map(|row| row.nr).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), TABLE.len());
+    }
+}

@@ -1,0 +1,293 @@
+//! Calls that change names, and those that change files by path.
+//!
+//! They are decoded one after the other, by one thread: a path means what it will mean to the kernel only while no
+//! earlier call that moves names is still on its way. So each waits for those first ([`Order`]); that is a matter of
+//! microseconds, and such calls are rare.
+
+use std::time::Duration;
+
+use hotbackup_event::Effect;
+
+use crate::grace;
+use crate::inflight::{Call, InFlight};
+use crate::process::Process;
+
+use super::decode::Decoder;
+use super::resolve::{Base, Entry};
+
+const PATH_MAX: usize = 4096;
+/// The kernel follows as many links in the last place.
+const LINKS: usize = 40;
+/// How long a call that moves names may take until a later one goes on without knowing what it did.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// The calls that move names and may be on their way.
+#[derive(Default)]
+pub(crate) struct Order {
+    moving: Vec<Call>,
+}
+
+impl Order {
+    /// Waits until no call that moves names is on its way. A call that is held, or was received later, counts as well.
+    pub fn settle(&mut self, process: &Process, inflight: &InFlight) -> bool {
+        use crate::inflight::State;
+        let began = std::time::Instant::now();
+        loop {
+            grace::settle(process, inflight, &mut self.moving_let_go(inflight), LIMIT);
+            self.moving.retain(|call| {
+                matches!(inflight.now(call), Some(State::LetGo | State::Parked | State::Admitting | State::Received))
+            });
+            if self.moving.is_empty() {
+                return true;
+            }
+            if began.elapsed() > LIMIT {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(30));
+        }
+    }
+
+    fn moving_let_go(&self, inflight: &InFlight) -> Vec<Call> {
+        let is_let_go = |call: &&Call| inflight.now(call) == Some(crate::inflight::State::LetGo);
+        self.moving.iter().filter(is_let_go).copied().collect()
+    }
+
+    /// From now on `call` is on its way.
+    pub fn add(&mut self, call: Call) {
+        self.moving.push(call);
+    }
+}
+
+impl Decoder<'_> {
+    /// The path at `address`; `None` when it is not readable, and the call will fail.
+    fn path(&self, address: u64) -> Option<Vec<u8>> {
+        const PAGE: u64 = 4096;
+        let mut path = Vec::new();
+        while path.len() < PATH_MAX {
+            let at = address + path.len() as u64;
+            let part = self.memory(at, (PAGE - at % PAGE) as usize).ok()?;
+            match part.iter().position(|&byte| byte == 0) {
+                Some(end) => {
+                    path.extend(&part[..end]);
+                    return Some(path);
+                }
+                None => path.extend(part),
+            }
+        }
+        None // ENAMETOOLONG
+    }
+
+    /// The entry that a path names, marked as changing.
+    fn changes(&mut self, dirfd: i32, address: u64) -> Option<Entry> {
+        let path = self.path(address)?;
+        self.changes_path(dirfd, &path, false)
+    }
+
+    fn changes_path(&mut self, dirfd: i32, path: &[u8], in_root: bool) -> Option<Entry> {
+        let entry = self.find(dirfd, path, in_root)?;
+        self.effects.push(Effect::Entry { dir: entry.dir, name: entry.name.clone() });
+        Some(entry)
+    }
+
+    fn find(&mut self, dirfd: i32, path: &[u8], in_root: bool) -> Option<Entry> {
+        let (process, tid) = (self.process, self.tid);
+        let resolver = self.resolver.as_mut()?;
+        if let Err(errno) = resolver.enter(process, tid) {
+            self.blind = Some(format!(
+                "the root directory of thread {tid} could not be entered ({errno}): run as root, or give hotbackup CAP_SYS_CHROOT"
+            ));
+            return None;
+        }
+        resolver.entry(&Base::new(process, tid, dirfd), path, in_root).ok()
+    }
+
+    /// The file that an entry is, or leads to, changes in its links, owner, mode or times.
+    fn touches(&mut self, entry: &Entry, follow: bool) {
+        if let Some(identity) = entry.identity(follow) {
+            self.effects.push(Effect::Metadata { file: identity.id });
+        }
+    }
+
+    fn opens(&mut self, dirfd: i32, path: Vec<u8>, flags: u64, in_root: bool) {
+        let has = |flag: i32| flags & flag as u64 != 0;
+        if has(libc::O_TMPFILE & !libc::O_DIRECTORY) || has(libc::O_PATH) {
+            return;
+        }
+        let follow = !(has(libc::O_NOFOLLOW) || has(libc::O_CREAT) && has(libc::O_EXCL));
+        let (mut dirfd, mut path) = (Some(dirfd), path);
+        let mut last: Option<Entry> = None;
+        for _ in 0..LINKS {
+            let found = match (dirfd, &last) {
+                (Some(dirfd), _) => self.find(dirfd, &path, in_root),
+                (None, Some(link)) => self.find_from(link, &path),
+                (None, None) => None,
+            };
+            let Some(entry) = found else { return };
+            if has(libc::O_CREAT) {
+                self.effects.push(Effect::Entry { dir: entry.dir, name: entry.name.clone() });
+            }
+            let there = entry.identity(follow);
+            if flags & libc::O_ACCMODE as u64 != libc::O_RDONLY as u64 {
+                self.opens_for_writing(there);
+            }
+            if let Some(file) = there {
+                if has(libc::O_TRUNC) && file.is_file() {
+                    self.effects.push(Effect::Resize { file: file.id, len: 0 });
+                }
+                return;
+            }
+            // A link that leads nowhere: O_CREAT makes what it names.
+            match entry.link() {
+                Some(target) if follow => (dirfd, path, last) = (None, target, Some(entry)),
+                _ => return,
+            }
+        }
+    }
+
+    /// A path that starts at the directory of a link.
+    fn find_from(&mut self, link: &Entry, path: &[u8]) -> Option<Entry> {
+        self.resolver.as_ref()?.entry_from(link, path).ok()
+    }
+}
+
+pub(super) fn open(call: &mut Decoder<'_>) {
+    if let Some(path) = call.path(call.arg(0)) {
+        call.opens(libc::AT_FDCWD, path, call.arg(1), false);
+    }
+}
+
+pub(super) fn creat(call: &mut Decoder<'_>) {
+    if let Some(path) = call.path(call.arg(0)) {
+        call.opens(libc::AT_FDCWD, path, (libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY) as u64, false);
+    }
+}
+
+pub(super) fn openat(call: &mut Decoder<'_>) {
+    if let Some(path) = call.path(call.arg(1)) {
+        call.opens(call.fd(0), path, call.arg(2), false);
+    }
+}
+
+pub(super) fn openat2(call: &mut Decoder<'_>) {
+    const IN_ROOT: u64 = 0x10;
+    let how = call.memory(call.arg(2), 24).unwrap_or_default();
+    let word = |index: usize| {
+        how.get(8 * index..8 * index + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes)
+    };
+    let (Some(flags), Some(resolve)) = (word(0), word(2)) else { return };
+    if let Some(path) = call.path(call.arg(1)) {
+        call.opens(call.fd(0), path, flags, resolve & IN_ROOT != 0);
+    }
+}
+
+pub(super) fn truncate(call: &mut Decoder<'_>) {
+    let Some(path) = call.path(call.arg(0)) else { return };
+    let Some(file) = call.find(libc::AT_FDCWD, &path, false).and_then(|entry| entry.identity(true)) else { return };
+    if file.is_file() {
+        call.effects.push(Effect::Resize { file: file.id, len: call.arg(1) });
+    }
+}
+
+pub(super) fn rename(call: &mut Decoder<'_>) {
+    renames(call, (libc::AT_FDCWD, 0), (libc::AT_FDCWD, 1));
+}
+
+pub(super) fn renameat(call: &mut Decoder<'_>) {
+    renames(call, (call.fd(0), 1), (call.fd(2), 3));
+}
+
+fn renames(call: &mut Decoder<'_>, from: (i32, usize), to: (i32, usize)) {
+    call.moves_names = true;
+    for (dirfd, argument) in [from, to] {
+        if let Some(entry) = call.changes(dirfd, call.arg(argument)) {
+            call.touches(&entry, false);
+        }
+    }
+}
+
+pub(super) fn link(call: &mut Decoder<'_>) {
+    links(call, (libc::AT_FDCWD, 0), (libc::AT_FDCWD, 1), false);
+}
+
+pub(super) fn linkat(call: &mut Decoder<'_>) {
+    let follow = call.arg(4) & libc::AT_SYMLINK_FOLLOW as u64 != 0;
+    links(call, (call.fd(0), 1), (call.fd(2), 3), follow);
+}
+
+fn links(call: &mut Decoder<'_>, from: (i32, usize), to: (i32, usize), follow: bool) {
+    call.moves_names = true;
+    let Some(path) = call.path(call.arg(from.1)) else { return };
+    if path.is_empty() {
+        if let Some(file) = call.identity(from.0) {
+            call.effects.push(Effect::Metadata { file: file.id });
+        }
+    } else if let Some(entry) = call.find(from.0, &path, false) {
+        call.touches(&entry, follow);
+    }
+    call.changes(to.0, call.arg(to.1));
+}
+
+pub(super) fn remove(call: &mut Decoder<'_>) {
+    removes(call, libc::AT_FDCWD, 0);
+}
+
+pub(super) fn removeat(call: &mut Decoder<'_>) {
+    removes(call, call.fd(0), 1);
+}
+
+/// Another link of the file stays, perhaps, with another number of links and another change time. Removing a file
+/// changes no other path's meaning, and may take long; removing a directory or a link does.
+fn removes(call: &mut Decoder<'_>, dirfd: i32, argument: usize) {
+    let Some(entry) = call.changes(dirfd, call.arg(argument)) else { return };
+    call.touches(&entry, false);
+    call.moves_names = entry.identity(false).is_some_and(|identity| !identity.is_file());
+}
+
+pub(super) fn make(call: &mut Decoder<'_>) {
+    call.moves_names = true;
+    call.changes(libc::AT_FDCWD, call.arg(0));
+}
+
+pub(super) fn makeat(call: &mut Decoder<'_>) {
+    call.moves_names = true;
+    call.changes(call.fd(0), call.arg(1));
+}
+
+pub(super) fn symlink(call: &mut Decoder<'_>) {
+    call.moves_names = true;
+    call.changes(libc::AT_FDCWD, call.arg(1));
+}
+
+pub(super) fn symlinkat(call: &mut Decoder<'_>) {
+    call.moves_names = true;
+    call.changes(call.fd(1), call.arg(2));
+}
+
+pub(super) fn metadata(call: &mut Decoder<'_>) {
+    metadata_of(call, libc::AT_FDCWD, 0);
+}
+
+pub(super) fn metadata_at(call: &mut Decoder<'_>) {
+    metadata_of(call, call.fd(0), 1);
+}
+
+/// Whether a link is followed depends on the call and its flags: both are marked. A null or empty path means the
+/// descriptor itself (utimensat(2), AT_EMPTY_PATH).
+fn metadata_of(call: &mut Decoder<'_>, dirfd: i32, argument: usize) {
+    let address = call.arg(argument);
+    let path = if address == 0 { Some(Vec::new()) } else { call.path(address) };
+    match path {
+        None => {}
+        Some(path) if path.is_empty() => {
+            if let Some(file) = call.identity(dirfd) {
+                call.effects.push(Effect::Metadata { file: file.id });
+            }
+        }
+        Some(path) => {
+            if let Some(entry) = call.find(dirfd, &path, false) {
+                call.touches(&entry, true);
+                call.touches(&entry, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Paths as the target's kernel will see them: its root, its mounts, its working directories.
+//!
+//! The thread that resolves has a root of its own (`unshare(CLONE_FS)`) and moves it into the target's when that is
+//! another one, in a container or after chroot. From then on a path means for us what it means for the target:
+//! absolute links start at its root, `..` ends there, its mounts are crossed. procfs is held open from before.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use hotbackup_event::FileId;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
+
+use crate::attach::parse_mapping;
+use crate::process::{Process, open_below, to_c, to_os};
+use crate::sys::stat::{self, Identity};
+
+/// Which root and which mounts a thread has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    root: FileId,
+    mounts: FileId,
+}
+
+/// Resolves paths of the target in the calling thread, whose root it may move.
+pub struct Resolver {
+    here: Place,
+}
+
+/// A path's last name and the directory it stands in.
+#[derive(Debug)]
+pub struct Entry {
+    /// The directory, opened with O_PATH.
+    pub parent: OwnedFd,
+    /// Who it is.
+    pub dir: FileId,
+    /// The last name; `.` for a path that ends in a directory without a name of its own.
+    pub name: OsString,
+}
+
+impl Entry {
+    /// Who the entry is, or where it leads if `follow`; `None` when nothing is there.
+    pub fn identity(&self, follow: bool) -> Option<Identity> {
+        stat::identity(self.parent.as_fd(), &to_c(&self.name)?, follow).ok()
+    }
+
+    /// What the symbolic link says.
+    pub fn link(&self) -> Option<Vec<u8>> {
+        Some(nix::fcntl::readlinkat(&self.parent, self.name.as_os_str()).ok()?.as_bytes().to_vec())
+    }
+}
+
+impl Resolver {
+    /// For the calling thread, whose root and working directory it makes its own.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(process: &Process) -> Result<Self, Errno> {
+        unshare(CloneFlags::CLONE_FS)?;
+        Ok(Self { here: place(process.proc(), "thread-self")? })
+    }
+
+    /// Moves the calling thread's root to that of thread `tid`.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_SYS_CHROOT when the roots differ.
+    pub fn enter(&mut self, process: &Process, tid: i32) -> Result<(), Errno> {
+        let there = place(process.proc(), &tid.to_string())?;
+        if there != self.here {
+            let root = open_below(process.proc(), &format!("{tid}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+            nix::unistd::fchdir(&root)?;
+            nix::unistd::chroot(".")?;
+            self.here = there;
+        }
+        Ok(())
+    }
+
+    /// Finds the directory of a path's last name. `in_root`: the base directory is the root of it all (openat2's
+    /// RESOLVE_IN_ROOT).
+    ///
+    /// # Errors
+    /// The kernel's; the target's call will fail in the same way.
+    pub fn entry(&self, base: &Base<'_>, path: &[u8], in_root: bool) -> Result<Entry, Errno> {
+        let (directory, name) = split(path)?;
+        let parent = base.open(directory, in_root)?;
+        let dir = stat::identity(parent.as_fd(), c"", false)?.id;
+        Ok(Entry { parent, dir, name: to_os(name) })
+    }
+}
+
+impl Resolver {
+    /// Finds an entry by the path that a symbolic link holds.
+    ///
+    /// # Errors
+    /// As [`Self::entry`].
+    pub fn entry_from(&self, link: &Entry, path: &[u8]) -> Result<Entry, Errno> {
+        let (directory, name) = split(path)?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = if directory.is_empty() { b"." } else { directory };
+        let parent = openat(&link.parent, OsStr::from_bytes(directory), flags, Mode::empty())?;
+        let dir = stat::identity(parent.as_fd(), c"", false)?.id;
+        Ok(Entry { parent, dir, name: to_os(name) })
+    }
+}
+
+/// A path's directory and its last name, which is `.` where the path ends in no name of its own.
+fn split(path: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
+    if path.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    let trimmed = path.iter().rposition(|&byte| byte != b'/').map_or(&b""[..], |last| &path[..=last]);
+    let (directory, name) = match trimmed.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => trimmed.split_at(slash + 1),
+        None => (&b""[..], trimmed),
+    };
+    Ok(if matches!(name, b"" | b"." | b"..") { (path, b".") } else { (directory, name) })
+}
+
+/// Where a relative path starts.
+pub struct Base<'a> {
+    process: &'a Process,
+    tid: i32,
+    dirfd: i32,
+}
+
+impl<'a> Base<'a> {
+    /// The directory that `dirfd` means to thread `tid`.
+    pub fn new(process: &'a Process, tid: i32, dirfd: i32) -> Self {
+        Self { process, tid, dirfd }
+    }
+
+    /// Opens a directory by its path; an empty one is the base itself.
+    fn open(&self, path: &[u8], in_root: bool) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        // /proc/self would be us.
+        for own in [&b"/proc/self/"[..], b"/proc/thread-self/"] {
+            if let Some(rest) = path.strip_prefix(own) {
+                let path = [self.tid.to_string().as_bytes(), b"/", rest].concat();
+                return openat(self.process.proc(), OsStr::from_bytes(&path), flags, Mode::empty());
+            }
+        }
+        if path.first() == Some(&b'/') && !in_root {
+            return openat(AT_FDCWD, OsStr::from_bytes(path), flags, Mode::empty());
+        }
+        let base = self.directory()?;
+        match path {
+            b"" => Ok(base),
+            path if in_root => {
+                let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+                openat2(&base, OsStr::from_bytes(path), how)
+            }
+            path => openat(&base, OsStr::from_bytes(path), flags, Mode::empty()),
+        }
+    }
+
+    fn directory(&self) -> Result<OwnedFd, Errno> {
+        let name = if self.dirfd == libc::AT_FDCWD {
+            format!("{}/cwd", self.tid)
+        } else {
+            format!("{}/fd/{}", self.tid, self.dirfd)
+        };
+        open_below(self.process.proc(), &name, OFlag::O_PATH)
+    }
+}
+
+fn place(proc: BorrowedFd<'_>, thread: &str) -> Result<Place, Errno> {
+    let identity = |name: &str| {
+        let path = CString::new(format!("{thread}/{name}")).map_err(|_| Errno::EINVAL)?;
+        Ok::<_, Errno>(stat::identity(proc, &path, true)?.id)
+    };
+    Ok(Place { root: identity("root")?, mounts: identity("ns/mnt")? })
+}
+
+/// The files with a writable shared mapping that `wanted` selects, with their paths. The file is looked at through
+/// /proc/PID/map_files, where a path may have changed or another file system hide it.
+pub fn shared_mappings(
+    process: &Process,
+    wanted: impl Fn(&crate::attach::Mapping<'_>) -> bool,
+) -> Vec<(FileId, String)> {
+    let Ok(maps) = process.read_file("maps") else { return Vec::new() };
+    let files = maps.lines().filter_map(parse_mapping).filter(|mapping| mapping.inode != 0 && wanted(mapping));
+    files
+        .filter(|mapping| mapping.permissions.ends_with('s'))
+        .filter_map(|mapping| {
+            let link = format!("{}/map_files/{:x}-{:x}", process.pid(), mapping.start, mapping.end);
+            let identity = stat::identity(process.proc(), &CString::new(link).ok()?, true).ok()?;
+            identity.is_file().then(|| (identity.id, mapping.path.to_owned()))
+        })
+        .collect()
+}

@@ -1,0 +1,218 @@
+//! Which calls are on their way, and the proof that one has finished: grace.
+//!
+//! A notification comes before its call runs, and nobody reports the end of it. But a thread does one call at a
+//! time, so each of these proves that a call which was let go is over:
+//!
+//! 1. the same thread's next notification;
+//! 2. the thread sleeping in another call, or in none (/proc/TID/syscall);
+//! 3. the thread's end;
+//! 4. the thread stopped by ptrace: it stops on its way out of the kernel, or outside of it. This is only for a
+//!    thread that stays on a processor, and never for one whose notification is held, which would not stop until
+//!    answered.
+//!
+//! A call moves through these states:
+//!
+//! ```text
+//!   Received --admitting--> Admitting --answered--> LetGo --(1..4)--> gone
+//!                               |                     ^
+//!                               +--held--> Parked ----+
+//! ```
+//!
+//! What grace waits for: `LetGo`, and `Admitting`, which is between its marks and its answer. Not `Received`: its
+//! marks come after whatever the caller of grace took. Not `Parked`: it has not run.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hotbackup_event::FileId;
+
+use crate::process::{Process, ThreadState};
+use crate::sys::notify::CallData;
+
+/// Where a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Received,
+    Admitting,
+    Parked,
+    LetGo,
+    /// Of a thread that was there before the filter: it may be in a call that nobody saw.
+    BeforeFilter,
+}
+
+/// A thread's last call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    pub tid: i32,
+    pub serial: u64,
+    pub state: State,
+    pub data: CallData,
+    /// The file whose position this call reads or moves.
+    pub positions: Option<FileId>,
+}
+
+/// What is known of a call now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is over, or has not run and will not before it is admitted.
+    Settled,
+    /// It is still in the kernel.
+    InCall,
+    /// Its thread is on a processor: it cannot be told from outside.
+    Running,
+}
+
+#[derive(Default)]
+pub(crate) struct InFlight {
+    calls: Mutex<HashMap<i32, Call>>,
+    serial: AtomicU64,
+}
+
+impl InFlight {
+    /// A thread's call was received; its previous one is over by that.
+    pub fn begin(&self, tid: i32, data: CallData) -> u64 {
+        let serial = self.serial.fetch_add(1, Ordering::SeqCst) + 1;
+        self.lock().insert(tid, Call { tid, serial, state: State::Received, data, positions: None });
+        serial
+    }
+
+    /// A thread that may be in a call from before the filter.
+    pub fn begin_unseen(&self, tid: i32) {
+        let serial = self.serial.fetch_add(1, Ordering::SeqCst) + 1;
+        let call = Call { tid, serial, state: State::BeforeFilter, data: CallData::default(), positions: None };
+        self.lock().entry(tid).or_insert(call);
+    }
+
+    /// Moves a call on; one that was replaced by the thread's next is left alone.
+    pub fn set_state(&self, tid: i32, serial: u64, state: State) {
+        self.update(tid, serial, |call| call.state = state);
+    }
+
+    /// From `Admitting` to `Parked`, unless it was answered meanwhile.
+    pub fn park_unless_answered(&self, tid: i32, serial: u64) {
+        self.update(tid, serial, |call| {
+            if call.state == State::Admitting {
+                call.state = State::Parked;
+            }
+        });
+    }
+
+    /// Notes that a call reads or moves the position of a file.
+    pub fn set_positions(&self, tid: i32, serial: u64, file: FileId) {
+        self.update(tid, serial, |call| call.positions = Some(file));
+    }
+
+    /// The calls that are not known to be over, those before their admission aside.
+    pub fn pending(&self) -> Vec<Call> {
+        let waits = |call: &&Call| matches!(call.state, State::Admitting | State::LetGo | State::BeforeFilter);
+        self.lock().values().filter(waits).copied().collect()
+    }
+
+    /// The other threads' calls that read or move the position of `file`, in whatever state.
+    pub fn at_position_of(&self, file: FileId, except: i32) -> Vec<Call> {
+        self.lock().values().filter(|call| call.positions == Some(file) && call.tid != except).copied().collect()
+    }
+
+    /// Whether `call` is over; if so it is forgotten.
+    pub fn judge(&self, process: &Process, call: &Call) -> Verdict {
+        match self.now(call) {
+            None | Some(State::Parked | State::Received) => return Verdict::Settled,
+            Some(State::Admitting) => return Verdict::InCall,
+            Some(State::LetGo | State::BeforeFilter) => {}
+        }
+        let verdict = match process.thread_state(call.tid) {
+            ThreadState::Gone | ThreadState::Stopped => Verdict::Settled,
+            ThreadState::Running => Verdict::Running,
+            ThreadState::Sleeping { nr, args } => self.judge_sleeper(process, call, nr, args),
+        };
+        if verdict == Verdict::Settled {
+            self.forget(call);
+        }
+        verdict
+    }
+
+    fn judge_sleeper(&self, process: &Process, call: &Call, nr: i64, args: [u64; 6]) -> Verdict {
+        let over = if call.state == State::BeforeFilter {
+            !changes_a_file(process, nr, args)
+        } else {
+            // The same call with the same arguments may be the next one, waiting for us: that one will be received.
+            nr != i64::from(call.data.nr) || args != call.data.args
+        };
+        if over { Verdict::Settled } else { Verdict::InCall }
+    }
+
+    /// A call was seen to be over.
+    pub fn forget(&self, call: &Call) {
+        let mut calls = self.lock();
+        if calls.get(&call.tid).is_some_and(|now| now.serial == call.serial) {
+            calls.remove(&call.tid);
+        }
+    }
+
+    /// The state of exactly this call now; `None` when its thread has come to another.
+    pub fn now(&self, call: &Call) -> Option<State> {
+        self.lock().get(&call.tid).filter(|now| now.serial == call.serial).map(|now| now.state)
+    }
+
+    fn update(&self, tid: i32, serial: u64, change: impl FnOnce(&mut Call)) {
+        if let Some(call) = self.lock().get_mut(&tid).filter(|call| call.serial == serial) {
+            change(call);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Call>> {
+        self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Whether a thread asleep in call `nr` since before the filter may still change a file: a write to a pipe or a
+/// socket may sleep for ever, and changes none.
+fn changes_a_file(process: &Process, nr: i64, args: [u64; 6]) -> bool {
+    use crate::calls::{Decode, row};
+    let Some(row) = row(nr) else { return false };
+    match (row.decode, nr) {
+        (Decode::Path(_), _) => true,
+        (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, args[2]),
+        (Decode::Descriptor(_), _) => is_file(process, args[0]),
+    }
+}
+
+fn is_file(process: &Process, fd: u64) -> bool {
+    process.descriptor_identity(fd as i32).is_ok_and(|identity| identity.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(nr: i64) -> CallData {
+        CallData { nr: nr as i32, ..CallData::default() }
+    }
+
+    #[test]
+    fn a_threads_next_call_settles_its_last() {
+        let process = Process::open(std::process::id() as i32).unwrap();
+        let inflight = InFlight::default();
+        let serial = inflight.begin(7, data(1));
+        inflight.set_state(7, serial, State::Admitting);
+        let call = inflight.pending()[0];
+        assert_eq!(inflight.judge(&process, &call), Verdict::InCall);
+        inflight.begin(7, data(1));
+        assert_eq!(inflight.judge(&process, &call), Verdict::Settled);
+    }
+
+    #[test]
+    fn what_is_held_or_not_yet_admitted_is_not_waited_for() {
+        let inflight = InFlight::default();
+        let serial = inflight.begin(7, data(1));
+        assert!(inflight.pending().is_empty());
+        inflight.set_state(7, serial, State::Admitting);
+        inflight.park_unless_answered(7, serial);
+        assert!(inflight.pending().is_empty());
+        inflight.set_state(7, serial, State::LetGo);
+        assert_eq!(inflight.pending().len(), 1);
+        inflight.park_unless_answered(7, serial);
+        assert_eq!(inflight.pending().len(), 1);
+    }
+}

@@ -1,0 +1,233 @@
+//! The net under the 8-byte exception.
+//!
+//! mongod wakes its threads by writing 8 bytes to eventfds, one for each client operation and a new eventfd for each
+//! connection; a stop for each costs a third of its throughput. A filter cannot see what a descriptor is. So in a
+//! target that has eventfds, a plain `write` of 8 bytes is not shown, to whatever it goes. If it goes to a regular
+//! file, it is found out here, because it moves the file's position, and nothing else that moves it forward goes
+//! unnoticed but `read`:
+//!
+//! - every other write at the position is shown, and so is every `lseek`; each look at the position then;
+//! - every open for writing is shown, so that a new descriptor is known before its first use matters;
+//! - at each grace, all descriptors that are open for writing are looked at.
+//!
+//! What lies between two looks may have been written, and is marked: too much where it was only read, never too
+//! little. After the hold nothing can be marked any more: there, a move that no shown call explains means that what
+//! belonged to T may be lost, and the backup fails if the file was not saved whole by then.
+//!
+//! Positions belong to open file descriptions, so duplicates of a descriptor show the same.
+
+use std::collections::HashMap;
+
+use hotbackup_event::{Effect, FileId};
+
+use crate::calls::decode::{Position, parse_position};
+use crate::process::{Process, read_below};
+
+/// A descriptor of the target that is open for writing a regular file.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    file: FileId,
+    /// Position at the last look; for an appending descriptor, the file's size.
+    from: u64,
+    /// Where the shown calls since then take it, if all of them do what they were asked.
+    expected: u64,
+    appends: bool,
+}
+
+/// What is known of the target's positions.
+#[derive(Default)]
+pub(crate) struct Unseen {
+    watched: HashMap<i32, Watched>,
+    /// Files that were opened for writing since the last look.
+    opened: Vec<FileId>,
+    /// Some file was opened for writing since the last look, or none was looked at yet.
+    rescan: bool,
+    started: bool,
+}
+
+/// How a look at the positions is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Whatever moved is to be marked.
+    Mark,
+    /// Only what no shown call explains.
+    Unexplained,
+}
+
+impl Unseen {
+    /// A shown call is about to write `length` bytes at the position of `fd`.
+    pub fn writes(&mut self, fd: i32, file: FileId, size: u64, position: Position, length: u64) -> Option<Effect> {
+        let (at, appends) = match position {
+            Position::At(at) => (at, false),
+            Position::End => (size, true),
+            Position::ReadOnly | Position::Unknown => {
+                self.watched.remove(&fd);
+                return None; // the call marks the whole file
+            }
+        };
+        let new = Watched { file, from: at, expected: at.saturating_add(length), appends };
+        self.watched.insert(fd, new).filter(|old| old.file == file).and_then(|old| old.moved_to(at, Look::Mark))
+    }
+
+    /// A shown call is about to move the position of `fd` from `at` to `to`.
+    pub fn seeks(&mut self, fd: i32, file: FileId, at: u64, to: u64) -> Option<Effect> {
+        let new = Watched { file, from: to, expected: to, appends: false };
+        self.watched.insert(fd, new).filter(|old| old.file == file).and_then(|old| old.moved_to(at, Look::Mark))
+    }
+
+    /// A file is about to be opened for writing; `None` when it is about to be made.
+    pub fn opens(&mut self, file: Option<FileId>) {
+        self.rescan = true;
+        self.opened.extend(file);
+    }
+
+    /// Looks at all positions, and returns what may have been written unseen since the last look.
+    pub fn look(&mut self, process: &Process, look: Look) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut present = Vec::new();
+        self.watched.retain(|&fd, watched| match Self::now(process, fd) {
+            Some(now) if now.file == watched.file => {
+                effects.extend(watched.moved_to(now.from, look));
+                *watched = now;
+                present.push(now.file);
+                true
+            }
+            // Closed, after it may have moved on by any way.
+            _ => {
+                effects.push(watched.rest());
+                false
+            }
+        });
+        if self.rescan || !self.started {
+            for (fd, link) in process.descriptors() {
+                if self.watched.contains_key(&fd) || !link.as_encoded_bytes().starts_with(b"/") {
+                    continue;
+                }
+                let Some(now) = Self::now(process, fd) else { continue };
+                if self.started {
+                    // New since the last look: it began at the start, or at the end of its file.
+                    effects.extend(Watched { from: 0, expected: 0, ..now }.moved_to(now.from, look));
+                }
+                present.push(now.file);
+                self.watched.insert(fd, now);
+            }
+        }
+        // Opened and closed again without having been looked at.
+        let vanished = self.opened.drain(..).filter(|file| !present.contains(file));
+        effects.extend(vanished.map(|file| Effect::Content { file, start: 0, end: u64::MAX }));
+        (self.rescan, self.started) = (false, true);
+        effects
+    }
+
+    fn now(process: &Process, fd: i32) -> Option<Watched> {
+        let info = read_below(process.proc(), &format!("{}/fdinfo/{fd}", process.pid())).ok()?;
+        let identity = process.descriptor_identity(fd).ok().filter(|identity| identity.is_file())?;
+        let (from, appends) = match parse_position(&info) {
+            Position::At(at) => (at, false),
+            Position::End => (identity.size, true),
+            Position::ReadOnly | Position::Unknown => return None,
+        };
+        Some(Watched { file: identity.id, from, expected: from, appends })
+    }
+}
+
+impl Watched {
+    /// What may have been written unseen when the position is found at `now`.
+    fn moved_to(&self, now: u64, look: Look) -> Option<Effect> {
+        if now == self.from || (look == Look::Unexplained && now == self.expected) {
+            return None;
+        }
+        let (start, end) = (self.from.min(now), self.from.max(now).max(self.expected));
+        Some(if self.appends { self.rest() } else { Effect::Content { file: self.file, start, end } })
+    }
+
+    /// Everything from the last known position on.
+    fn rest(&self) -> Effect {
+        if self.appends {
+            Effect::Append { file: self.file, size: self.from }
+        } else {
+            Effect::Content { file: self.file, start: self.from, end: u64::MAX }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek, SeekFrom, Write};
+    use std::os::fd::AsRawFd;
+
+    fn this_process() -> Process {
+        Process::open(std::process::id() as i32).unwrap()
+    }
+
+    fn content_of(effects: &[Effect], file: FileId) -> Vec<(u64, u64)> {
+        let range = |effect: &Effect| match effect {
+            Effect::Content { file: of, start, end } if *of == file => Some((*start, *end)),
+            _ => None,
+        };
+        effects.iter().filter_map(range).collect()
+    }
+
+    #[test]
+    fn an_unseen_write_shows_in_the_position() {
+        let process = this_process();
+        let mut unseen = Unseen::default();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[0; 100]).unwrap();
+        assert_eq!(unseen.look(&process, Look::Mark), []);
+        let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
+        file.write_all(&[1; 8]).unwrap();
+        let effects = unseen.look(&process, Look::Mark);
+        assert_eq!(content_of(&effects, id), [(100, 108)]);
+        let again = unseen.look(&process, Look::Mark);
+        assert_eq!(content_of(&again, id), []);
+    }
+
+    #[test]
+    fn a_shown_write_is_explained_and_one_more_is_not() {
+        let process = this_process();
+        let mut unseen = Unseen::default();
+        let mut file = tempfile::tempfile().unwrap();
+        unseen.look(&process, Look::Mark);
+        let fd = file.as_raw_fd();
+        let id = process.descriptor_identity(fd).unwrap().id;
+        unseen.writes(fd, id, 0, Position::At(0), 50);
+        file.write_all(&[1; 50]).unwrap();
+        assert_eq!(content_of(&unseen.look(&process, Look::Unexplained), id), []);
+        unseen.writes(fd, id, 50, Position::At(50), 50);
+        file.write_all(&[1; 58]).unwrap();
+        assert_eq!(content_of(&unseen.look(&process, Look::Unexplained), id), [(50, 108)]);
+    }
+
+    #[test]
+    fn a_seek_does_not_hide_what_was_written_before_it() {
+        let process = this_process();
+        let mut unseen = Unseen::default();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[0; 100]).unwrap();
+        unseen.look(&process, Look::Mark);
+        let fd = file.as_raw_fd();
+        let id = process.descriptor_identity(fd).unwrap().id;
+        file.write_all(&[1; 8]).unwrap();
+        let effect = unseen.seeks(fd, id, 108, 10).unwrap();
+        assert_eq!(effect, Effect::Content { file: id, start: 100, end: 108 });
+        file.seek(SeekFrom::Start(10)).unwrap();
+        file.write_all(&[1; 8]).unwrap();
+        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(10, 18)]);
+    }
+
+    #[test]
+    fn a_descriptor_closed_unseen_marks_all_that_it_may_have_written() {
+        let process = this_process();
+        let mut unseen = Unseen::default();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[0; 100]).unwrap();
+        unseen.look(&process, Look::Mark);
+        let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
+        drop(file);
+        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(100, u64::MAX)]);
+        unseen.opens(Some(id));
+        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(0, u64::MAX)]);
+    }
+}

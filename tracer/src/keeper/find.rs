@@ -1,0 +1,143 @@
+//! Finding a target's listener and its keeper: through /proc and pidfd_getfd(2), so that no file, socket or port
+//! has to be agreed upon.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::state::{Control, Role};
+use super::{MEMORY_FD, NAME, SUBCOMMAND, WAKE_FD};
+use crate::error::Error;
+use crate::process::Process;
+use crate::sys::mapping::{MAGIC, Mapping};
+use crate::sys::pidfd;
+
+/// What /proc shows for a seccomp listener.
+const LISTENER: &[u8] = b"anon_inode:seccomp notify";
+/// How long a keeper may take to look at a new supervisor.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
+
+/// A copy of the listener among the target's own descriptors, with its number there.
+pub fn target_listener(target: &Process) -> Option<(OwnedFd, RawFd)> {
+    let found = target.descriptors().into_iter().find(|(_, link)| link.as_bytes() == LISTENER)?;
+    Some((pidfd::get_fd(target.pidfd(), found.0).ok()?, found.0))
+}
+
+/// A copy of the target's descriptor `number`, if it is a listener.
+pub fn listener_at(target: &Process, number: RawFd) -> Option<OwnedFd> {
+    let link = fs::read_link(format!("/proc/{}/fd/{number}", target.pid())).ok()?;
+    (link.as_os_str().as_bytes() == LISTENER).then(|| pidfd::get_fd(target.pidfd(), number).ok()).flatten()
+}
+
+/// A running keeper.
+pub struct Found {
+    /// Its process id.
+    pub pid: i32,
+    pidfd: OwnedFd,
+    /// The memory shared with it.
+    pub memory: Mapping,
+}
+
+/// Finds the keeper of `target`.
+///
+/// # Errors
+/// [`Error::Keeper`] when there is one of another version.
+pub fn find(target: &Process) -> Result<Option<Found>, Error> {
+    for pid in crate::process::list_numbers(target.proc(), ".") {
+        if !is_keeper_of(pid, target) {
+            continue;
+        }
+        let Ok(keeper) = pidfd::open(pid) else { continue };
+        // Its number may have been reused between the look and the open.
+        if !is_keeper_of(pid, target) {
+            continue;
+        }
+        let wrong = |problem: &str| Error::Keeper { pid: target.pid(), problem: problem.into() };
+        let Ok(memory) = pidfd::get_fd(keeper.as_fd(), MEMORY_FD) else { continue };
+        let memory = Mapping::open(memory).map_err(|_| wrong("is of another version: restart the target"))?;
+        if memory.magic.load(Ordering::SeqCst) != MAGIC {
+            return Err(wrong("is of another version: restart the target"));
+        }
+        return Ok(Some(Found { pid, pidfd: keeper, memory }));
+    }
+    Ok(None)
+}
+
+/// By name, arguments and owner: only ours or root's are trusted.
+fn is_keeper_of(pid: i32, target: &Process) -> bool {
+    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    if read("comm").trim_ascii_end() != NAME.to_bytes() {
+        return false;
+    }
+    let arguments = read("cmdline");
+    let words: Vec<&[u8]> = arguments.split(|&byte| byte == 0).collect();
+    let (wanted, start) = (target.pid().to_string(), target.start().to_string());
+    if words.get(1..4) != Some(&[SUBCOMMAND.as_bytes(), wanted.as_bytes(), start.as_bytes()]) {
+        return false;
+    }
+    use std::os::unix::fs::MetadataExt;
+    let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
+    owner.is_ok_and(|owner| owner == 0 || owner == nix::unistd::geteuid().as_raw())
+}
+
+impl Found {
+    /// Takes over from the keeper: afterwards this process answers, and the keeper watches it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when a supervisor is at work, [`Error::Keeper`] when the keeper does not follow.
+    pub fn take_over(self, target: &Process) -> Result<(Mapping, OwnedFd, u32), Error> {
+        let pid = target.pid();
+        let problem = |problem: &str| Error::Keeper { pid, problem: problem.into() };
+        let control = Control::load(&self.memory.control);
+        if control.role != Role::Kept {
+            return Err(Error::Busy(pid));
+        }
+        if (0..crate::sys::mapping::SLOTS).any(|slot| self.memory.slot_id(slot) != 0) && self.old_supervisor_lives() {
+            return Err(Error::Busy(pid));
+        }
+        let listener = self.listener(target).ok_or_else(|| problem("has no listener"))?;
+        let generation = control.generation + 1;
+        self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
+        if !control.change(&self.memory.control, Control { role: Role::Supervised, generation }) {
+            return Err(Error::Busy(pid));
+        }
+        self.wake();
+        let limit = Instant::now() + HANDOVER_LIMIT;
+        while self.memory.watched.load(Ordering::SeqCst) != generation {
+            if Instant::now() > limit {
+                // Nobody watches us: hand back rather than work without a net.
+                let ours = Control { role: Role::Supervised, generation };
+                ours.change(&self.memory.control, ours.with(Role::Kept));
+                self.wake();
+                return Err(problem("does not answer"));
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Ok((self.memory, listener, generation))
+    }
+
+    fn listener(&self, target: &Process) -> Option<OwnedFd> {
+        let number = self.memory.keeper_listener.load(Ordering::SeqCst);
+        let from_keeper = (number >= 0).then(|| pidfd::get_fd(self.pidfd.as_fd(), number).ok()).flatten();
+        from_keeper.or_else(|| target_listener(target).map(|(fd, _)| fd))
+    }
+
+    fn old_supervisor_lives(&self) -> bool {
+        let pid = self.memory.supervisor.load(Ordering::SeqCst);
+        pid != std::process::id() as i32 && fs::exists(format!("/proc/{pid}")).unwrap_or(true)
+    }
+
+    /// Wakes the keeper to look at the control word.
+    pub fn wake(&self) {
+        wake(&self.pidfd);
+    }
+}
+
+/// Wakes a keeper through its eventfd.
+pub fn wake(keeper: &OwnedFd) {
+    if let Ok(eventfd) = pidfd::get_fd(keeper.as_fd(), WAKE_FD) {
+        let _ = nix::unistd::write(&eventfd, &1u64.to_ne_bytes());
+    }
+}

@@ -1,0 +1,20 @@
+//! The keeper: the small process that guarantees an answer to the target when no supervisor does.
+//!
+//! - [`state`]: who answers, one word in shared memory.
+//! - [`run`]: the keeper itself, one thread, no allocation and no file I/O once it runs.
+//! - [`spawn`]: starting one, out of the supervisor's session and cgroup.
+//! - [`find`]: finding the one of a target, and taking its listener over.
+
+pub mod find;
+pub mod run;
+pub mod spawn;
+pub mod state;
+
+/// What `ps` shows (15 bytes at most).
+pub const NAME: &std::ffi::CStr = c"hotbackup-keep";
+/// The hidden subcommand that the executable is called with.
+pub const SUBCOMMAND: &str = "keeper";
+/// Descriptor of the keeper with the shared memory.
+pub(crate) const MEMORY_FD: i32 = 0;
+/// Descriptor of the keeper with the eventfd that wakes it.
+pub(crate) const WAKE_FD: i32 = 1;

@@ -1,0 +1,31 @@
+//! Attach to a running process, and see every call that can change a file before it runs.
+//!
+//! - [`attach`]: a thread of the target installs the filter for all of them.
+//! - [`filter`], [`calls`]: which calls are shown, and what each may change.
+//! - [`listener`]: receiving them; [`grace`](Tracer::grace): the proof that those let go have finished.
+//! - [`keeper`]: the process that answers when we cannot.
+//! - [`sys`]: raw system calls, the only unsafe code.
+//!
+//! The receiver stands behind one narrow interface, [`listener::Sink`]: an event in, an answer out.
+#![deny(unsafe_code)]
+
+pub mod attach;
+pub mod calls;
+mod error;
+pub mod filter;
+mod grace;
+mod inflight;
+pub mod keeper;
+pub mod listener;
+pub mod process;
+mod rescue;
+mod session;
+pub mod sys;
+mod unseen;
+
+pub use error::Error;
+pub use listener::{Event, Sink, Ticket};
+pub use process::Process;
+pub use rescue::{Rescued, rescue};
+pub use session::{Options, Tracer};
+pub use unseen::Look;

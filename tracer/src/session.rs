@@ -1,0 +1,246 @@
+//! A target that is followed: from attach, or from taking over its keeper, to handing it back.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hotbackup_event::Effect;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use crate::attach::{self, preflight};
+use crate::calls::hazard::SHARED_MAPPING;
+use crate::error::Error;
+use crate::keeper::state::{Control, Role};
+use crate::keeper::{find, spawn};
+use crate::listener::{Answering, Event, Receivers, Sink};
+use crate::process::Process;
+use crate::sys::mapping::Mapping;
+use crate::sys::{notify, pidfd};
+use crate::unseen::{Look, Unseen};
+use crate::{calls, filter, grace};
+
+/// How to attach.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The program to start a keeper with: hotbackup itself.
+    pub keeper_program: PathBuf,
+}
+
+/// A target that is followed. Dropping it hands the target to its keeper.
+pub struct Tracer {
+    shared: Arc<Answering>,
+    receivers: Receivers,
+    keeper: OwnedFd,
+    keeper_pid: i32,
+    stopped: Option<Duration>,
+    /// One supervisor a target: held until the end, also by one that hangs.
+    _lock: Flock<File>,
+}
+
+/// What attaching brought, before anything is received.
+struct Attached {
+    memory: Mapping,
+    listener: OwnedFd,
+    generation: u32,
+    keeper_pid: i32,
+    stopped: Option<Duration>,
+}
+
+impl Tracer {
+    /// Follows process `pid`: through its keeper when it has one, else by installing the filter. From the return on,
+    /// every call that can change a file goes to `sink`; calls from before may still be running ([`Self::grace`]).
+    ///
+    /// # Errors
+    /// See [`Error`]; on an error the target is as before, or answered by its keeper.
+    pub fn attach(pid: i32, options: &Options, sink: Arc<dyn Sink>) -> Result<Self, Error> {
+        let process = Process::open(pid)?;
+        preflight::check(&process)?;
+        let lock = lock(&process)?;
+        let attached = match find::find(&process)? {
+            Some(keeper) => {
+                let keeper_pid = keeper.pid;
+                let (memory, listener, generation) = keeper.take_over(&process)?;
+                Attached { memory, listener, generation, keeper_pid, stopped: None }
+            }
+            None => install(&process, options)?,
+        };
+        Self::start(process, attached, lock, sink)
+    }
+
+    fn start(process: Process, attached: Attached, lock: Flock<File>, sink: Arc<dyn Sink>) -> Result<Self, Error> {
+        let pid = process.pid();
+        let Attached { memory, listener, generation, keeper_pid, stopped } = attached;
+        let generation = Control { role: Role::Supervised, generation };
+        let keeper = pidfd::open(keeper_pid).map_err(|_| Error::Keeper { pid, problem: "ended".into() })?;
+        let shared = Arc::new(Answering::new(process, memory, listener, generation));
+        let receivers = Receivers::start(&shared, sink.clone()).map_err(|error| Error::Os {
+            pid,
+            operation: "starting threads",
+            errno: crate::error::errno(&error),
+        })?;
+        // Whatever a thread is doing now may have begun unseen: before the filter, or answered by the keeper.
+        for tid in shared.process.threads() {
+            shared.inflight.begin_unseen(tid);
+        }
+        let tracer = Self { shared, receivers, keeper, keeper_pid, stopped, _lock: lock };
+        tracer.find_blind_spots(&*sink);
+        Ok(tracer)
+    }
+
+    /// What was there before the filter and no call will show.
+    fn find_blind_spots(&self, sink: &dyn Sink) {
+        let process = &self.shared.process;
+        let descriptors = process.descriptors();
+        if descriptors.iter().any(|(_, link)| link == "anon_inode:[io_uring]") {
+            sink.blind("the target has an io_uring, whose writes are no system calls".into());
+        }
+        let writable = |mapping: &attach::Mapping<'_>| mapping.permissions.as_bytes().get(1) == Some(&b'w');
+        let mapped = calls::resolve::shared_mappings(process, writable);
+        let effects: Vec<Effect> =
+            mapped.into_iter().map(|(file, _)| Effect::Untraceable { file, cause: SHARED_MAPPING }).collect();
+        if !effects.is_empty() {
+            sink.found(Event { tid: 0, call: "mmap", effects, blind: None });
+        }
+    }
+
+    /// Waits until every call that was let go, or began unseen, has finished.
+    ///
+    /// # Errors
+    /// Says which thread has been in which call for how long.
+    pub fn grace(&self) -> Result<(), String> {
+        grace::wait(&self.shared.process, &self.shared.inflight)
+    }
+
+    /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look.
+    pub fn unseen(&self, look: Look) -> Vec<Effect> {
+        let look_at = |unseen: &Mutex<Unseen>| {
+            unseen.lock().unwrap_or_else(PoisonError::into_inner).look(&self.shared.process, look)
+        };
+        self.shared.unseen.as_ref().map(look_at).unwrap_or_default()
+    }
+
+    /// The target.
+    pub fn process(&self) -> &Process {
+        &self.shared.process
+    }
+
+    /// The keeper's process id.
+    pub fn keeper_pid(&self) -> i32 {
+        self.keeper_pid
+    }
+
+    /// How long the injected thread was kept from its work; `None` when the keeper was there already.
+    pub fn stopped(&self) -> Option<Duration> {
+        self.stopped
+    }
+
+    /// Calls received so far.
+    pub fn received(&self) -> u64 {
+        self.shared.received.load(Ordering::Relaxed)
+    }
+
+    /// The longest time that a call waited for its answer.
+    pub fn longest_wait(&self) -> Duration {
+        Duration::from_nanos(self.shared.longest.load(Ordering::Relaxed))
+    }
+
+    /// Whether the keeper took over because we did not answer in time.
+    pub fn is_revoked(&self) -> bool {
+        self.shared.is_revoked()
+    }
+
+    /// A live probe: has a thread of the target make a call that changes nothing, and says whether it was seen.
+    ///
+    /// # Errors
+    /// As injecting.
+    pub fn probe(&self) -> Result<bool, Error> {
+        self.shared.probed.store(false, Ordering::SeqCst);
+        attach::inject(&self.shared.process, &attach::probe_calls(), &[], || {})?;
+        Ok(self.shared.probed.load(Ordering::SeqCst))
+    }
+
+    /// The threads of the target that carry no filter.
+    pub fn unfiltered_threads(&self) -> Vec<i32> {
+        const FILTER: &str = "2"; // SECCOMP_MODE_FILTER
+        let process = &self.shared.process;
+        let unfiltered = |tid: &i32| process.status_field(*tid, "Seccomp").is_some_and(|mode| mode != FILTER);
+        process.threads().into_iter().filter(unfiltered).collect()
+    }
+}
+
+impl Drop for Tracer {
+    /// Hands the target to its keeper: first nothing more is received, then the keeper answers. In between a call
+    /// waits for some microseconds.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.receivers.join();
+        let control = self.shared.generation;
+        control.change(&self.shared.memory.control, control.with(Role::Kept));
+        find::wake(&self.keeper);
+    }
+}
+
+/// What /proc shows for an eventfd.
+const EVENTFD: &str = "anon_inode:[eventfd]";
+
+/// Installs the filter, with a keeper in place before.
+fn install(process: &Process, options: &Options) -> Result<Attached, Error> {
+    let pid = process.pid();
+    if find::target_listener(process).is_some() {
+        return Err(Error::Keeper { pid, problem: format!("is gone: run `hotbackup rescue --pid {pid}` first") });
+    }
+    let keeper = spawn::spawn(process, &options.keeper_program)?;
+    let memory = keeper.memory;
+    let eight_bytes_unseen = process.descriptors().iter().any(|(_, link)| link == EVENTFD);
+    memory.eight_bytes_unseen.store(u32::from(eight_bytes_unseen), Ordering::SeqCst);
+    let program = filter::compile(eight_bytes_unseen)
+        .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
+    let calls = attach::install_calls(preflight::needs_no_new_privs(process));
+    let injected = attach::inject(process, &calls, &program, || memory.armed.store(1, Ordering::SeqCst))?;
+    for (call, result) in calls.iter().zip(&injected.results) {
+        check_result(pid, call.name, *result)?;
+    }
+    let number = injected.results.last().copied().unwrap_or(-1) as i32;
+    memory.target_listener.store(number, Ordering::SeqCst);
+    let listener = pidfd::get_fd(process.pidfd(), number).map_err(Error::os(pid, "taking the listener from"))?;
+    if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
+        tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");
+    }
+    let control = Control { role: Role::Attaching, generation: 1 };
+    if !control.change(&memory.control, control.with(Role::Supervised)) {
+        return Err(Error::Revoked(pid));
+    }
+    if let Ok(keeper) = pidfd::open(keeper.pid) {
+        find::wake(&keeper);
+    }
+    Ok(Attached { memory, listener, generation: 1, keeper_pid: keeper.pid, stopped: Some(injected.stopped) })
+}
+
+fn check_result(pid: i32, call: &'static str, result: i64) -> Result<(), Error> {
+    if call == "seccomp" && result > 0 && result > i64::from(i32::MAX) {
+        return Err(Error::ThreadDiverges { pid, thread: result });
+    }
+    if result >= 0 {
+        return Ok(());
+    }
+    let errno = Errno::from_raw(-result as i32);
+    Err(match (call, errno) {
+        ("seccomp", Errno::EBUSY) => Error::ForeignListener(pid),
+        ("seccomp", Errno::ESRCH) => Error::ThreadDiverges { pid, thread: 0 },
+        _ => Error::Injected { pid, call, errno },
+    })
+}
+
+/// One supervisor a target: a lock on its directory in /proc, which ends with us.
+fn lock(process: &Process) -> Result<Flock<File>, Error> {
+    let pid = process.pid();
+    let dir = process.open_file(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(Error::os(pid, "locking"))?;
+    Flock::lock(File::from(dir), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EAGAIN => Error::Busy(pid),
+        errno => Error::Os { pid, operation: "locking", errno },
+    })
+}

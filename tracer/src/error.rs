@@ -40,15 +40,8 @@ pub enum Error {
     )]
     ForeignListener(i32),
     /// the filter did not reach a thread
-    #[error(
-        "thread {thread} of process {pid} has a seccomp filter of its own, so the process cannot be followed whole"
-    )]
-    ThreadDiverges {
-        /// The target.
-        pid: i32,
-        /// The thread that refused the filter.
-        thread: i64,
-    },
+    #[error("a thread of process {0} has a seccomp filter of its own, so the process cannot be followed whole")]
+    ThreadDiverges(i32),
     /// kernel too old
     #[error("this kernel lacks {feature} (Linux {since} has it): hotbackup cannot follow a process here")]
     KernelTooOld {

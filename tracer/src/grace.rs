@@ -17,6 +17,9 @@ const ROUND: Duration = Duration::from_millis(20);
 /// How long a call may take until the backup is given up: a write to a frozen disk, say.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// SECCOMP_MODE_FILTER in /proc/TID/status.
+const FILTERED: &str = "2";
+
 /// Waits until every call pending now has finished.
 ///
 /// # Errors
@@ -43,7 +46,7 @@ pub(crate) fn wait(process: &Process, inflight: &InFlight) -> Result<(), String>
             return Err(unsettled(&pending, waited));
         }
         if waited > PATIENCE && !running.is_empty() {
-            for call in stop_for_an_instant(inflight, &running) {
+            for call in stop_for_an_instant(process, inflight, &running) {
                 inflight.forget(&call);
             }
             continue;
@@ -90,13 +93,18 @@ fn unsettled(pending: &[Call], waited: Duration) -> String {
 ///
 /// The tracer is a thread of its own: when it ends, so does every hold it has on the target, also a request to stop
 /// that a thread has not followed yet.
-fn stop_for_an_instant(inflight: &InFlight, calls: &[Call]) -> Vec<Call> {
+fn stop_for_an_instant(process: &Process, inflight: &InFlight, calls: &[Call]) -> Vec<Call> {
     std::thread::scope(|scope| {
         let tracer = scope.spawn(|| {
             crate::sys::process::hurry();
             let mut over = Vec::new();
             let mut seized: HashMap<i32, (Running, Call)> = HashMap::new();
             for call in calls {
+                // A number that came back as another program's thread: ours is over, and that one is not to be touched.
+                if process.status_field(call.tid, "Seccomp").as_deref() != Some(FILTERED) {
+                    over.push(*call);
+                    continue;
+                }
                 match trace::seize(Pid::from_raw(call.tid)) {
                     Ok(running) if running.interrupt().is_ok() => {
                         seized.insert(call.tid, (running, *call));

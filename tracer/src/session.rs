@@ -159,8 +159,7 @@ impl Tracer {
     /// As injecting.
     pub fn probe(&self) -> Result<bool, Error> {
         self.shared.probed.store(false, Ordering::SeqCst);
-        attach::inject(&self.shared.process, &attach::probe_calls(), &[], || {})?;
-        Ok(self.shared.probed.load(Ordering::SeqCst))
+        attach::probe(&self.shared.process, || self.shared.probed.load(Ordering::SeqCst))
     }
 
     /// The threads of the target that carry no filter.
@@ -199,12 +198,9 @@ fn install(process: &Process, options: &Options) -> Result<Attached, Error> {
     memory.eight_bytes_unseen.store(u32::from(eight_bytes_unseen), Ordering::SeqCst);
     let program = filter::compile(eight_bytes_unseen)
         .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
-    let calls = attach::install_calls(preflight::needs_no_new_privs(process));
-    let injected = attach::inject(process, &calls, &program, || memory.armed.store(1, Ordering::SeqCst))?;
-    for (call, result) in calls.iter().zip(&injected.results) {
-        check_result(pid, call.name, *result)?;
-    }
-    let number = injected.results.last().copied().unwrap_or(-1) as i32;
+    let no_new_privs = preflight::needs_no_new_privs(process);
+    let installed = attach::install(process, &program, no_new_privs, || memory.armed.store(1, Ordering::SeqCst))?;
+    let number = listener_number(pid, installed.result)?;
     memory.target_listener.store(number, Ordering::SeqCst);
     let listener = pidfd::get_fd(process.pidfd(), number).map_err(Error::os(pid, "taking the listener from"))?;
     if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
@@ -217,22 +213,20 @@ fn install(process: &Process, options: &Options) -> Result<Attached, Error> {
     if let Ok(keeper) = pidfd::open(keeper.pid) {
         find::wake(&keeper);
     }
-    Ok(Attached { memory, listener, generation: 1, keeper_pid: keeper.pid, stopped: Some(injected.stopped) })
+    Ok(Attached { memory, listener, generation: 1, keeper_pid: keeper.pid, stopped: Some(installed.stopped) })
 }
 
-fn check_result(pid: i32, call: &'static str, result: i64) -> Result<(), Error> {
-    if call == "seccomp" && result > 0 && result > i64::from(i32::MAX) {
-        return Err(Error::ThreadDiverges { pid, thread: result });
+/// What seccomp's result means.
+fn listener_number(pid: i32, result: i64) -> Result<i32, Error> {
+    match i32::try_from(result) {
+        Ok(number @ 0..) => Ok(number),
+        Ok(failed) => Err(match Errno::from_raw(-failed) {
+            Errno::EBUSY => Error::ForeignListener(pid),
+            Errno::ESRCH => Error::ThreadDiverges(pid),
+            errno => Error::Injected { pid, call: "seccomp", errno },
+        }),
+        Err(_) => Err(Error::Injected { pid, call: "seccomp", errno: Errno::EINVAL }),
     }
-    if result >= 0 {
-        return Ok(());
-    }
-    let errno = Errno::from_raw(-result as i32);
-    Err(match (call, errno) {
-        ("seccomp", Errno::EBUSY) => Error::ForeignListener(pid),
-        ("seccomp", Errno::ESRCH) => Error::ThreadDiverges { pid, thread: 0 },
-        _ => Error::Injected { pid, call, errno },
-    })
 }
 
 /// One supervisor a target: a lock on its directory in /proc, which ends with us.

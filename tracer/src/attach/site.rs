@@ -5,22 +5,53 @@ use std::os::unix::fs::FileExt;
 
 use crate::process::{Process, ThreadState};
 
-/// Room for the code.
-pub const CODE_BYTES: usize = 320;
+const PAGE: u64 = 4096;
 
-/// Finds a run of zero bytes at the end of an executable private mapping: padding that no one executes. Writing
-/// there through /proc/PID/mem makes a private copy of the page; the file is untouched.
-pub fn find_padding(process: &Process, memory: &File) -> Option<u64> {
+/// Room for one line of code.
+pub const CODE_BYTES: usize = 256;
+/// Zero bytes left in front of the code, which may belong to what stands before it.
+const GAP: u64 = 16;
+
+/// Finds room for `count` lines of code: runs of zero bytes at the end of executable mappings, padding that no one
+/// executes. Writing there through /proc/PID/mem makes a private copy of the page; the file is untouched. Mappings of
+/// files first; the vDSO serves as well.
+pub fn find_padding(process: &Process, memory: &File, count: usize) -> Vec<u64> {
+    let maps = process.read_file("maps").unwrap_or_default();
+    let executable =
+        |mapping: &Mapping<'_>| mapping.permissions == "r-xp" && (mapping.inode != 0 || mapping.path == "[vdso]");
+    let mut mappings: Vec<Mapping<'_>> = maps.lines().filter_map(parse_mapping).filter(executable).collect();
+    mappings.sort_by_key(|mapping| mapping.inode == 0);
+    let sites = mappings.iter().flat_map(|mapping| {
+        let room = zeros_at_end(memory, mapping).saturating_sub(GAP) / CODE_BYTES as u64;
+        (1..=room).map(|place| mapping.end - place * CODE_BYTES as u64)
+    });
+    sites.take(count).collect()
+}
+
+/// How many zero bytes the mapping's last page ends in.
+fn zeros_at_end(memory: &File, mapping: &Mapping<'_>) -> u64 {
+    let mut page = [0u8; PAGE as usize];
+    match memory.read_exact_at(&mut page, mapping.end - PAGE) {
+        Ok(()) => page.iter().rev().take_while(|&&byte| byte == 0).count() as u64,
+        Err(_) => 0,
+    }
+}
+
+/// An address in the middle of the largest hole between the target's mappings, far from whatever grows.
+pub fn find_hole(process: &Process) -> Option<u64> {
+    const LOWEST: u64 = 1 << 32;
+    const HIGHEST: u64 = 1 << 46; // half of what 47 bits reach: the stack's neighbourhood is left alone
     let maps = process.read_file("maps").ok()?;
-    maps.lines().filter_map(parse_mapping).find_map(|mapping| {
-        if !mapping.permissions.starts_with("r-xp") || mapping.inode == 0 {
-            return None;
+    let mut hole = (0, 0);
+    let mut end = LOWEST;
+    for mapping in maps.lines().filter_map(parse_mapping) {
+        let start = mapping.start.min(HIGHEST);
+        if start > end && start - end > hole.1 {
+            hole = (end, start - end);
         }
-        let mut tail = [1u8; CODE_BYTES + 16];
-        let start = mapping.end.checked_sub(tail.len() as u64)?;
-        memory.read_exact_at(&mut tail, start).ok()?;
-        tail.iter().all(|&byte| byte == 0).then_some(start + 16)
-    })
+        end = end.max(mapping.end);
+    }
+    (hole.1 >= 64 * PAGE).then(|| (hole.0 + hole.1 / 2) & !(PAGE - 1))
 }
 
 /// One line of /proc/PID/maps.
@@ -69,7 +100,7 @@ fn rank(state: ThreadState) -> Option<u8> {
     }
 }
 
-/// The threads that may run the code, best first, each with whether it sleeps.
+/// The threads that may run the code, best first.
 pub fn candidates(process: &Process) -> Vec<i32> {
     let mut found: Vec<(u8, i32)> =
         process.threads().into_iter().filter_map(|tid| Some((rank(process.thread_state(tid))?, tid))).collect();

@@ -21,8 +21,6 @@ pub struct Running(Pid);
 pub struct Stopped {
     tid: Pid,
     signal: i32,
-    /// Whether it stopped at the entry or the exit of a system call.
-    pub at_call: bool,
 }
 
 /// What waiting for a thread brought.
@@ -41,9 +39,8 @@ pub enum Waited {
 /// # Errors
 /// `ESRCH`, or `EPERM` when it is traced already or not ours to trace.
 pub fn seize(tid: Pid) -> Result<Running, Errno> {
-    let options = libc::PTRACE_O_TRACESYSGOOD as usize;
     // SAFETY: no memory is passed.
-    check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid.as_raw(), 0usize, options) })?;
+    check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid.as_raw(), 0usize, 0usize) })?;
     Ok(Running(tid))
 }
 
@@ -72,10 +69,9 @@ impl Running {
             return Waited::Gone;
         }
         let event = status >> 16;
-        let at_call = libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80;
         // An event stop (ours, or a group stop) has no signal to deliver.
-        let signal = if event != 0 || at_call { 0 } else { libc::WSTOPSIG(status) };
-        Waited::Stopped(Stopped { tid: self.0, signal, at_call })
+        let signal = if event != 0 { 0 } else { libc::WSTOPSIG(status) };
+        Waited::Stopped(Stopped { tid: self.0, signal })
     }
 }
 
@@ -104,16 +100,6 @@ impl Stopped {
     /// `ESRCH` when it died.
     pub fn set_registers(&self, registers: Registers) -> Result<(), Errno> {
         nix::sys::ptrace::setregs(self.tid, registers)
-    }
-
-    /// Lets it run to the next entry or exit of a system call, delivering its signal.
-    ///
-    /// # Errors
-    /// `ESRCH` when it died.
-    pub fn run_to_call(self) -> Result<Running, Errno> {
-        // SAFETY: no memory is passed.
-        check(unsafe { libc::ptrace(libc::PTRACE_SYSCALL, self.tid.as_raw(), 0usize, self.signal as usize) })?;
-        Ok(Running(self.tid))
     }
 
     /// Lets it run untraced, delivering its signal.

@@ -1,34 +1,32 @@
 //! The tracer's events to the copier's marks, and the copier's questions to the tracer.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use hotbackup_copier::{Capture, Monitor, Phase, Progress, Quiesce};
-use hotbackup_tracer::{Event, Sink, Ticket, Tracer};
+use hotbackup_copier::{Capture, Quiesce};
+use hotbackup_event::Effect;
+use hotbackup_tracer::{Event, Look, Sink, Ticket, Tracer};
 
 /// What lets a call run when it is dropped; none for what was found without a call.
 pub(super) type Permit = Option<Ticket>;
 
+/// How often a hold is looked at for its end.
+const GLANCE: Duration = Duration::from_micros(100);
+
 /// Takes what the tracer sees to the copier.
 pub(super) struct Join {
     capture: Arc<Capture<Permit>>,
-    holding: Mutex<bool>,
-    released: Condvar,
     lost: Mutex<Option<hotbackup_tracer::Error>>,
 }
 
 impl Join {
     pub fn new(capture: Arc<Capture<Permit>>) -> Arc<Self> {
-        Arc::new(Self { capture, holding: Mutex::new(false), released: Condvar::new(), lost: Mutex::new(None) })
+        Arc::new(Self { capture, lost: Mutex::new(None) })
     }
 
     /// Why the tracer stopped delivering, if it did.
     pub fn take_lost(&self) -> Option<hotbackup_tracer::Error> {
         lock(&self.lost).take()
-    }
-
-    fn set_holding(&self, holding: bool) {
-        *lock(&self.holding) = holding;
-        self.released.notify_all();
     }
 
     fn admit(&self, event: Event, permit: Permit) {
@@ -52,10 +50,11 @@ impl Sink for Join {
         self.capture.blind(cause);
     }
 
+    /// While calls are held, no path is resolved: those calls will change what paths mean. One call may have been
+    /// resolved before the hold and is held with them; the next one comes after it.
     fn wait_until_released(&self) {
-        let mut holding = lock(&self.holding);
-        while *holding {
-            holding = self.released.wait(holding).unwrap_or_else(PoisonError::into_inner);
+        while self.capture.is_holding() {
+            std::thread::sleep(GLANCE);
         }
     }
 
@@ -63,28 +62,6 @@ impl Sink for Join {
         let words = cause.to_string();
         lock(&self.lost).get_or_insert(cause);
         self.capture.blind(words);
-    }
-}
-
-/// The operator's monitor, with an eye on the hold: paths are not resolved while calls are held, because those calls
-/// will change what the paths mean.
-pub(super) struct Gated<'a> {
-    pub join: &'a Join,
-    pub monitor: &'a dyn Monitor,
-}
-
-impl Monitor for Gated<'_> {
-    fn phase(&self, phase: Phase) {
-        self.join.set_holding(phase == Phase::Hold);
-        self.monitor.phase(phase);
-    }
-
-    fn progress(&self, progress: &Progress) {
-        self.monitor.progress(progress);
-    }
-
-    fn warning(&self, text: &str) {
-        self.monitor.warning(text);
     }
 }
 
@@ -96,6 +73,10 @@ pub(super) struct Grace<'a> {
 impl Quiesce for Grace<'_> {
     fn grace(&self) -> Result<(), String> {
         self.tracer.grace()
+    }
+
+    fn unseen(&self, after_hold: bool) -> Vec<Effect> {
+        self.tracer.unseen(if after_hold { Look::Unexplained } else { Look::Mark })
     }
 }
 

@@ -65,7 +65,8 @@ fn open_root(process: &Process) -> Result<OwnedFd, Error> {
 pub(super) fn root_if_other(process: &Process) -> Result<Option<OwnedFd>, Error> {
     let same = ["root", "ns/mnt"].iter().all(|name| {
         use std::os::unix::fs::MetadataExt;
-        let of = |who: &str| std::fs::metadata(format!("/proc/{who}/{name}")).map(|found| (found.dev(), found.ino())).ok();
+        let of =
+            |who: &str| std::fs::metadata(format!("/proc/{who}/{name}")).map(|found| (found.dev(), found.ino())).ok();
         of("self") == of(&process.pid().to_string())
     });
     if same { Ok(None) } else { open_root(process).map(Some) }

@@ -1,0 +1,135 @@
+//! What every step of a backup needs: where things are, who is told, and whether to go on.
+use crate::control::Turn;
+use crate::ledger::Ledger;
+use crate::stage::Stage;
+use crate::util::micros;
+use crate::{Capture, Control, Error, Monitor, Phase, PhaseTimes, Progress, Quiesce, Tuning, sys};
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// Belongs to the thread that runs the backup.
+pub(crate) struct Context<'a, P: Send + 'static> {
+    pub capture: Arc<Capture<P>>,
+    pub ledger: Arc<Ledger>,
+    pub stage: &'a Stage,
+    pub quiesce: &'a dyn Quiesce,
+    pub monitor: &'a dyn Monitor,
+    pub control: &'a Control,
+    pub tuning: &'a Tuning,
+    pub pid: i32,
+    /// Blocks and bytes saved before calls went on.
+    pub images: Images,
+    told: RefCell<Told>,
+}
+
+/// Counts of before-images.
+#[derive(Debug, Default)]
+pub(crate) struct Images {
+    pub count: AtomicU64,
+    pub bytes: AtomicU64,
+    /// The longest that a call waited, in microseconds.
+    pub longest_us: AtomicU64,
+}
+
+#[derive(Default)]
+struct Told {
+    progress: Progress,
+    at: Option<Instant>,
+    phases: Vec<(Phase, u64, Instant)>,
+}
+
+impl<'a, P: Send + 'static> Context<'a, P> {
+    pub fn new(
+        capture: &Arc<Capture<P>>,
+        stage: &'a Stage,
+        quiesce: &'a dyn Quiesce,
+        monitor: &'a dyn Monitor,
+        control: &'a Control,
+        (tuning, pid): (&'a Tuning, i32),
+    ) -> Self {
+        let (capture, ledger) = (Arc::clone(capture), Arc::clone(&capture.ledger));
+        let (images, told) = (Images::default(), RefCell::default());
+        Self { capture, ledger, stage, quiesce, monitor, control, tuning, pid, images, told }
+    }
+
+    /// Fails if the backup has failed elsewhere, or was cancelled.
+    pub fn check(&self) -> Result<(), Error> {
+        self.ledger.check()?;
+        if self.control.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Waits for every call that was let go, and fails if that cannot be done.
+    pub fn grace(&self) -> Result<(), Error> {
+        self.quiesce.grace().map_err(Error::Quiesce)?;
+        for effect in self.quiesce.unseen(false) {
+            self.ledger.mark(&effect);
+        }
+        self.ledger.grace_done();
+        Ok(())
+    }
+
+    /// Waits until the rate allows to read this much. `idle` is called whenever there is time for other things.
+    pub fn turn(&self, bytes: u64, mut idle: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+        loop {
+            self.check()?;
+            match self.control.turn(bytes) {
+                Turn::Go => return Ok(()),
+                Turn::Cancelled => return Err(Error::Cancelled),
+                Turn::Wait => {
+                    self.tell(false);
+                    idle()?;
+                }
+            }
+        }
+    }
+
+    /// A phase begins.
+    pub fn phase(&self, phase: Phase) {
+        self.tell(true);
+        {
+            let mut told = self.told.borrow_mut();
+            told.progress.phase = phase;
+            // A hold that is given up leads back to tracking.
+            told.phases.push((phase, sys::now_ns(), Instant::now()));
+        }
+        self.monitor.phase(phase);
+    }
+
+    /// The phases that have begun, each as long as until the next.
+    pub fn phases(&self) -> Vec<PhaseTimes> {
+        let told = self.told.borrow();
+        let ends = told.phases.iter().skip(1).map(|(_, _, at)| *at).chain([Instant::now()]);
+        let times = |((phase, start_ns, at), end): (&(Phase, u64, Instant), Instant)| PhaseTimes {
+            phase: *phase,
+            start_ns: *start_ns,
+            duration_us: micros(end - *at),
+        };
+        told.phases.iter().zip(ends).map(times).collect()
+    }
+
+    /// Changes what is told of the progress.
+    pub fn note(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.told.borrow_mut().progress);
+    }
+
+    /// Tells the progress, if it is time or `now`.
+    pub fn tell(&self, now: bool) {
+        let progress = {
+            let mut told = self.told.borrow_mut();
+            if !now && told.at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+                return;
+            }
+            told.at = Some(Instant::now());
+            told.progress.bytes_copied = self.stage.written.load(Ordering::Relaxed);
+            told.progress.bytes_due = self.ledger.due_bytes();
+            told.progress.before_images = self.images.count.load(Ordering::Relaxed);
+            told.progress.clone()
+        };
+        self.monitor.progress(&progress);
+    }
+}

@@ -1,0 +1,289 @@
+//! Moving the content of one file from the source to the stage.
+//!
+//! # In a pass
+//!
+//! The blocks were taken before the last grace, so every call that made them due has run. A call that changes one while
+//! it is read was marked first: the block is due again and will be read again, and what was read of it, torn or not, is
+//! replaced. A file that turns out shorter than expected was cut by a call that made all that is missing due. A file
+//! that is not found under its names was renamed or removed by a call whose mark is still to be taken: its blocks are
+//! due again, and the next sync finds out where it went.
+//!
+//! The staged file never holds anything behind the end that the source file had when it was read to its end. So when
+//! the file grows again, the rest of what was its last block is zeros here as well as there.
+//!
+//! # In the drain
+//!
+//! Blocks are claimed and read as `drain` says; then nothing may be missing, and a name that does not lead to the file
+//! means that the file was opened before the name changed, or that somebody else changed it.
+use crate::blockmap::BLOCK;
+use crate::context::Context;
+use crate::node::{File, OpenError, Opened, StagedHash, Xattrs};
+use crate::stage::Stage;
+use crate::{Error, saver, sys, tree};
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Blocks read at once: 1 MiB.
+pub(crate) const RUN: u64 = 16;
+
+/// A range of a source file, and whether it holds data.
+pub(crate) type Segment = (Range<u64>, bool);
+
+/// Which blocks of a file are to be copied, and what may be found on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Pass,
+    Drain,
+}
+
+/// Copies files, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Copier {
+    buffer: Vec<u8>,
+}
+
+/// The staged side of a file that is being copied.
+struct Target<'a> {
+    stage: &'a Stage,
+    number: u64,
+    fd: Option<OwnedFd>,
+    /// As far as it was written to.
+    staged: u64,
+}
+
+impl Copier {
+    /// Copies what was taken of a file (or, in the drain, all that is due). `idle` is called when there is time.
+    pub fn copy<P: Send + 'static>(
+        &mut self,
+        context: &Context<'_, P>,
+        file: &Arc<File>,
+        mode: Mode,
+        mut idle: impl FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let opened = match mode {
+            Mode::Pass => open_for_pass(context, file)?,
+            Mode::Drain => open_to_save(context, file)?,
+        };
+        let Some(source) = opened else { return Ok(()) };
+        let (staged, first) = {
+            let state = file.state();
+            (state.staged, !state.copied)
+        };
+        let mut target = Target { stage: context.stage, number: file.number, fd: None, staged };
+        let mut hash = first.then(|| (blake3::Hasher::new(), 0));
+        let mut next = 0;
+        while let Some((run, map_size)) = next_run(file, mode, next) {
+            let size = if mode == Mode::Pass { source.size } else { map_size };
+            context.turn((run.end * BLOCK).min(size).saturating_sub(run.start * BLOCK), &mut idle)?;
+            let run = match mode {
+                Mode::Pass => run,
+                // Others may have claimed some of it meanwhile.
+                Mode::Drain => match file.claim(run, RUN) {
+                    Some(run) => run,
+                    None => continue,
+                },
+            };
+            next = run.end;
+            let range = run.start * BLOCK..(run.end * BLOCK).min(size);
+            if range.is_empty() {
+                file.done(run);
+                continue;
+            }
+            if hash.as_ref().is_some_and(|(_, at)| *at != range.start) {
+                hash = None;
+            }
+            let (segments, reached) = self.read(context, &source, file, range.clone())?;
+            if mode == Mode::Drain {
+                if reached < range.end {
+                    return Err(Error::ForeignChange { path: file.path(), pid: context.pid });
+                }
+                // In memory is saved: whoever waits to change it may go on.
+                file.done(run.clone());
+            }
+            self.write(segments, range.start..reached, &mut target, &mut hash)?;
+            if mode == Mode::Pass && (reached < range.end || range.end == size) {
+                target.cut(reached)?;
+            }
+            let mut state = file.state();
+            state.hash = None;
+            state.staged = if mode == Mode::Pass { target.staged } else { state.staged.max(target.staged) };
+            drop(state);
+            if mode == Mode::Pass {
+                file.done(run);
+            }
+            context.tell(false);
+        }
+        let mut state = file.state();
+        if let Some((hash, at)) = hash
+            && at == state.map.size()
+            && at > 0
+        {
+            state.hash = Some(Box::new(StagedHash { hash: hash.finalize(), size: at }));
+        }
+        if !std::mem::replace(&mut state.copied, true) {
+            context.note(|progress| progress.files_copied += 1);
+        }
+        Ok(())
+    }
+
+    /// Reads a range into the buffer. Returns its data and holes, and up to where the source went.
+    fn read<P: Send + 'static>(
+        &mut self,
+        context: &Context<'_, P>,
+        source: &Opened,
+        file: &File,
+        range: Range<u64>,
+    ) -> Result<(Vec<Segment>, u64), Error> {
+        let unreadable = |error| tree::unreadable(file.path(), error);
+        let io = &*context.stage.io;
+        self.buffer.resize((RUN * BLOCK) as usize, 0);
+        let segments = segments(io, source, range.clone()).map_err(unreadable)?;
+        let mut reached = range.end;
+        for (part, _) in segments.iter().filter(|(_, is_data)| *is_data) {
+            let buffer = &mut self.buffer[(part.start - range.start) as usize..(part.end - range.start) as usize];
+            let n = io.read_at(source.fd.as_fd(), buffer, part.start).map_err(unreadable)?;
+            if n < buffer.len() {
+                reached = part.start + n as u64;
+                break;
+            }
+        }
+        Ok((segments, reached))
+    }
+
+    /// Writes what was read of a range from the buffer.
+    fn write(
+        &self,
+        segments: Vec<Segment>,
+        range: Range<u64>,
+        target: &mut Target<'_>,
+        hash: &mut Option<(blake3::Hasher, u64)>,
+    ) -> Result<(), Error> {
+        for (part, is_data) in segments {
+            let part = part.start..part.end.min(range.end);
+            if part.is_empty() {
+                break;
+            }
+            if is_data {
+                let data = &self.buffer[(part.start - range.start) as usize..(part.end - range.start) as usize];
+                if let Some((hasher, at)) = hash {
+                    hasher.update(data);
+                    *at = part.end;
+                }
+                target.write(data, part.start)?;
+            } else {
+                if let Some((hasher, at)) = hash {
+                    hash_zeros(hasher, part.end - part.start);
+                    *at = part.end;
+                }
+                target.punch(part)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file for a pass, and reads its extended attributes if they are due. `None`: not to be copied now.
+fn open_for_pass<P: Send + 'static>(context: &Context<'_, P>, file: &File) -> Result<Option<Arc<Opened>>, Error> {
+    let unreadable = |error| tree::unreadable(file.path(), error);
+    let source = match file.open() {
+        Ok(source) => source,
+        Err(OpenError::Moved) => {
+            let added = file.state().map.put_back();
+            context.ledger.add_due(added as i64);
+            return Ok(None);
+        }
+        Err(OpenError::Io(error)) => return Err(unreadable(error)),
+    };
+    if matches!(file.state().xattrs, Xattrs::Due) {
+        // A call that changes them meanwhile has marked the file: they are due again after the next sync.
+        let all = sys::xattrs(&source.fd).map_err(unreadable)?;
+        file.state().xattrs = Xattrs::known(all);
+    }
+    Ok(Some(Arc::new(source)))
+}
+
+/// Opens a file in the drain, and saves its extended attributes. `None`: all of it is saved.
+fn open_to_save<P: Send + 'static>(context: &Context<'_, P>, file: &File) -> Result<Option<Arc<Opened>>, Error> {
+    let source = saver::source(file, context.pid)?;
+    if let Some(source) = &source {
+        saver::save_xattrs(file, source)?;
+    }
+    Ok(source)
+}
+
+/// The next blocks to copy at or after `from`, and the size of the file as last taken over.
+fn next_run(file: &File, mode: Mode, from: u64) -> Option<(Range<u64>, u64)> {
+    let state = file.state();
+    let end = state.map.touched(0, u64::MAX).end;
+    // One sweep finds everything: in a pass nothing else is taken, in the drain nothing becomes due.
+    let run = match mode {
+        Mode::Pass => state.map.busy_run(from.min(end)..end, RUN),
+        Mode::Drain => state.map.due_run(from.min(end)..end, RUN),
+    };
+    run.map(|run| (run, state.map.size()))
+}
+
+/// Splits a range into data and holes.
+pub(crate) fn segments(io: &dyn crate::io::Io, source: &Opened, range: Range<u64>) -> std::io::Result<Vec<Segment>> {
+    if !source.sparse {
+        return Ok(vec![(range, true)]);
+    }
+    let (mut all, mut at) = (Vec::new(), range.start);
+    while at < range.end {
+        let data = io.data_after(source.fd.as_fd(), at)?.unwrap_or(range.end..range.end);
+        let (start, end) = (data.start.clamp(at, range.end), data.end.clamp(at, range.end));
+        if start > at {
+            all.push((at..start, false));
+        }
+        if end > start {
+            all.push((start..end, true));
+        }
+        at = end.max(start);
+    }
+    Ok(all)
+}
+
+/// Hashes a hole.
+pub(crate) fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while len > 0 {
+        let n = len.min(ZEROS.len() as u64);
+        hasher.update(&ZEROS[..n as usize]);
+        len -= n;
+    }
+}
+
+impl Target<'_> {
+    fn fd(&mut self) -> Result<&OwnedFd, Error> {
+        if self.fd.is_none() {
+            self.fd = Some(self.stage.open(self.number)?);
+        }
+        self.fd.as_ref().ok_or_else(|| Error::Internal("a staged file is not open".into()))
+    }
+
+    fn write(&mut self, data: &[u8], offset: u64) -> Result<(), Error> {
+        let (stage, number) = (self.stage, self.number);
+        stage.write(number, self.fd()?, data, offset)?;
+        self.staged = self.staged.max(offset + data.len() as u64);
+        Ok(())
+    }
+
+    /// The source has a hole here. Where nothing was ever written there is one already.
+    fn punch(&mut self, range: Range<u64>) -> Result<(), Error> {
+        let (stage, number) = (self.stage, self.number);
+        if range.start < self.staged {
+            stage.punch(number, self.fd()?, range)?;
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, len: u64) -> Result<(), Error> {
+        let (stage, number) = (self.stage, self.number);
+        if self.staged > len {
+            stage.set_len(number, self.fd()?, len)?;
+            self.staged = len;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! The drain, as the target's calls see it, and claims on blocks.
+//!
+//! # How a call can meet the copy after the point in time
+//!
+//! A block of a file as it was at the point in time is *due* (only the source holds it), *claimed* (somebody is reading
+//! it) or saved. Due becomes claimed, and claimed becomes saved, under the file's lock; reading happens in between,
+//! outside of it. A call that would change blocks up to the size at the point in time:
+//!
+//! - all saved: it goes on at once. The lock orders this after the read that saved them.
+//! - some claimed, none due: it waits until they are read.
+//! - some due: one of the threads for before-images claims and reads them, waits for blocks that others have claimed, and
+//!   then lets the call go. The buffers are written afterwards; the call does not wait for that, only for room in memory.
+//!
+//! So a block is read while every call that would change it waits, or it was read before. Bytes beyond the size at the
+//! point in time do not belong to the backup.
+//!
+//! Names: the tree is frozen. A call that may remove or replace an entry waits, if that entry is a file that is not
+//! wholly saved, until the file is opened; from then on its name does not matter. Directories have been open all along.
+//! Extended attributes of a file are one more block: due, claimed or known.
+use crate::ledger::{Ledger, touch_dir};
+use crate::node::{File, FileState, Node, Xattrs};
+use crate::tree::{Entry, Tree};
+use crate::{Error, capture::Job, util};
+use crossbeam::channel::Sender;
+use hotbackup_event::Effect;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a wait is at most before the one who waits looks whether the backup has failed.
+pub(crate) const GLANCE: Duration = Duration::from_millis(5);
+
+/// The gate while the backup drains.
+pub(crate) struct Drain<P> {
+    ledger: Arc<Ledger>,
+    tree: Arc<Tree>,
+    jobs: Sender<Job<P>>,
+}
+
+/// What a call needs before it may run.
+#[derive(Debug)]
+pub(crate) enum Need {
+    /// These blocks of the file read.
+    Blocks(Arc<File>, Range<u64>),
+    /// The file's extended attributes read.
+    Xattrs(Arc<File>),
+    /// The file open.
+    Open(Arc<File>),
+}
+
+impl<P> Drain<P> {
+    pub fn new(ledger: Arc<Ledger>, tree: Arc<Tree>, jobs: Sender<Job<P>>) -> Self {
+        Self { ledger, tree, jobs }
+    }
+
+    pub fn admit(&self, effects: &[Effect], permit: P) {
+        // Every effect is looked at: each also explains a change of status. What is needed can only become less later.
+        let needs: Vec<Need> = effects.iter().filter_map(|effect| need(&self.ledger, &self.tree, effect)).collect();
+        if needs.is_empty() {
+            drop(permit);
+        } else {
+            // Cannot fail: the receivers live until this sender is gone. If it did, the permit would be dropped.
+            let _ = self.jobs.send(Job { needs, permit, since: Instant::now() });
+        }
+    }
+}
+
+/// What must happen before a call with this effect may run, if anything. Also notes that a change of the subject's
+/// status is explained; that is never taken back from here on.
+fn need(ledger: &Ledger, tree: &Tree, effect: &Effect) -> Option<Need> {
+    match effect {
+        Effect::Entry { dir, name } => {
+            let (dir, entry) = tree.entry(dir, name)?;
+            touch_dir(ledger, dir);
+            match entry? {
+                Entry::File(file) => {
+                    ledger.touch(&Node::File(Arc::clone(file)));
+                    let state = file.state();
+                    let pinned = state.links.iter().any(|link| link.via.is_some());
+                    let needed = state.is_open() && state.open.is_none() && !pinned;
+                    needed.then(|| Need::Open(Arc::clone(file)))
+                }
+                Entry::Dir(child) => {
+                    if let Some(node) = ledger.get(child) {
+                        ledger.touch(&node);
+                    }
+                    None
+                }
+                Entry::Other(_) => None,
+            }
+        }
+        Effect::Metadata { file } => match ledger.get(file)? {
+            Node::File(file) => {
+                ledger.touch(&Node::File(Arc::clone(&file)));
+                let known = matches!(file.state().xattrs, Xattrs::Known(_));
+                (!known).then_some(Need::Xattrs(file))
+            }
+            node => {
+                ledger.touch(&node);
+                None
+            }
+        },
+        Effect::Content { file, .. }
+        | Effect::Append { file, .. }
+        | Effect::Resize { file, .. }
+        // From the call on the file may change unseen. What is saved before that does not care.
+        | Effect::Untraceable { file, .. } => {
+            let file = ledger.file(file)?;
+            ledger.touch(&Node::File(Arc::clone(&file)));
+            let blocks = {
+                let mut state = file.state();
+                let blocks = ledger.affected(&mut state, effect);
+                state.map.is_open(blocks.clone()).then_some(blocks)?
+            };
+            Some(Need::Blocks(file, blocks))
+        }
+    }
+}
+
+/// A change after the point in time that was not seen before it was made: is anything lost by it? Only what was still
+/// to be read then.
+pub(crate) fn explain_unseen(ledger: &Ledger, effect: &Effect) -> Result<(), Error> {
+    let Some(file) = ledger.file(&effect.subject()) else { return Ok(()) };
+    ledger.touch(&Node::File(Arc::clone(&file)));
+    let lost = {
+        let mut state = file.state();
+        let blocks = ledger.affected(&mut state, effect);
+        blocks.start < state.late.end && state.late.start < blocks.end
+    };
+    if !lost {
+        return Ok(());
+    }
+    let path = file.path();
+    Err(Error::Blind(format!(
+        "{} may have been written to, 8 bytes at a time, before it was saved; such writes are not seen in a process \
+         that has eventfds",
+        path.display()
+    )))
+}
+
+impl File {
+    /// Claims the first due blocks of a range, at most `max`.
+    pub fn claim(&self, within: Range<u64>, max: u64) -> Option<Range<u64>> {
+        let mut state = self.state();
+        let run = state.map.due_run(within, max)?;
+        state.map.claim(run.clone());
+        state.late = state.late.start.min(run.start)..state.late.end.max(run.end);
+        Some(run)
+    }
+
+    /// Claimed blocks have been read.
+    pub fn done(&self, run: Range<u64>) {
+        let mut state = self.state();
+        state.map.done(run);
+        state.settle();
+        self.saved.notify_all();
+    }
+
+    /// Claims the extended attributes, if nobody has.
+    pub fn claim_xattrs(&self) -> bool {
+        let mut state = self.state();
+        let due = matches!(state.xattrs, Xattrs::Due);
+        if due {
+            state.xattrs = Xattrs::Claimed;
+        }
+        due
+    }
+
+    /// The extended attributes have been read.
+    pub fn done_xattrs(&self, all: crate::sys::Attributes) {
+        let mut state = self.state();
+        state.xattrs = Xattrs::known(all);
+        state.settle();
+        self.saved.notify_all();
+    }
+
+    /// Waits until `ready`, or the backup has failed. Returns whether it is ready.
+    pub fn wait_until(&self, ledger: &Ledger, ready: impl Fn(&FileState) -> bool) -> bool {
+        let mut state = self.state();
+        while !ready(&state) {
+            if ledger.has_failed() {
+                return false;
+            }
+            state = util::wait(&self.saved, state, GLANCE);
+        }
+        true
+    }
+
+    /// Whether a call named the file since its status was last looked at.
+    pub fn is_touched(&self) -> bool {
+        self.flags.dirty.load(Ordering::SeqCst)
+    }
+}
+
+impl FileState {
+    /// What is wholly saved need not stay open.
+    fn settle(&mut self) {
+        if !self.is_open() {
+            self.open = None;
+        }
+    }
+}

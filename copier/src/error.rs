@@ -1,0 +1,174 @@
+//! Why a backup, or a look at one, fails.
+use std::io;
+use std::path::PathBuf;
+
+/// Why a backup fails. Each message is a sentence with the cause and, where known, the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The destination holds something already.
+    #[error("the destination {} is not empty; name a new directory, or an empty one", path.display())]
+    DestNotEmpty {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// The destination lies in a source, or a source in the destination.
+    #[error(
+        "the destination {} and the source {} lie inside one another; name a destination elsewhere",
+        dest.display(), source_path.display()
+    )]
+    DestInsideSource {
+        /// The destination.
+        dest: PathBuf,
+        /// The source that it collides with.
+        source_path: PathBuf,
+    },
+    /// The destination's file system is mounted read-only.
+    #[error("the destination {} is on a read-only file system; name one that can be written", path.display())]
+    DestReadOnly {
+        /// The path that could not be written.
+        path: PathBuf,
+    },
+    /// The destination is full, or over quota.
+    #[error("the destination is full: {} could not be written; free space, or name another one", path.display())]
+    DestFull {
+        /// The path that could not be written.
+        path: PathBuf,
+    },
+    /// The destination exists and is no directory.
+    #[error("the destination {} is not a directory; name a new directory, or an empty one", path.display())]
+    DestNotDirectory {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// The destination is a mount point, which cannot be replaced in one step.
+    #[error("the destination {0} is a mount point; name a directory inside it, such as {0}/backup", path.display())]
+    DestMountPoint {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// The directory in which the destination would be made does not exist.
+    #[error("the directory {} in which the destination is to be made does not exist; make it first", path.display())]
+    DestParentMissing {
+        /// The parent directory.
+        path: PathBuf,
+    },
+    /// Anything else that went wrong on the destination.
+    #[error("cannot {op} {} on the destination: {source}", path.display())]
+    DestIo {
+        /// What was tried, as a verb.
+        op: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A source does not exist.
+    #[error("the source {} does not exist", path.display())]
+    SourceNotFound {
+        /// The source.
+        path: PathBuf,
+    },
+    /// A source is no directory.
+    #[error("the source {} is not a directory", path.display())]
+    SourceNotDirectory {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The same source twice, one inside another, or two that would go to the same place.
+    #[error("the sources {} and {} overlap or go to the same place; name each tree once", first.display(), second.display())]
+    SourcesOverlap {
+        /// One of them.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// Something in a source cannot be read.
+    #[error("cannot read {} in the source: {source}", path.display())]
+    SourceUnreadable {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A symbolic link out of the source leads back to a directory that holds it.
+    #[error("the symbolic link {} leads to a directory that contains it; exclude it", path.display())]
+    SymlinkLoop {
+        /// The link.
+        path: PathBuf,
+    },
+    /// A glob to exclude is malformed.
+    #[error("the pattern {pattern:?} to exclude is malformed: {cause}")]
+    BadExclude {
+        /// The glob.
+        pattern: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// More files or directories must be open at once than this process may have.
+    #[error("too many open files while opening {}; raise the limit of open files (ulimit -Hn)", path.display())]
+    TooManyOpenFiles {
+        /// What could not be opened.
+        path: PathBuf,
+    },
+    /// It cannot be known whether earlier calls have finished.
+    #[error("cannot wait for calls of the target to finish: {0}")]
+    Quiesce(String),
+    /// Something happened that cannot be tracked.
+    #[error("the backup would not be complete: {0}")]
+    Blind(String),
+    /// A file can change without a system call.
+    #[error("{} can change unseen, through {cause}; close it there, or exclude it", path.display())]
+    Untraceable {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        cause: &'static str,
+    },
+    /// A file or directory changed though no call of the target explains it.
+    #[error(
+        "{} was changed by something other than process {pid}, such as another process; stop that, or exclude it",
+        path.display()
+    )]
+    ForeignChange {
+        /// The file or directory.
+        path: PathBuf,
+        /// The target.
+        pid: i32,
+    },
+    /// Before-images could not be written as fast as the target overwrote what they save.
+    #[error(
+        "the destination is slower than the target's writers: {} waited {waited_ms} ms for a before-image; \
+         use a faster destination, or take the backup when less is written",
+        path.display()
+    )]
+    BeforeImagesFull {
+        /// The file that was about to be changed.
+        path: PathBuf,
+        /// How long the call had waited.
+        waited_ms: u64,
+    },
+    /// The target was let go before everything of the point in time was saved.
+    #[error("the target was let go before the backup was complete")]
+    LetGo,
+    /// Cancelled on request.
+    #[error("the backup was cancelled")]
+    Cancelled,
+    /// A thread of the copier ended unexpectedly.
+    #[error("internal error: {0}; please report this")]
+    Internal(String),
+    /// There is no manifest, so this is no finished backup.
+    #[error("{} holds no finished backup: its manifest is missing", path.display())]
+    ManifestMissing {
+        /// The directory that was looked at.
+        path: PathBuf,
+    },
+    /// The manifest cannot be understood.
+    #[error("the manifest {} cannot be understood: {cause}", path.display())]
+    ManifestBad {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+}

@@ -1,0 +1,77 @@
+//! What a backup tells while it runs, and what it asks of the tracer.
+use hotbackup_event::Effect;
+use serde::{Deserialize, Serialize};
+
+/// Waits for the target's calls.
+pub trait Quiesce: Sync {
+    /// Waits until every call whose permit was dropped before this was called has finished, and likewise every call
+    /// that had been received by then and that the gate did not park. An error says why that cannot be known; the
+    /// backup fails with it.
+    fn grace(&self) -> Result<(), String>;
+
+    /// What may have been changed by calls that are not delivered, since this was last asked: each is marked after a
+    /// grace. With `after_hold`, only what delivered calls do not explain.
+    fn unseen(&self, after_hold: bool) -> Vec<Effect> {
+        let _ = after_hold;
+        Vec::new()
+    }
+}
+
+/// Follows a backup. All methods do nothing unless implemented. They are called from the thread that runs the backup,
+/// and it waits for them: they should be quick.
+pub trait Monitor: Sync {
+    /// A phase begins.
+    fn phase(&self, phase: Phase) {
+        let _ = phase;
+    }
+    /// A few times a second, and at the end of each phase.
+    fn progress(&self, progress: &Progress) {
+        let _ = progress;
+    }
+    /// Something worth knowing that does not make the backup fail.
+    fn warning(&self, text: &str) {
+        let _ = text;
+    }
+}
+
+/// Where a backup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The tracer attaches (reported by the session, not by the copier).
+    #[default]
+    Attach,
+    /// Changes are tracked, and due blocks are copied in passes.
+    Track,
+    /// No notified call is answered; the point in time is fixed.
+    Hold,
+    /// What still belongs to the point in time is copied, or saved before a write would change it.
+    Drain,
+    /// Everything is put in place and synced, and the backup gets its name. The target is free.
+    Publish,
+    /// The backup is complete.
+    Done,
+}
+
+/// How far a backup has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The phase it is in.
+    pub phase: Phase,
+    /// Bytes written to the destination so far, blocks copied twice counted twice. Holes are not written.
+    pub bytes_copied: u64,
+    /// Bytes still to be copied, as far as known; rises when the target writes.
+    pub bytes_due: u64,
+    /// Size of all known files together.
+    pub bytes_total: u64,
+    /// Files copied at least once.
+    pub files_copied: u64,
+    /// Files known.
+    pub files_total: u64,
+    /// Directory entries known, files included.
+    pub entries_total: u64,
+    /// The current pass, from 1; 0 before the first.
+    pub pass: u32,
+    /// Before-images saved so far, in blocks.
+    pub before_images: u64,
+}

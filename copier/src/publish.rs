@@ -1,0 +1,385 @@
+//! Publishing: everything is put in its place, made durable, and described, before the backup gets its name.
+//!
+//! The target is not involved any more. Nothing here looks at the sources: names, sizes and metadata are those of the
+//! frozen model, and the content is staged.
+use crate::context::Context;
+use crate::copy::hash_zeros;
+use crate::manifest::{self, Entries, Header, Record, SourceRecord, Text};
+use crate::node::{File, Name, StagedHash, Xattrs};
+use crate::stage::dest_error;
+use crate::sys::{self, Attributes, Kind, Stat};
+use crate::tree::{DirNode, Entry, OWN_DIR, Other, Shown, Tree, relative};
+use crate::{Error, Report};
+use hotbackup_event::FileId;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Read at once when staged data is read again.
+const CHUNK: usize = 1 << 20;
+
+pub(crate) struct Publisher<'a, P: Send + 'static> {
+    context: &'a Context<'a, P>,
+    tree: &'a Tree,
+    /// Where files with several names were put first.
+    placed: HashMap<u64, PathBuf>,
+    /// Several links lead to one directory: even files with one name are placed more than once.
+    twice: bool,
+    /// Whether each file and directory is synced on its own.
+    sync_each: bool,
+    /// Whom staged files belong to.
+    owner: (u32, u32),
+    /// What could not be done for some entries: how many, and the first.
+    lacking: BTreeMap<String, (u64, PathBuf)>,
+    report: (u64, u64, u64),
+}
+
+impl<'a, P: Send + 'static> Publisher<'a, P> {
+    pub fn new(context: &'a Context<'a, P>, tree: &'a Tree) -> Self {
+        let (placed, lacking) = (HashMap::new(), BTreeMap::new());
+        let twice = tree.dirs().any(|node| !node.has_one_name());
+        Self { context, tree, placed, twice, sync_each: true, owner: (0, 0), lacking, report: (0, 0, 0) }
+    }
+
+    /// Makes the staging directory a complete backup in all but its name.
+    pub fn publish(mut self, mut report: Report) -> Result<Report, Error> {
+        let stage = self.context.stage;
+        let failed = |op, path: PathBuf| move |error: io::Error| dest_error(op, path, error);
+        let files = self.context.ledger.files();
+        self.sync_each = files.len() <= self.context.tuning.sync_each_below;
+        let data = sys::stat_fd(stage.data()).map_err(failed("look at", stage.path()))?.stat;
+        self.owner = (data.uid, data.gid);
+        for file in &files {
+            self.context.check()?;
+            self.finish(file)?;
+            self.context.tell(false);
+        }
+        for root in &self.tree.roots {
+            let Some(node) = self.tree.dir(&root.id) else { continue };
+            match &root.name {
+                None => self.place_entries(node, &stage.root, Path::new(""))?,
+                Some(name) => self.place_dir(node, &stage.root, name, Path::new(name))?,
+            }
+        }
+        stage.clear_data()?;
+        if !self.sync_each {
+            stage.io.sync_all(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
+        }
+        let (files, directories, bytes) = self.report;
+        (report.files, report.directories, report.bytes_total) = (files, directories, bytes);
+        report.phases = self.context.phases();
+        self.write_manifest(&report)?;
+        // The root's own metadata comes last: until then nobody else can look inside.
+        if let [root] = &*self.tree.roots
+            && root.name.is_none()
+            && let Some(node) = self.tree.dir(&root.id)
+        {
+            self.apply_to_dir(node, &stage.root, Path::new(""))?;
+        }
+        stage.io.sync(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
+        for (what, (count, first)) in &self.lacking {
+            let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+            self.context.monitor.warning(&format!("{what}: {}{more}", first.display()));
+        }
+        Ok(report)
+    }
+
+    /// Gives a staged file its length, and makes sure that its hash is known.
+    fn finish(&mut self, file: &Arc<File>) -> Result<(), Error> {
+        let stage = self.context.stage;
+        let (size, staged, hashed) = {
+            let state = file.state();
+            (state.stat.size, state.staged, state.hash.as_ref().is_some_and(|hash| hash.size == state.stat.size))
+        };
+        self.report.0 += 1;
+        self.report.2 += size;
+        if hashed && staged == size {
+            return Ok(());
+        }
+        let fd = stage.open(file.number)?;
+        if staged != size {
+            stage.set_len(file.number, &fd, size)?;
+        }
+        if !hashed {
+            let hash = self.hash(&fd, size).map_err(|error| dest_error("read", stage.path(), error))?;
+            file.state().hash = Some(Box::new(StagedHash { hash, size }));
+        }
+        Ok(())
+    }
+
+    fn hash(&self, fd: &OwnedFd, size: u64) -> io::Result<blake3::Hash> {
+        let io = &*self.context.stage.io;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; CHUNK.min(size as usize)];
+        let mut at = 0;
+        while at < size {
+            let data = io.data_after(fd.as_fd(), at)?.unwrap_or(size..size);
+            hash_zeros(&mut hasher, data.start.min(size) - at);
+            at = data.start.min(size);
+            while at < data.end.min(size) {
+                let n = (data.end.min(size) - at).min(buffer.len() as u64) as usize;
+                if io.read_at(fd.as_fd(), &mut buffer[..n], at)? < n {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                hasher.update(&buffer[..n]);
+                at += n as u64;
+            }
+        }
+        Ok(hasher.finalize())
+    }
+
+    fn place_dir(&mut self, node: &DirNode, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
+        let failed = |op| move |error: io::Error| dest_error(op, path.to_owned(), error);
+        rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(|error| failed("create")(error.into()))?;
+        let out = sys::open_dir(parent, name).map_err(failed("open"))?;
+        self.place_entries(node, &out, path)?;
+        self.apply_to_dir(node, &out, path)?;
+        if self.sync_each {
+            self.context.stage.io.sync(out.as_fd()).map_err(failed("sync"))?;
+        }
+        Ok(())
+    }
+
+    fn place_entries(&mut self, node: &DirNode, out: &OwnedFd, path: &Path) -> Result<(), Error> {
+        self.report.1 += 1;
+        self.context.check()?;
+        for (name, entry) in &node.entries {
+            let path = path.join(&**name);
+            match entry {
+                Entry::File(file) => self.place_file(file, out, name, path)?,
+                Entry::Dir(id) => {
+                    let Some(child) = self.tree.dir(id) else { continue };
+                    if !child.has_one_name() {
+                        self.lack("a directory that several links lead to is copied for each", &path);
+                    }
+                    self.place_dir(child, out, name, &path)?;
+                }
+                Entry::Other(other) => self.place_other(other, out, name, &path)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn place_file(&mut self, file: &Arc<File>, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
+        let stage = self.context.stage;
+        if let Some(first) = self.placed.get(&file.number) {
+            let linked = rustix::fs::linkat(&stage.root, first, out, &**name, AtFlags::empty());
+            return linked.map_err(|error| dest_error("link", path, error));
+        }
+        let number = file.number.to_string();
+        rustix::fs::renameat(stage.data(), number, out, &**name)
+            .map_err(|error| dest_error("put into place", path.clone(), error))?;
+        let (stat, several, xattrs) = {
+            let state = file.state();
+            let xattrs = match &state.xattrs {
+                Xattrs::Known(Some(all)) => (**all).clone(),
+                _ => Vec::new(),
+            };
+            (state.stat, state.links.len() > 1 || self.twice, xattrs)
+        };
+        self.apply(out, name, &stat, &path)?;
+        if self.sync_each || !xattrs.is_empty() {
+            let open = rustix::fs::openat(out, &**name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            let fd = open.map_err(|error| dest_error("open", path.clone(), error))?;
+            if !xattrs.is_empty() {
+                self.apply_xattrs(&fd, &xattrs, &path)?;
+                rustix::fs::futimens(&fd, &times(&stat))
+                    .map_err(|error| dest_error("set the times of", path.clone(), error))?;
+            }
+            if self.sync_each {
+                stage.io.sync(fd.as_fd()).map_err(|error| dest_error("sync", path.clone(), error))?;
+            }
+        }
+        if several {
+            self.placed.insert(file.number, path);
+        }
+        self.context.tell(false);
+        Ok(())
+    }
+
+    fn place_other(&mut self, other: &Other, out: &OwnedFd, name: &Name, path: &Path) -> Result<(), Error> {
+        let failed = |error: rustix::io::Errno| dest_error("create", path.to_owned(), error);
+        match other.kind() {
+            Kind::Symlink => {
+                let text = self.link_text(other, path);
+                rustix::fs::symlinkat(&*text, out, &**name).map_err(failed)?;
+            }
+            Kind::Fifo => rustix::fs::mkfifoat(out, &**name, Mode::RUSR | Mode::WUSR).map_err(failed)?,
+            // A socket belongs to whoever listens on it, and a device is not data.
+            _ => return Ok(()),
+        }
+        self.apply(out, name, &other.stat, path)
+    }
+
+    /// What a symbolic link at `path` in the backup says.
+    fn link_text(&self, other: &Other, path: &Path) -> OsString {
+        match &other.link {
+            Some((_, Shown::As(text))) => text.clone(),
+            Some((_, Shown::InSource(index, rest))) => {
+                let name = self.tree.roots.get(*index).and_then(|root| root.name.clone()).unwrap_or_default();
+                relative(path.parent().unwrap_or(Path::new("")), &Path::new(&name).join(rest))
+            }
+            Some((text, _)) => text.clone(),
+            None => OsString::new(),
+        }
+    }
+
+    /// Owner, mode and times of what is not a directory.
+    fn apply(&mut self, out: &OwnedFd, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
+        let failed = |op| move |error: rustix::io::Errno| dest_error(op, path.to_owned(), error);
+        let mut mode = stat.permissions();
+        if (stat.uid, stat.gid) != self.owner {
+            let (uid, gid) = owner(stat);
+            let done = rustix::fs::chownat(out, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+            if !self.tolerate("the owner could not be set", path, done).map_err(failed("set the owner of"))? {
+                mode &= !0o6000;
+            }
+        }
+        if stat.kind() != Kind::Symlink {
+            rustix::fs::chmodat(out, name, Mode::from_raw_mode(mode), AtFlags::empty())
+                .map_err(failed("set the mode of"))?;
+        }
+        rustix::fs::utimensat(out, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set the times of"))
+    }
+
+    /// Owner, mode, attributes and times of a directory: once all its entries are in place.
+    fn apply_to_dir(&mut self, node: &DirNode, out: &OwnedFd, path: &Path) -> Result<(), Error> {
+        let failed = |op| move |error: rustix::io::Errno| dest_error(op, path.to_owned(), error);
+        let state = node.dir.state().clone();
+        let mut mode = state.stat.permissions();
+        let (uid, gid) = owner(&state.stat);
+        let done = rustix::fs::fchown(out, Some(uid), Some(gid));
+        if !self.tolerate("the owner could not be set", path, done).map_err(failed("set the owner of"))? {
+            mode &= !0o6000;
+        }
+        rustix::fs::fchmod(out, Mode::from_raw_mode(mode)).map_err(failed("set the mode of"))?;
+        self.apply_xattrs(out, &state.xattrs, path)?;
+        rustix::fs::futimens(out, &times(&state.stat)).map_err(failed("set the times of"))
+    }
+
+    fn apply_xattrs(&mut self, fd: &OwnedFd, all: &Attributes, path: &Path) -> Result<(), Error> {
+        for (name, value) in all {
+            let done = rustix::fs::fsetxattr(fd, name.as_c_str(), value, XattrFlags::empty());
+            let what = format!("the extended attribute {} could not be set", name.to_string_lossy());
+            self.tolerate(&what, path, done)
+                .map_err(|error| dest_error("set an extended attribute of", path.to_owned(), error))?;
+        }
+        Ok(())
+    }
+
+    /// What the destination, or our privileges, cannot do is told and not fatal. Returns whether it was done.
+    fn tolerate(&mut self, what: &str, path: &Path, done: rustix::io::Result<()>) -> rustix::io::Result<bool> {
+        use rustix::io::Errno;
+        match done {
+            Ok(()) => Ok(true),
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS) => {
+                self.lack(what, path);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lack(&mut self, what: &str, path: &Path) {
+        self.lacking.entry(what.into()).or_insert_with(|| (0, path.to_owned())).0 += 1;
+    }
+
+    fn write_manifest(&mut self, report: &Report) -> Result<(), Error> {
+        let stage = self.context.stage;
+        let path = stage.path().join(OWN_DIR).join(manifest::FILE);
+        let failed = |error: io::Error| dest_error("write", path.clone(), error);
+        let fd = stage.io.create(stage.own.as_fd(), OsStr::new(manifest::FILE)).map_err(failed)?;
+        let text = |path: &Path| Text::from(path.as_os_str());
+        let source = |root: &crate::tree::Root| SourceRecord {
+            path: text(&root.path),
+            name: root.name.as_deref().map(Text::from),
+        };
+        let header = Header::new(report, self.context.pid, self.tree.roots.iter().map(source).collect());
+        let mut out = io::BufWriter::with_capacity(CHUNK, StagedWriter { io: &*stage.io, fd: &fd, at: 0 });
+        header.write_to(&mut out).map_err(failed)?;
+        let mut entries = Entries::new(out);
+        let mut first = HashMap::new();
+        for root in &self.tree.roots {
+            let path = root.name.as_ref().map(PathBuf::from).unwrap_or_default();
+            self.describe(&root.id, &path, &mut entries, &mut first).map_err(failed)?;
+        }
+        drop(entries.finish().map_err(failed)?);
+        stage.io.sync(fd.as_fd()).map_err(failed)?;
+        // Whoever owns the data may also throw the manifest away.
+        if let Some(node) = self.tree.roots.first().and_then(|root| self.tree.dir(&root.id)) {
+            let (uid, gid) = owner(&node.dir.state().stat);
+            let _ = rustix::fs::fchown(&fd, Some(uid), Some(gid));
+            let _ = rustix::fs::fchown(&stage.own, Some(uid), Some(gid));
+        }
+        stage.io.sync(stage.own.as_fd()).map_err(failed)
+    }
+
+    /// Writes a directory and all below it to the manifest.
+    fn describe<W: io::Write>(
+        &self,
+        id: &FileId,
+        path: &Path,
+        out: &mut Entries<W>,
+        first: &mut HashMap<u64, PathBuf>,
+    ) -> io::Result<()> {
+        let Some(node) = self.tree.dir(id) else { return Ok(()) };
+        out.write(&Record::new(path, &node.dir.state().stat))?;
+        for (name, entry) in &node.entries {
+            let path = path.join(&**name);
+            match entry {
+                Entry::Dir(id) => self.describe(id, &path, out, first)?,
+                Entry::Other(other) => {
+                    let mut record = Record::new(&path, &other.stat);
+                    if other.link.is_some() {
+                        record.target = Some(Text(self.link_text(other, &path)));
+                    }
+                    out.write(&record)?;
+                }
+                Entry::File(file) => {
+                    let state = file.state();
+                    let mut record = Record::new(&path, &state.stat);
+                    record.size = Some(state.stat.size);
+                    record.blake3 = state.hash.as_ref().map(|hash| hash.hash.to_hex().to_string());
+                    record.hardlink_of = first.get(&file.number).map(|first| Text::from(first.as_os_str()));
+                    if state.links.len() > 1 || self.twice {
+                        first.entry(file.number).or_insert(path);
+                    }
+                    out.write(&record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes to a staged file from its start to its end.
+struct StagedWriter<'a> {
+    io: &'a dyn crate::io::Io,
+    fd: &'a OwnedFd,
+    at: u64,
+}
+
+impl io::Write for StagedWriter<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.io.write_at(self.fd.as_fd(), data, self.at)?;
+        self.at += data.len() as u64;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn owner(stat: &Stat) -> (Uid, Gid) {
+    (Uid::from_raw(stat.uid), Gid::from_raw(stat.gid))
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    let time = |ns: i64| Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
+    Timestamps { last_access: time(stat.atime), last_modification: time(stat.mtime) }
+}

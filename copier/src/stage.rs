@@ -1,0 +1,292 @@
+//! The staging directory: where a backup grows until it is complete.
+//!
+//! It lies beside the destination, so that it can take the destination's name in one step, and nobody else can look
+//! inside. While a backup runs it is locked; one that is left over from a process that was killed is not, and is removed by
+//! the next backup to the same destination. Staged data is kept by file, not by name, so renames in the source cost nothing.
+use crate::tree::OWN_DIR;
+use crate::{Error, Source, Spec, io::Io, sys};
+use hotbackup_event::FileId;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Directory of the staged data, below [`OWN_DIR`].
+const DATA_DIR: &str = "data";
+
+/// A staging directory. Removed when dropped, unless it was published.
+pub(crate) struct Stage {
+    pub io: Arc<dyn Io>,
+    /// The destination without links on its way.
+    pub dest: PathBuf,
+    pub parent: OwnedFd,
+    pub root: OwnedFd,
+    pub own: OwnedFd,
+    data: OwnedFd,
+    name: OsString,
+    published: bool,
+    /// Bytes written.
+    pub written: AtomicU64,
+}
+
+impl std::fmt::Debug for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stage").field("dest", &self.dest).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What went wrong at the destination, as the error that says what to do about it.
+pub(crate) fn dest_error(op: &'static str, path: PathBuf, source: impl Into<io::Error>) -> Error {
+    let source = source.into();
+    match Errno::from_io_error(&source) {
+        Some(Errno::NOSPC | Errno::DQUOT) => Error::DestFull { path },
+        Some(Errno::ROFS) => Error::DestReadOnly { path },
+        Some(Errno::MFILE | Errno::NFILE) => Error::TooManyOpenFiles { path },
+        _ => Error::DestIo { op, path, source },
+    }
+}
+
+impl Stage {
+    /// Checks the destination, and makes the staging directory beside it.
+    pub fn prepare(spec: &Spec, io: Arc<dyn Io>) -> Result<Self, Error> {
+        check_sources(&spec.sources)?;
+        let (parent_path, last) = split(&spec.dest)?;
+        let open = |path: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)
+        };
+        let parent = open(&parent_path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::DestParentMissing { path: parent_path.clone() },
+            io::ErrorKind::NotADirectory => Error::DestNotDirectory { path: parent_path.clone() },
+            _ => dest_error("open", parent_path.clone(), error),
+        })?;
+        let dest = parent_path.join(&last);
+        for source in &spec.sources {
+            check_apart(source, &parent, &dest)?;
+        }
+        check_empty(&parent, &last, &dest)?;
+        let mut name = OsString::from(".");
+        name.push(&last);
+        name.push(".hotbackup-partial-");
+        remove_leftovers(&parent, &name);
+        name.push(std::process::id().to_string());
+        let root = make(&parent, &mut name).map_err(|error| dest_error("create", parent_path.join(&name), error))?;
+        let path = parent_path.join(&name);
+        let below = |dir: &OwnedFd, name: &str| -> Result<OwnedFd, Error> {
+            rustix::fs::mkdirat(dir, name, Mode::RWXU)
+                .map_err(io::Error::from)
+                .and_then(|()| sys::open_dir(dir, OsStr::new(name)))
+                .map_err(|error| dest_error("create", path.join(name), error))
+        };
+        let made = below(&root, OWN_DIR).and_then(|own| Ok((below(&own, DATA_DIR)?, own)));
+        let (data, own) = made.inspect_err(|_| drop(std::fs::remove_dir_all(&path)))?;
+        Ok(Self { io, dest, parent, root, own, data, name, published: false, written: AtomicU64::new(0) })
+    }
+
+    /// The staging directory's identity: it must not turn up in a source.
+    pub fn id(&self) -> Result<FileId, Error> {
+        Ok(sys::stat_fd(&self.root).map_err(|error| dest_error("look at", self.path(), error))?.id)
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dest.with_file_name(&self.name)
+    }
+
+    fn data_path(&self, number: u64) -> PathBuf {
+        self.path().join(OWN_DIR).join(DATA_DIR).join(number.to_string())
+    }
+
+    pub fn data(&self) -> impl AsFd {
+        self.data.as_fd()
+    }
+
+    /// Opens the staged data of a file; makes it if there is none.
+    pub fn open(&self, number: u64) -> Result<OwnedFd, Error> {
+        let made = self.io.create(self.data.as_fd(), OsStr::new(&number.to_string()));
+        made.map_err(|error| dest_error("create", self.data_path(number), error))
+    }
+
+    pub fn write(&self, number: u64, fd: &OwnedFd, data: &[u8], offset: u64) -> Result<(), Error> {
+        self.io.write_at(fd.as_fd(), data, offset).map_err(|e| dest_error("write", self.data_path(number), e))?;
+        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub fn punch(&self, number: u64, fd: &OwnedFd, range: std::ops::Range<u64>) -> Result<(), Error> {
+        self.io.punch(fd.as_fd(), range).map_err(|e| dest_error("punch a hole into", self.data_path(number), e))
+    }
+
+    pub fn set_len(&self, number: u64, fd: &OwnedFd, len: u64) -> Result<(), Error> {
+        self.io.set_len(fd.as_fd(), len).map_err(|e| dest_error("set the length of", self.data_path(number), e))
+    }
+
+    /// Frees the staged data of a file that is gone from the sources.
+    pub fn remove(&self, number: u64) {
+        // There may be none, and what is left is removed at the end anyway.
+        let _ = rustix::fs::unlinkat(&self.data, number.to_string(), AtFlags::empty());
+    }
+
+    /// Removes what was staged and not moved into place, and the directory it was in.
+    pub fn clear_data(&self) -> Result<(), Error> {
+        let failed = |error| dest_error("clear", self.path().join(OWN_DIR).join(DATA_DIR), error);
+        for name in sys::names(&self.data).map_err(failed)? {
+            rustix::fs::unlinkat(&self.data, &*name, AtFlags::empty()).map_err(|e| failed(e.into()))?;
+        }
+        rustix::fs::unlinkat(&self.own, DATA_DIR, AtFlags::REMOVEDIR).map_err(|error| failed(error.into()))
+    }
+
+    /// Gives the staging directory the destination's name.
+    pub fn publish(&mut self) -> Result<(), Error> {
+        use rustix::fs::{RenameFlags, renameat, renameat_with};
+        let last = self.dest.file_name().unwrap_or_default().to_owned();
+        let failed = |error: Errno| match error {
+            Errno::NOTEMPTY | Errno::EXIST => Error::DestNotEmpty { path: self.dest.clone() },
+            Errno::NOTDIR => Error::DestNotDirectory { path: self.dest.clone() },
+            Errno::BUSY => Error::DestMountPoint { path: self.dest.clone() },
+            error => dest_error("rename the staging directory to", self.dest.clone(), error),
+        };
+        let renamed = match renameat_with(&self.parent, &*self.name, &self.parent, &*last, RenameFlags::NOREPLACE) {
+            // There is a directory, or the file system knows no such flag. Only an empty directory is replaced.
+            Err(Errno::EXIST | Errno::INVAL) => renameat(&self.parent, &*self.name, &self.parent, &*last),
+            other => other,
+        };
+        renamed.map_err(failed)?;
+        self.published = true;
+        self.io.sync(self.parent.as_fd()).map_err(|error| dest_error("sync", self.dest.clone(), error))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = std::fs::remove_dir_all(self.path());
+        }
+    }
+}
+
+/// The directory that the destination is in, without links, and its name there.
+fn split(dest: &Path) -> Result<(PathBuf, OsString), Error> {
+    let real = match dest.canonicalize() {
+        Ok(real) => real,
+        Err(_) => {
+            let parent = match dest.parent() {
+                Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+                Some(parent) => parent,
+                None => return Err(Error::DestMountPoint { path: dest.to_owned() }),
+            };
+            let missing = || Error::DestParentMissing { path: parent.to_owned() };
+            let name = dest.file_name().ok_or_else(missing)?;
+            parent.canonicalize().map_err(|_| missing())?.join(name)
+        }
+    };
+    match (real.parent(), real.file_name()) {
+        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_owned())),
+        _ => Err(Error::DestMountPoint { path: dest.to_owned() }),
+    }
+}
+
+/// The destination is an empty directory that nothing is mounted on, or nothing yet.
+fn check_empty(parent: &OwnedFd, last: &OsStr, dest: &Path) -> Result<(), Error> {
+    let path = dest.to_owned();
+    let found = match sys::stat_at(parent, last) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(dest_error("look at", path, error)),
+    };
+    if found.stat.kind() != sys::Kind::Dir {
+        return Err(Error::DestNotDirectory { path });
+    }
+    let fd = sys::open_dir(parent, last).map_err(|error| dest_error("open", dest.to_owned(), error))?;
+    let names = sys::names(&fd).map_err(|error| dest_error("read", dest.to_owned(), error))?;
+    if !names.is_empty() {
+        return Err(Error::DestNotEmpty { path });
+    }
+    if sys::is_mount_point(&fd).unwrap_or(false) {
+        return Err(Error::DestMountPoint { path });
+    }
+    Ok(())
+}
+
+/// Whether one directory is above another, or the same. Compared by identity, level by level, so that neither links
+/// nor similar names (`/x/src2` beside `/x/src`) matter, nor what it is called in another mount namespace.
+fn is_above(above: FileId, below: &OwnedFd) -> io::Result<bool> {
+    let mut at = below.try_clone()?;
+    let mut id = sys::stat_fd(&at)?.id;
+    loop {
+        if id == above {
+            return Ok(true);
+        }
+        at = sys::open_dir(&at, OsStr::new(".."))?;
+        let up = sys::stat_fd(&at)?.id;
+        if up == id {
+            return Ok(false);
+        }
+        id = up;
+    }
+}
+
+fn check_apart(source: &Source, parent: &OwnedFd, dest: &Path) -> Result<(), Error> {
+    let unreadable = |error| Error::SourceUnreadable { path: source.path.clone(), source: error };
+    let root = sys::stat_fd(&source.root).map_err(unreadable)?;
+    if root.stat.kind() != sys::Kind::Dir {
+        return Err(Error::SourceNotDirectory { path: source.path.clone() });
+    }
+    let inside = is_above(root.id, parent).map_err(|error| dest_error("look above", dest.to_owned(), error))?;
+    let around = match dest.file_name().map(|last| sys::stat_at(parent, last)) {
+        Some(Ok(found)) => is_above(found.id, &source.root).map_err(unreadable)?,
+        _ => false,
+    };
+    if inside || around {
+        return Err(Error::DestInsideSource { dest: dest.to_owned(), source_path: source.path.clone() });
+    }
+    Ok(())
+}
+
+fn check_sources(sources: &[Source]) -> Result<(), Error> {
+    for (index, first) in sources.iter().enumerate() {
+        for second in &sources[index + 1..] {
+            let unreadable = |error| Error::SourceUnreadable { path: first.path.clone(), source: error };
+            let a = sys::stat_fd(&first.root).map_err(unreadable)?.id;
+            let b = sys::stat_fd(&second.root).map_err(unreadable)?.id;
+            let nested = is_above(a, &second.root).and_then(|x| Ok(x || is_above(b, &first.root)?));
+            let clash = first.name.is_none() || second.name.is_none() || first.name == second.name;
+            if clash || nested.map_err(unreadable)? {
+                return Err(Error::SourcesOverlap { first: first.path.clone(), second: second.path.clone() });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes and locks a staging directory. `name` grows if another backup of this process has it.
+fn make(parent: &OwnedFd, name: &mut OsString) -> io::Result<OwnedFd> {
+    loop {
+        match rustix::fs::mkdirat(parent, &**name, Mode::RWXU) {
+            Ok(()) => break,
+            Err(Errno::EXIST) => name.push("-"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let root = sys::open_dir(parent, name)?;
+    // Where there are no locks, nothing is ever taken for a leftover either.
+    let _ = rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive);
+    Ok(root)
+}
+
+/// Removes staging directories whose processes are gone. Best effort.
+fn remove_leftovers(parent: &OwnedFd, prefix: &OsStr) {
+    use std::os::unix::ffi::OsStrExt;
+    for name in sys::names(parent).unwrap_or_default() {
+        if name.as_bytes().starts_with(prefix.as_bytes())
+            && let Ok(fd) = sys::open_dir(parent, &name)
+            && sys::stat_at(&fd, OsStr::new(OWN_DIR)).is_ok()
+            && rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            let _ = std::fs::remove_dir_all(sys::fd_path(&fd));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Symbolic links: which lead out of the sources, and what becomes of those that do not.
+//!
+//! A database started on the backup must never reach the live files. A link out of every source becomes, in the backup,
+//! the directory or file that it leads to. One that stays inside remains a link, rewritten where its text would lead
+//! from the backup to the source. A relative link without `..` needs no look at all: it leads below its own directory,
+//! or through other links, and those are dealt with themselves.
+//!
+//! What any other link leads to can change without a call that names the link, when something on its way is renamed.
+//! They are looked at again in every sync, and in the hold.
+use super::{Entry, Tree};
+use crate::Error;
+use crate::node::{Name, sys_gone};
+use crate::sys::{self, Found, Kind};
+use crate::tree::resolve::Look;
+use hotbackup_event::FileId;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// What a symbolic link looks like in the backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// As it is, for whatever becomes of its surroundings.
+    Plain,
+    /// As it is, for now.
+    AsIs,
+    /// With another text.
+    As(OsString),
+    /// Leading to this path in that source.
+    InSource(usize, PathBuf),
+}
+
+impl Shown {
+    pub fn is_volatile(&self) -> bool {
+        *self != Self::Plain
+    }
+}
+
+/// Where a symbolic link leads.
+pub(super) enum Leads {
+    /// It stays a link.
+    Stays(Shown),
+    /// Out of the sources, to a directory (held by `O_PATH`).
+    Dir(OwnedFd, Found),
+    /// Out of the sources, to a regular file (held by `O_PATH`).
+    File(OwnedFd, Found),
+}
+
+impl Tree {
+    /// Finds out where a symbolic link in a known directory leads.
+    pub(super) fn leads(&self, id: FileId, dir: &OwnedFd, target: &OsStr) -> io::Result<Leads> {
+        let target = Path::new(target);
+        let plain = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+        if target.components().all(plain) {
+            return Ok(Leads::Stays(Shown::Plain));
+        }
+        let here = sys::fd_path(dir);
+        let (open, real) = match self.follow(&here, target)? {
+            Some(fd) => {
+                let real = sys::fd_path(&fd);
+                (Some(fd), real)
+            }
+            // It leads nowhere now. If it is ever to lead somewhere, then not into a source.
+            None if target.is_absolute() => (None, self.seen_from_outside(target)),
+            None => return Ok(Leads::Stays(Shown::AsIs)),
+        };
+        let top = self.top(id).map(|top| sys::fd_path(&top.fd));
+        if let Some(below) = top.as_ref().and_then(|top| here.strip_prefix(top).ok())
+            && top.as_ref().is_some_and(|top| real.starts_with(top))
+        {
+            let keep = stays_below(target, below.components().count());
+            return Ok(Leads::Stays(if keep { Shown::AsIs } else { Shown::As(relative(&here, &real)) }));
+        }
+        for (index, root) in self.roots.iter().enumerate() {
+            let Some(node) = self.dirs.get(&root.id) else { continue };
+            if let Ok(rest) = real.strip_prefix(sys::fd_path(&node.dir.fd)) {
+                return Ok(Leads::Stays(Shown::InSource(index, rest.to_owned())));
+            }
+        }
+        let Some(fd) = open else { return Ok(Leads::Stays(Shown::AsIs)) };
+        let found = sys::stat_fd(&fd)?;
+        Ok(match found.stat.kind() {
+            Kind::Dir => Leads::Dir(fd, found),
+            Kind::File => Leads::File(fd, found),
+            _ => Leads::Stays(Shown::AsIs),
+        })
+    }
+
+    /// Opens what a link leads to, as the target would: below the target's root. `None`: it leads nowhere.
+    fn follow(&self, here: &Path, target: &Path) -> io::Result<Option<OwnedFd>> {
+        let root = self.target_root.as_fd();
+        let inside = here.strip_prefix(sys::fd_path(root)).map_or_else(|_| here.to_owned(), Path::to_owned);
+        let path = inside.join(target);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..16 {
+            match openat2(root, &path, flags, Mode::empty(), how) {
+                Ok(fd) => return Ok(Some(fd)),
+                // Something on the way was renamed meanwhile.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::ACCESS | Errno::XDEV) => return Ok(None),
+                Err(error) if sys_gone(&error.into()) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// An absolute path of the target as paths of open files show it to us.
+    fn seen_from_outside(&self, target: &Path) -> PathBuf {
+        let mut path = sys::fd_path(&self.target_root);
+        for component in target.components() {
+            match component {
+                Component::Normal(name) => path.push(name),
+                Component::ParentDir => drop(path.pop()),
+                _ => {}
+            }
+        }
+        path
+    }
+
+    /// The directory at the top of what a directory belongs to: a source, or what a link out of one leads to.
+    fn top(&self, dir: FileId) -> Option<&Arc<crate::node::Dir>> {
+        let mut at = dir;
+        for _ in 0..4096 {
+            let node = self.dirs.get(&at)?;
+            match node.parents.first() {
+                Some((parent, name)) if !node.is_root && !self.volatile.contains(&(*parent, Arc::clone(name))) => {
+                    at = *parent;
+                }
+                _ => return Some(&node.dir),
+            }
+        }
+        None
+    }
+
+    /// Fails if a link leads to a directory that it is in: the backup would have no end. While names change, what looks
+    /// like it may be two halves of a rename, so it must be seen twice, or when nothing moves.
+    pub(super) fn check_loops(&mut self, look: Look) -> Result<(), Error> {
+        let mut loops = HashSet::new();
+        for (dir, name) in &self.volatile {
+            let node = self.dirs.get(dir);
+            if let Some(Entry::Dir(child)) = node.and_then(|node| node.entries.get(name))
+                && self.is_above(child, dir)
+            {
+                let link: (FileId, Name) = (*dir, Arc::clone(name));
+                if look.exact || self.loops.contains(&link) {
+                    let path = node.map(|node| node.dir.path().join(&**name)).unwrap_or_default();
+                    return Err(Error::SymlinkLoop { path });
+                }
+                loops.insert(link);
+            }
+        }
+        self.loops = loops;
+        Ok(())
+    }
+
+    fn is_above(&self, above: &FileId, dir: &FileId) -> bool {
+        let (mut seen, mut next) = (HashSet::new(), vec![*dir]);
+        while let Some(id) = next.pop() {
+            if id == *above {
+                return true;
+            }
+            if seen.insert(id)
+                && let Some(node) = self.dirs.get(&id)
+            {
+                next.extend(node.parents.iter().map(|(parent, _)| *parent));
+            }
+        }
+        false
+    }
+}
+
+/// Whether a link's text stays below a directory `depth` levels up, whatever is renamed elsewhere.
+fn stays_below(target: &Path, depth: usize) -> bool {
+    let up = target.components().take_while(|c| matches!(c, Component::ParentDir | Component::CurDir));
+    let up = up.filter(|c| *c == Component::ParentDir).count();
+    let all = target.components().filter(|c| *c == Component::ParentDir).count();
+    !target.is_absolute() && up == all && up <= depth
+}
+
+/// The relative path from a directory to something else.
+pub(crate) fn relative(from: &Path, to: &Path) -> OsString {
+    let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(common).map(|_| Component::ParentDir);
+    let path: PathBuf = up.chain(to.components().skip(common)).collect();
+    if path.as_os_str().is_empty() { ".".into() } else { path.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_path_leads_up_and_down_again() {
+        let case = |from: &str, to: &str| relative(Path::new(from), Path::new(to)).into_string().unwrap();
+        assert_eq!(case("/a/b", "/a/b/c/d"), "c/d");
+        assert_eq!(case("/a/b/c", "/a/d"), "../../d");
+        assert_eq!(case("/a", "/a"), ".");
+        assert_eq!(case("x", "y/z"), "../y/z");
+    }
+
+    #[test]
+    fn a_link_that_climbs_no_higher_than_its_tree_stays() {
+        assert!(stays_below(Path::new("../x"), 1));
+        assert!(!stays_below(Path::new("../x"), 0));
+        assert!(!stays_below(Path::new("a/../x"), 5));
+        assert!(!stays_below(Path::new("/x"), 5));
+    }
+}

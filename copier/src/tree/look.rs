@@ -1,0 +1,65 @@
+//! Looking at the status of what is known: sizes, modes, owners, times.
+use super::{Entry, Tree};
+use crate::Error;
+use crate::node::{File, Node, Xattrs};
+use crate::sys;
+use crate::tree::resolve::Look;
+use hotbackup_event::FileId;
+use std::sync::Arc;
+
+impl Tree {
+    /// Takes over the status of a file or directory. Must follow a grace after its dirty flag was cleared.
+    pub(super) fn look_at(&mut self, node: &Node, meta: bool, look: Look) -> Result<(), Error> {
+        match node {
+            Node::File(file) => self.look_at_file(file, meta, look),
+            Node::Dir(dir) => {
+                let unreadable = |source| super::unreadable(dir.path(), source);
+                let found = sys::stat_fd(&dir.fd).map_err(unreadable)?;
+                let xattrs = meta.then(|| sys::xattrs(&dir.fd)).transpose().map_err(unreadable)?;
+                let mut state = dir.state();
+                state.stat = found.stat;
+                if let Some(xattrs) = xattrs {
+                    state.xattrs = xattrs;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn look_at_file(&mut self, file: &Arc<File>, meta: bool, look: Look) -> Result<(), Error> {
+        if self.ledger.file(&file.id).is_none_or(|known| !Arc::ptr_eq(&known, file)) {
+            return Ok(());
+        }
+        match file.look().map_err(|source| super::unreadable(file.path(), source))? {
+            Some(found) => {
+                // The status may be older than marks made since: what those calls add lies beyond the map, where all is
+                // due, and they made the file dirty again. What they write within it is marked in the map.
+                let mut state = file.state();
+                state.stat = found.stat;
+                let added = state.map.resize(found.stat.size);
+                if meta {
+                    state.xattrs = Xattrs::Due;
+                }
+                drop(state);
+                self.ledger.add_due(added);
+            }
+            // Renamed or removed since; the mark of that call says where to look.
+            None if !look.exact => self.ledger.put_back_dirty(&Node::File(Arc::clone(file)), meta),
+            None => return Err(self.foreign(file.path())),
+        }
+        Ok(())
+    }
+
+    /// Takes over the status of a symbolic link, a fifo or the like.
+    pub(super) fn look_at_other(&mut self, id: FileId) -> Result<(), Error> {
+        let Some((dir, name)) = self.others.get(&id) else { return Ok(()) };
+        let Some(node) = self.dirs.get_mut(dir) else { return Ok(()) };
+        let found = sys::stat_at(&node.dir.fd, name);
+        if let (Some(Entry::Other(other)), Ok(found)) = (node.entries.get_mut(name), found)
+            && found.id == id
+        {
+            other.stat = found.stat;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! The model of the source trees: which names lead to which files and directories.
+//!
+//! Owned and changed by the thread that runs the backup; what others need of a file or directory is in its [`Node`].
+//! Frozen at the point in time. Files and directories are known by identity, so a rename moves an entry and nothing
+//! else. What lost its last name is kept for one more sync: a rename may have been seen in two halves.
+mod links;
+mod look;
+mod resolve;
+
+use crate::ledger::Ledger;
+use crate::node::{Dir, DirState, File, Name, Node};
+use crate::sys::{self, Kind, Stat};
+use crate::{Error, Spec};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use hotbackup_event::FileId;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub(crate) use links::{Shown, relative};
+pub(crate) use resolve::Look;
+
+/// Manifest and staged data of a backup; left out when a source is a restored backup itself.
+pub(crate) const OWN_DIR: &str = ".hotbackup";
+
+#[derive(Debug)]
+pub(crate) struct Tree {
+    ledger: Arc<Ledger>,
+    pub roots: Vec<Root>,
+    dirs: HashMap<FileId, DirNode>,
+    /// Symbolic links that may lead somewhere else without having been touched: looked at in every sync.
+    volatile: HashSet<(FileId, Name)>,
+    /// Where symbolic links, fifos and the like are.
+    others: HashMap<FileId, (FileId, Name)>,
+    /// Nodes without a name, and the sync in which they lost it.
+    orphans: Vec<(Node, u64)>,
+    /// Directories whose entries have not all been looked at.
+    unread: Vec<FileId>,
+    /// Known nodes that an entry looked at has to do with: their status may have changed.
+    moved: Vec<Node>,
+    /// Numbers of files that were forgotten: their staged data can go.
+    pub dropped: Vec<u64>,
+    /// Links that were found to lead to a directory they are in, in the last sync.
+    loops: HashSet<(FileId, Name)>,
+    exclude: GlobSet,
+    /// The target's root directory, or our own.
+    target_root: OwnedFd,
+    staging: FileId,
+    next_number: u64,
+    round: u64,
+    pub entries: u64,
+    dest: PathBuf,
+    pid: i32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Root {
+    pub id: FileId,
+    pub path: PathBuf,
+    pub name: Option<OsString>,
+}
+
+#[derive(Debug)]
+pub(crate) struct DirNode {
+    pub dir: Arc<Dir>,
+    pub entries: BTreeMap<Name, Entry>,
+    parents: Vec<(FileId, Name)>,
+    is_root: bool,
+}
+
+/// What a name leads to.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    File(Arc<File>),
+    Dir(FileId),
+    Other(Box<Other>),
+}
+
+/// What has no content of its own to copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Other {
+    pub id: FileId,
+    pub stat: Stat,
+    /// A symbolic link's target, and what to make of it.
+    pub link: Option<(OsString, Shown)>,
+}
+
+impl Tree {
+    pub fn new(ledger: Arc<Ledger>, spec: Spec, staging: FileId) -> Result<Self, Error> {
+        let target_root = match spec.root {
+            Some(root) => root,
+            None => sys::open_dir(rustix::fs::CWD, OsStr::new("/")).map_err(|e| unreadable("/".into(), e))?,
+        };
+        let mut tree = Self {
+            ledger,
+            roots: Vec::new(),
+            dirs: HashMap::new(),
+            volatile: HashSet::new(),
+            others: HashMap::new(),
+            orphans: Vec::new(),
+            unread: Vec::new(),
+            moved: Vec::new(),
+            dropped: Vec::new(),
+            loops: HashSet::new(),
+            exclude: globs(&spec.exclude)?,
+            target_root,
+            staging,
+            next_number: 0,
+            round: 0,
+            entries: 0,
+            dest: spec.dest,
+            pid: spec.pid,
+        };
+        for source in spec.sources {
+            let unreadable = |source_error| Error::SourceUnreadable { path: source.path.clone(), source: source_error };
+            let found = sys::stat_fd(&source.root).map_err(unreadable)?;
+            let root = Root { id: found.id, path: source.path.clone(), name: source.name };
+            tree.add_dir(found, source.root, true)?;
+            tree.roots.push(root);
+        }
+        Ok(tree)
+    }
+
+    /// The entry of a known directory. `None`: the directory is not known; `Some((_, None))`: it has no such entry.
+    pub fn entry(&self, dir: &FileId, name: &OsStr) -> Option<(&Arc<Dir>, Option<&Entry>)> {
+        let node = self.dirs.get(dir)?;
+        Some((&node.dir, node.entries.get(name)))
+    }
+
+    /// A known directory.
+    pub fn dir(&self, id: &FileId) -> Option<&DirNode> {
+        self.dirs.get(id)
+    }
+
+    /// All known directories.
+    pub fn dirs(&self) -> impl Iterator<Item = &DirNode> {
+        self.dirs.values()
+    }
+
+    /// Makes a directory known; its entries are read later.
+    fn add_dir(&mut self, found: sys::Found, fd: OwnedFd, is_root: bool) -> Result<(), Error> {
+        let xattrs = sys::xattrs(&fd).map_err(|source| unreadable(sys::fd_path(&fd), source))?;
+        let dir = Arc::new(Dir::new(found.id, fd, DirState { stat: found.stat, xattrs }));
+        self.ledger.register(Node::Dir(Arc::clone(&dir)));
+        self.dirs.insert(found.id, DirNode { dir, entries: BTreeMap::new(), parents: Vec::new(), is_root });
+        self.unread.push(found.id);
+        Ok(())
+    }
+
+    /// Whether this is known as a directory.
+    fn is_known_dir(&self, id: &FileId) -> bool {
+        self.dirs.contains_key(id)
+    }
+
+    fn foreign(&self, path: PathBuf) -> Error {
+        Error::ForeignChange { path, pid: self.pid }
+    }
+
+    /// The path of a known directory in its source, and which source that is. `None` while it has no name.
+    fn place(&self, dir: &FileId) -> Option<(usize, PathBuf)> {
+        let mut names = Vec::new();
+        let mut at = *dir;
+        // Bounded: while names are being taken over, a directory may seem to be above itself.
+        for _ in 0..4096 {
+            let node = self.dirs.get(&at)?;
+            if node.is_root {
+                let index = self.roots.iter().position(|root| root.id == at)?;
+                return Some((index, names.iter().rev().map(|name: &&Name| Path::new(&***name)).collect()));
+            }
+            let (parent, name) = node.parents.first()?;
+            names.push(name);
+            at = *parent;
+        }
+        None
+    }
+
+    /// Whether an entry is left out of the backup.
+    fn is_excluded(&self, dir: &FileId, name: &OsStr) -> bool {
+        if name == OWN_DIR && self.dirs.get(dir).is_some_and(|node| node.is_root) {
+            return true;
+        }
+        if self.exclude.is_empty() {
+            return false;
+        }
+        let path = self.place(dir).map(|(_, path)| path).unwrap_or_default();
+        self.exclude.is_match(path.join(name))
+    }
+
+    /// Bytes of all known files, and how many there are.
+    pub fn totals(&self) -> (u64, u64) {
+        let files = self.ledger.files();
+        (files.iter().map(|file| file.state().map.size()).sum(), files.len() as u64)
+    }
+}
+
+/// What went wrong with something in a source, with what to do about it where that is known.
+pub(crate) fn unreadable(path: PathBuf, source: std::io::Error) -> Error {
+    use rustix::io::Errno;
+    match Errno::from_io_error(&source) {
+        Some(Errno::MFILE | Errno::NFILE) => Error::TooManyOpenFiles { path },
+        _ => Error::SourceUnreadable { path, source },
+    }
+}
+
+impl DirNode {
+    /// Whether no more than one name leads to it.
+    pub fn has_one_name(&self) -> bool {
+        self.parents.len() <= 1
+    }
+}
+
+impl Other {
+    pub fn kind(&self) -> Kind {
+        self.stat.kind()
+    }
+}
+
+fn globs(patterns: &[String]) -> Result<GlobSet, Error> {
+    let bad = |pattern: &String, error: globset::Error| Error::BadExclude {
+        pattern: pattern.clone(),
+        cause: error.kind().to_string(),
+    };
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+        set.add(glob.map_err(|error| bad(pattern, error))?);
+    }
+    set.build().map_err(|error| bad(&patterns.join(", "), error))
+}

@@ -1,0 +1,371 @@
+//! Taking over names: each marked entry is looked at, and the model is made to agree with what is there.
+use super::{Entry, Other, Tree, links::Leads};
+use crate::Error;
+use crate::ledger::{EntryMark, Taken};
+use crate::node::{File, Link, Name, Node, sys_gone};
+use crate::sys::{self, Found, Kind};
+use hotbackup_event::FileId;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How often an entry that changes while it is looked at is looked at again before it is left to the next sync.
+const TRIES: u32 = 4;
+
+/// How a sync looks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    /// Nothing moves: what does not fit together was changed by somebody else.
+    pub exact: bool,
+    /// When to stop; what is left stays marked.
+    pub deadline: Option<Instant>,
+}
+
+impl Look {
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// What is found under a name.
+enum New {
+    File {
+        found: Found,
+        via: Option<Arc<OwnedFd>>,
+    },
+    /// With an fd if it is not known yet. `followed`: the name is a symbolic link out of the sources.
+    Dir {
+        id: FileId,
+        followed: bool,
+        open: Option<(Found, OwnedFd)>,
+    },
+    Other(Other),
+}
+
+impl Tree {
+    /// Makes the model agree with what was marked. Must follow a grace after the marks were taken. Returns `false`
+    /// when the time was over before all was done; what is left is marked again.
+    pub fn resolve(&mut self, taken: Taken, look: Look) -> Result<bool, Error> {
+        self.round += 1;
+        let volatile = self.volatile.iter().map(|(dir, name)| ((*dir, name.to_os_string()), false));
+        let mut marks: Vec<(EntryMark, bool)> = volatile.collect();
+        marks.extend(taken.entries.into_iter().map(|mark| (mark, true)));
+        let mut complete = true;
+        let mut marks = marks.into_iter();
+        for ((dir, name), marked) in marks.by_ref() {
+            self.resolve_entry(dir, &name, marked, look)?;
+            if look.is_over() {
+                complete = false;
+                break;
+            }
+        }
+        for (mark, _) in marks {
+            self.ledger.put_back_entry(mark);
+        }
+        complete = complete && self.read_dirs(look)?;
+        if complete {
+            self.drop_orphans(look);
+            self.check_loops(look)?;
+        }
+        for id in taken.others {
+            self.look_at_other(id)?;
+        }
+        let mut nodes: Vec<(Node, bool)> = std::mem::take(&mut self.moved).into_iter().map(|n| (n, false)).collect();
+        nodes.extend(taken.dirty);
+        if look.exact {
+            // Everything listed since has not run, or was listed by us: it is exact now, whatever comes later.
+            nodes.extend(self.ledger.take_dirty());
+        }
+        for (node, meta) in nodes {
+            if look.is_over() || !complete {
+                complete = false;
+                self.ledger.put_back_dirty(&node, meta);
+            } else {
+                self.look_at(&node, meta, look)?;
+            }
+        }
+        Ok(complete)
+    }
+
+    /// Reads the directories that became known, and those that they hold in turn.
+    fn read_dirs(&mut self, look: Look) -> Result<bool, Error> {
+        while let Some(id) = self.unread.pop() {
+            let Some(node) = self.dirs.get(&id) else { continue };
+            let dir = Arc::clone(&node.dir);
+            let mut names = sys::names(&dir.fd).map_err(|source| super::unreadable(dir.path(), source))?;
+            if !node.entries.is_empty() {
+                let there: HashSet<&OsStr> = names.iter().map(OsString::as_os_str).collect();
+                let gone = node.entries.keys().filter(|name| !there.contains(&***name));
+                let gone: Vec<OsString> = gone.map(|name| name.to_os_string()).collect();
+                names.extend(gone);
+            }
+            for (count, name) in names.iter().enumerate() {
+                if count % 64 == 63 && look.is_over() {
+                    self.unread.push(id);
+                    return Ok(false);
+                }
+                self.resolve_entry(id, name, false, look)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks at one entry. `marked`: a call may have changed it, so what it names may have another status now.
+    fn resolve_entry(&mut self, dir: FileId, name: &OsStr, marked: bool, look: Look) -> Result<(), Error> {
+        let Some(node) = self.dirs.get(&dir) else { return Ok(()) };
+        let owner = Arc::clone(&node.dir);
+        let new = if self.is_excluded(&dir, name) { Some(None) } else { self.find(&owner.fd, dir, name)? };
+        let Some(new) = new else {
+            if look.exact {
+                return Err(self.foreign(owner.path().join(name)));
+            }
+            self.ledger.put_back_entry((dir, name.to_owned()));
+            return Ok(());
+        };
+        let old = self.dirs.get(&dir).and_then(|node| node.entries.get(name));
+        match (old, &new) {
+            (None, None) => return Ok(()),
+            (Some(Entry::File(file)), Some(New::File { found, via })) if file.id == found.id => {
+                let file = Arc::clone(file);
+                let same = file.state().links.iter().any(|l| l.is(&owner, name) && l.via.is_some() == via.is_some());
+                if same {
+                    if marked {
+                        self.seen_again(&file);
+                    }
+                    return Ok(());
+                }
+            }
+            (Some(Entry::Dir(old)), Some(New::Dir { id, followed, .. })) if old == id => {
+                let same = self.volatile.contains(&(dir, Arc::from(name))) == *followed;
+                if same {
+                    if marked && let Some(child) = self.dirs.get(id) {
+                        self.moved.push(Node::Dir(Arc::clone(&child.dir)));
+                    }
+                    return Ok(());
+                }
+            }
+            (Some(Entry::Other(other)), Some(New::Other(new))) if **other == *new => return Ok(()),
+            _ => {}
+        }
+        self.unlink(dir, name);
+        if let Some(new) = new {
+            self.link(dir, &owner, name, new)?;
+        }
+        Ok(())
+    }
+
+    /// An entry that was marked names a file that is known already.
+    fn seen_again(&mut self, file: &Arc<File>) {
+        if file.id.btime_ns == 0 {
+            // The file system keeps no birth times: this may be a new file under a number used again.
+            let mut state = file.state();
+            let all = state.map.touched(0, u64::MAX);
+            let added = state.map.mark(all);
+            drop(state);
+            self.ledger.add_due(added as i64);
+        }
+        self.moved.push(Node::File(Arc::clone(file)));
+    }
+
+    /// What a name leads to. The outer `None`: it keeps changing.
+    fn find(&mut self, dir: &OwnedFd, id: FileId, name: &OsStr) -> Result<Option<Option<New>>, Error> {
+        let unreadable = |source| super::unreadable(sys::fd_path(dir).join(name), source);
+        for _ in 0..TRIES {
+            let found = match sys::stat_at(dir, name) {
+                Ok(found) => found,
+                Err(error) if sys_gone(&error) => return Ok(Some(None)),
+                Err(error) => return Err(unreadable(error)),
+            };
+            let new = match found.stat.kind() {
+                Kind::File => Ok(New::File { found, via: None }),
+                Kind::Dir => self.find_dir(found, false, || sys::open_dir(dir, name)),
+                Kind::Symlink => match sys::read_link(dir, name) {
+                    Err(error) => Err(error),
+                    Ok(target) => match self.leads(id, dir, &target) {
+                        Ok(Leads::Stays(shown)) => {
+                            Ok(New::Other(Other { id: found.id, stat: found.stat, link: Some((target, shown)) }))
+                        }
+                        Ok(Leads::File(fd, found)) => Ok(New::File { found, via: Some(Arc::new(fd)) }),
+                        Ok(Leads::Dir(fd, found)) => self.find_dir(found, true, || sys::reopen(&fd)),
+                        Err(error) => Err(error),
+                    },
+                },
+                Kind::Fifo | Kind::Socket | Kind::Device => {
+                    Ok(New::Other(Other { id: found.id, stat: found.stat, link: None }))
+                }
+            };
+            match new {
+                Ok(New::Dir { id, .. }) if id == self.staging => {
+                    let source_path = self.roots.first().map(|root| root.path.clone()).unwrap_or_default();
+                    return Err(Error::DestInsideSource { dest: self.dest.clone(), source_path });
+                }
+                Ok(new) => return Ok(Some(Some(new))),
+                // It is another kind of thing by now: look again. EINVAL: no symbolic link any more.
+                Err(error) if sys_gone(&error) || error.kind() == std::io::ErrorKind::InvalidInput => {}
+                Err(error) => return Err(unreadable(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens a directory unless it is known. What was opened counts, not what the name was when it was looked up.
+    fn find_dir(
+        &self,
+        found: Found,
+        followed: bool,
+        open: impl FnOnce() -> std::io::Result<OwnedFd>,
+    ) -> std::io::Result<New> {
+        if self.is_known_dir(&found.id) {
+            return Ok(New::Dir { id: found.id, followed, open: None });
+        }
+        let fd = open()?;
+        let found = sys::stat_fd(&fd)?;
+        let open = if self.is_known_dir(&found.id) { None } else { Some((found, fd)) };
+        Ok(New::Dir { id: found.id, followed, open })
+    }
+
+    /// Takes an entry out of the model.
+    fn unlink(&mut self, dir: FileId, name: &OsStr) {
+        let Some(old) = self.dirs.get_mut(&dir).and_then(|node| node.entries.remove(name)) else { return };
+        self.entries -= 1;
+        self.volatile.remove(&(dir, Arc::from(name)));
+        match old {
+            Entry::File(file) => {
+                let mut state = file.state();
+                state.links.retain(|link| link.dir.id != dir || *link.name != *name);
+                let orphan = state.links.is_empty();
+                drop(state);
+                let node = Node::File(file);
+                self.moved.push(node.clone());
+                if orphan {
+                    self.orphans.push((node, self.round));
+                }
+            }
+            Entry::Dir(id) => {
+                if let Some(child) = self.dirs.get_mut(&id) {
+                    child.parents.retain(|(d, n)| *d != dir || **n != *name);
+                    let node = Node::Dir(Arc::clone(&child.dir));
+                    self.moved.push(node.clone());
+                    if child.parents.is_empty() && !child.is_root {
+                        self.orphans.push((node, self.round));
+                    }
+                }
+            }
+            Entry::Other(other) => drop(self.others.remove(&other.id)),
+        }
+    }
+
+    /// Puts an entry into the model; what it names becomes known if it is not.
+    fn link(&mut self, dir: FileId, owner: &Arc<crate::node::Dir>, name: &OsStr, new: New) -> Result<(), Error> {
+        let name: Name = Arc::from(name);
+        let entry = match new {
+            New::File { found, via } => {
+                if via.is_some() {
+                    self.volatile.insert((dir, Arc::clone(&name)));
+                }
+                let link = Link { dir: Arc::clone(owner), name: Arc::clone(&name), via };
+                let file = match self.ledger.file(&found.id) {
+                    Some(file) => {
+                        file.state().links.push(link);
+                        self.seen_again(&file);
+                        file
+                    }
+                    None => {
+                        let file = Arc::new(File::new(found.id, self.next_number, found.stat));
+                        self.next_number += 1;
+                        file.state().links.push(link);
+                        self.ledger.register(Node::File(Arc::clone(&file)));
+                        file
+                    }
+                };
+                Entry::File(file)
+            }
+            New::Dir { id, followed, open } => {
+                if followed {
+                    self.volatile.insert((dir, Arc::clone(&name)));
+                }
+                if let Some((found, fd)) = open {
+                    self.add_dir(found, fd, false)?;
+                }
+                self.adopt(dir, &name, id);
+                Entry::Dir(id)
+            }
+            New::Other(other) => {
+                if other.link.as_ref().is_some_and(|(_, shown)| shown.is_volatile()) {
+                    self.volatile.insert((dir, Arc::clone(&name)));
+                }
+                self.others.insert(other.id, (dir, Arc::clone(&name)));
+                Entry::Other(Box::new(other))
+            }
+        };
+        if let Some(node) = self.dirs.get_mut(&dir) {
+            node.entries.insert(name, entry);
+            self.entries += 1;
+        }
+        Ok(())
+    }
+
+    /// A known directory has a name (more).
+    fn adopt(&mut self, dir: FileId, name: &Name, child: FileId) {
+        let Some(node) = self.dirs.get_mut(&child) else { return };
+        node.parents.push((dir, Arc::clone(name)));
+        self.moved.push(Node::Dir(Arc::clone(&node.dir)));
+        if !self.exclude.is_empty() {
+            // Patterns match paths, and those of everything below are others now.
+            self.unread_below(child);
+        }
+    }
+
+    fn unread_below(&mut self, top: FileId) {
+        let (mut seen, mut next) = (HashSet::new(), vec![top]);
+        while let Some(id) = next.pop() {
+            if let Some(node) = self.dirs.get(&id).filter(|_| seen.insert(id)) {
+                next.extend(node.entries.values().filter_map(|entry| match entry {
+                    Entry::Dir(id) => Some(*id),
+                    _ => None,
+                }));
+                self.unread.push(id);
+            }
+        }
+    }
+
+    /// Forgets what has had no name for a whole sync, or, when nothing moves, what has none now.
+    fn drop_orphans(&mut self, look: Look) {
+        loop {
+            let orphans = std::mem::take(&mut self.orphans);
+            let round = self.round;
+            let (old, young): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|(_, at)| look.exact || *at < round);
+            self.orphans = young;
+            if old.is_empty() {
+                return;
+            }
+            for (node, _) in old {
+                self.drop_orphan(node);
+            }
+        }
+    }
+
+    fn drop_orphan(&mut self, node: Node) {
+        match node {
+            Node::File(file) => {
+                if file.state().links.is_empty() {
+                    self.ledger.forget(&Node::File(Arc::clone(&file)));
+                    self.dropped.push(file.number);
+                }
+            }
+            Node::Dir(dir) => {
+                let gone = self.dirs.get(&dir.id).is_some_and(|node| node.parents.is_empty() && !node.is_root);
+                if gone {
+                    let names = self.dirs.get(&dir.id).map(|node| node.entries.keys().cloned().collect::<Vec<_>>());
+                    for name in names.unwrap_or_default() {
+                        self.unlink(dir.id, &name);
+                    }
+                    self.dirs.remove(&dir.id);
+                    self.ledger.forget(&Node::Dir(dir));
+                }
+            }
+        }
+    }
+}

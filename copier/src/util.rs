@@ -1,0 +1,25 @@
+//! Locks that outlive a panic of whoever held them: the backup fails then anyway, but the target must still be let go.
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits to be notified, but not longer than `limit`.
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, limit: Duration) -> MutexGuard<'a, T> {
+    condvar.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Microseconds.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}

@@ -257,7 +257,6 @@ fn dispatch(
 
 /// Decodes calls by path, in the order in which they came.
 fn resolve_paths(shared: &Arc<Answering>, stopped: &Receiver<Stopped>, sink: &dyn Sink) {
-    crate::sys::process::hurry();
     let mut resolver = match Resolver::new(&shared.process) {
         Ok(resolver) => resolver,
         Err(errno) => {

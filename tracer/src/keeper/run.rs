@@ -65,7 +65,6 @@ fn prepare(arguments: &[String]) -> Result<Keeper, String> {
     let pid: i32 = pid.parse().map_err(|_| "bad pid")?;
     let _ = nix::unistd::setsid();
     low::set_name(super::NAME);
-    low::hurry();
     // Stopping a service signals its whole cgroup, and mongod still writes while it shuts down.
     for ignored in [
         Signal::SIGTERM,
@@ -100,8 +99,14 @@ fn prepare(arguments: &[String]) -> Result<Keeper, String> {
 
 impl Keeper {
     fn run(&mut self) {
+        let mut hurried = false;
         loop {
             let control = Control::load(&self.memory.control);
+            if control.role != Role::Attaching && !hurried {
+                // Not before: a real-time process cannot be moved to every cgroup.
+                low::hurry();
+                hurried = true;
+            }
             let goes_on = match control.role {
                 Role::Attaching => self.wait_for_filter(control),
                 Role::Supervised => self.watch(control),

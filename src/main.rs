@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|verb| verb == keeper::SUBCOMMAND) {
         let rest: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
-        std::process::exit(keeper::run::main(&rest));
+        std::process::exit(keeper::start::main(&rest));
     }
     hotbackup::cli::main()
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hotbackup_copier::{Capture, Quiesce};
+use hotbackup_copier::{Capture, Monitor, Phase, Progress, Quiesce};
 use hotbackup_event::Effect;
 use hotbackup_tracer::{Event, Look, Sink, Ticket, Tracer};
 
@@ -62,6 +62,27 @@ impl Sink for Join {
         let words = cause.to_string();
         lock(&self.lost).get_or_insert(cause);
         self.capture.blind(words);
+    }
+}
+
+/// The operator's monitor, with an eye on the hold: while one is on, the keeper must be quicker to take over.
+pub(super) struct Watched<'a> {
+    pub tracer: &'a Tracer,
+    pub monitor: &'a dyn Monitor,
+}
+
+impl Monitor for Watched<'_> {
+    fn phase(&self, phase: Phase) {
+        self.tracer.set_holding(phase == Phase::Hold);
+        self.monitor.phase(phase);
+    }
+
+    fn progress(&self, progress: &Progress) {
+        self.monitor.progress(progress);
+    }
+
+    fn warning(&self, text: &str) {
+        self.monitor.warning(text);
     }
 }
 

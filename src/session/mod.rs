@@ -106,7 +106,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
         }
     };
     let quiesce = join::Grace { tracer: &tracer };
-    let result = backup.run(&quiesce, monitor, control);
+    let result = backup.run(&quiesce, &join::Watched { tracer: &tracer, monitor }, control);
     let (pid, keeper_pid) = (options.pid, tracer.keeper_pid());
     let (stopped, calls_seen, longest) = (tracer.stopped(), tracer.received(), tracer.longest_wait());
     // The target is the keeper's again before anything else is said.

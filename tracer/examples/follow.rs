@@ -26,7 +26,7 @@ impl Sink for Print {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == keeper::SUBCOMMAND) {
-        std::process::exit(keeper::run::main(&arguments[1..]));
+        std::process::exit(keeper::start::main(&arguments[1..]));
     }
     let pid = arguments.first().ok_or("usage: follow PID [SECONDS]")?.parse()?;
     let seconds = arguments.get(1).map_or(Ok(1), |text| text.parse())?;

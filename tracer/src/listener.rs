@@ -30,7 +30,9 @@ use crate::sys::notify::{self, Notification};
 use crate::unseen::Unseen;
 
 /// How often the receiver shows the keeper that it lives, when nothing comes.
-const BEAT: Duration = Duration::from_millis(100);
+const BEAT: Duration = Duration::from_millis(10);
+/// How often the receiver looks whether a call has waited for too long.
+const LOOK: Duration = Duration::from_millis(100);
 /// A call that has waited this long for its answer means that we hang, whatever the reason: the beat stops, and the
 /// keeper takes over.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
@@ -183,13 +185,14 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
         rows[row.nr as usize] = Some(row);
     }
     let mut descriptors = Descriptors::default();
-    let mut looked = Instant::now();
+    let (mut looked, mut hangs) = (Instant::now(), false);
     while !shared.stop.load(Ordering::SeqCst) {
-        if looked.elapsed() < BEAT || !shared.hangs() {
-            shared.memory.beat.fetch_add(1, Ordering::SeqCst);
-        }
-        if looked.elapsed() >= BEAT {
+        if looked.elapsed() >= LOOK {
             looked = Instant::now();
+            hangs = shared.hangs();
+        }
+        if !hangs {
+            shared.memory.beat.fetch_add(1, Ordering::SeqCst);
         }
         if shared.is_revoked() {
             sink.lost(crate::Error::Revoked(shared.process.pid()));
@@ -222,9 +225,28 @@ fn take(shared: &Arc<Answering>) -> Option<(Ticket, Notification)> {
     shared.since[slot].store(shared.now(), Ordering::Relaxed);
     shared.received.fetch_add(1, Ordering::Relaxed);
     let stopped = shared.memory.slot(slot);
+    if shared.memory.kept_by_target.load(Ordering::Relaxed) == 0 {
+        leave_copy(shared, stopped.id);
+    }
     let tid = stopped.pid as i32;
     let serial = shared.inflight.begin(tid, stopped.data);
     Some((Ticket { shared: shared.clone(), slot, id: stopped.id, tid, serial }, stopped))
+}
+
+/// Leaves a copy of the shared memory with the target, as it holds one of the listener: if supervisor and keepers are
+/// all killed, a rescue finds there which calls had been received.
+fn leave_copy(shared: &Answering, id: u64) {
+    const DONE: u32 = 1;
+    const IMPOSSIBLE: u32 = 2;
+    let done = match notify::add_fd(shared.listener.as_fd(), id, shared.memory.fd().as_fd()) {
+        Ok(_) => DONE,
+        Err(Errno::ENOENT | Errno::EINTR | Errno::EINPROGRESS) => return, // with the next call
+        Err(errno) => {
+            tracing::warn!(%errno, "the target holds no copy of the shared memory");
+            IMPOSSIBLE
+        }
+    };
+    shared.memory.kept_by_target.store(done, Ordering::Relaxed);
 }
 
 fn dispatch(

@@ -19,30 +19,45 @@ pub struct Rescued {
     pub answered: u64,
 }
 
-/// Sees to it that process `pid` has a keeper: starts one that picks the listener up from the target's own copy.
+/// Sees to it that process `pid` has a keeper: starts one that picks the listener up from the target's own copy, and
+/// answers what is recorded in the memory that the target holds as well.
 ///
 /// # Errors
 /// [`Error::NothingToRescue`] when the target has no listener.
 pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     let process = Process::open(pid)?;
+    let found = |keeper: &find::Found, was_kept| Rescued {
+        keeper_pid: keeper.pid,
+        was_kept,
+        answered: keeper.memory.answered.load(Ordering::SeqCst),
+    };
     if let Some(keeper) = find::find(&process)? {
-        return Ok(Rescued {
-            keeper_pid: keeper.pid,
-            was_kept: true,
-            answered: keeper.memory.answered.load(Ordering::SeqCst),
-        });
+        return Ok(found(&keeper, true));
     }
-    let Some((_, number)) = find::target_listener(&process) else {
+    revive(&process, options)?;
+    let keeper = find::find(&process)?.ok_or(Error::Keeper { pid, problem: "ended at once".into() })?;
+    Ok(found(&keeper, false))
+}
+
+/// Starts a keeper for a target that has a listener and nobody who answers.
+pub(crate) fn revive(process: &Process, options: &Options) -> Result<(), Error> {
+    let pid = process.pid();
+    let Some((_, number)) = find::target_listener(process) else {
         return Err(Error::NothingToRescue(pid));
     };
-    let keeper = spawn::spawn(&process, &options.keeper_program)?;
-    let memory = keeper.memory;
+    let memory = match find::target_memory(process) {
+        Some(memory) => memory,
+        None => {
+            let memory = spawn::new_memory(process)?;
+            // Nobody knows whether its filter shows writes of 8 bytes; the net does no harm.
+            memory.eight_bytes_unseen.store(1, Ordering::SeqCst);
+            memory
+        }
+    };
     memory.target_listener.store(number, Ordering::SeqCst);
     memory.armed.store(1, Ordering::SeqCst);
-    let control = Control { role: Role::Attaching, generation: 1 };
-    control.change(&memory.control, control.with(Role::Kept));
-    if let Ok(keeper) = crate::sys::pidfd::open(keeper.pid) {
-        find::wake(&keeper);
-    }
-    Ok(Rescued { keeper_pid: keeper.pid, was_kept: false, answered: memory.answered.load(Ordering::SeqCst) })
+    let generation = Control::load(&memory.control).generation + 1;
+    Control { role: Role::Kept, generation }.store(&memory.control);
+    spawn::spawn(process, &options.keeper_program, memory)?;
+    Ok(())
 }

@@ -14,14 +14,15 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use crate::attach::{self, preflight};
 use crate::calls::hazard::SHARED_MAPPING;
 use crate::error::Error;
+use crate::keeper::find::{self, TakenOver};
+use crate::keeper::spawn;
 use crate::keeper::state::{Control, Role};
-use crate::keeper::{find, spawn};
 use crate::listener::{Answering, Event, Receivers, Sink};
 use crate::process::Process;
 use crate::sys::mapping::Mapping;
 use crate::sys::{notify, pidfd};
 use crate::unseen::{Look, Unseen};
-use crate::{calls, filter, grace};
+use crate::{calls, filter, grace, rescue};
 
 /// How to attach.
 #[derive(Debug, Clone)]
@@ -34,8 +35,8 @@ pub struct Options {
 pub struct Tracer {
     shared: Arc<Answering>,
     receivers: Receivers,
-    keeper: OwnedFd,
-    keeper_pid: i32,
+    /// Wakes the keeper.
+    wake: OwnedFd,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
     _lock: Flock<File>,
@@ -46,7 +47,7 @@ struct Attached {
     memory: Mapping,
     listener: OwnedFd,
     generation: u32,
-    keeper_pid: i32,
+    wake: OwnedFd,
     stopped: Option<Duration>,
 }
 
@@ -60,11 +61,16 @@ impl Tracer {
         let process = Process::open(pid)?;
         preflight::check(&process)?;
         let lock = lock(&process)?;
-        let attached = match find::find(&process)? {
+        let mut keeper = find::find(&process)?;
+        if keeper.is_none() && find::target_listener(&process).is_some() {
+            // Its keepers were killed: what waits is answered first.
+            rescue::revive(&process, options)?;
+            keeper = find::find(&process)?;
+        }
+        let attached = match keeper {
             Some(keeper) => {
-                let keeper_pid = keeper.pid;
-                let (memory, listener, generation) = keeper.take_over(&process)?;
-                Attached { memory, listener, generation, keeper_pid, stopped: None }
+                let TakenOver { memory, listener, generation, wake } = keeper.take_over(&process)?;
+                Attached { memory, listener, generation, wake, stopped: None }
             }
             None => install(&process, options)?,
         };
@@ -73,9 +79,8 @@ impl Tracer {
 
     fn start(process: Process, attached: Attached, lock: Flock<File>, sink: Arc<dyn Sink>) -> Result<Self, Error> {
         let pid = process.pid();
-        let Attached { memory, listener, generation, keeper_pid, stopped } = attached;
+        let Attached { memory, listener, generation, wake, stopped } = attached;
         let generation = Control { role: Role::Supervised, generation };
-        let keeper = pidfd::open(keeper_pid).map_err(|_| Error::Keeper { pid, problem: "ended".into() })?;
         let shared = Arc::new(Answering::new(process, memory, listener, generation));
         let receivers = Receivers::start(&shared, sink.clone()).map_err(|error| Error::Os {
             pid,
@@ -86,7 +91,7 @@ impl Tracer {
         for tid in shared.process.threads() {
             shared.inflight.begin_unseen(tid);
         }
-        let tracer = Self { shared, receivers, keeper, keeper_pid, stopped, _lock: lock };
+        let tracer = Self { shared, receivers, wake, stopped, _lock: lock };
         tracer.find_blind_spots(&*sink);
         Ok(tracer)
     }
@@ -123,6 +128,14 @@ impl Tracer {
         self.shared.unseen.as_ref().map(look_at).unwrap_or_default()
     }
 
+    /// Says that a hold begins or ends. While one is on, the keeper gives this supervisor up sooner.
+    pub fn set_holding(&self, holding: bool) {
+        self.shared.memory.holding.store(u32::from(holding), Ordering::SeqCst);
+        if holding {
+            find::rouse(&self.wake);
+        }
+    }
+
     /// The target.
     pub fn process(&self) -> &Process {
         &self.shared.process
@@ -130,7 +143,7 @@ impl Tracer {
 
     /// The keeper's process id.
     pub fn keeper_pid(&self) -> i32 {
-        self.keeper_pid
+        self.shared.memory.keeper.load(Ordering::SeqCst)
     }
 
     /// How long the injected thread was kept from its work; `None` when the keeper was there already.
@@ -179,7 +192,7 @@ impl Drop for Tracer {
         self.receivers.join();
         let control = self.shared.generation;
         control.change(&self.shared.memory.control, control.with(Role::Kept));
-        find::wake(&self.keeper);
+        find::rouse(&self.wake);
     }
 }
 
@@ -189,11 +202,10 @@ const EVENTFD: &str = "anon_inode:[eventfd]";
 /// Installs the filter, with a keeper in place before.
 fn install(process: &Process, options: &Options) -> Result<Attached, Error> {
     let pid = process.pid();
-    if find::target_listener(process).is_some() {
-        return Err(Error::Keeper { pid, problem: format!("is gone: run `hotbackup rescue --pid {pid}` first") });
-    }
-    let keeper = spawn::spawn(process, &options.keeper_program)?;
+    let keeper = spawn::spawn(process, &options.keeper_program, spawn::new_memory(process)?)?;
     let memory = keeper.memory;
+    let wake = pidfd::open(keeper.pid).ok().and_then(|keeper| find::wake_fd(&keeper));
+    let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
     let eight_bytes_unseen = process.descriptors().iter().any(|(_, link)| link == EVENTFD);
     memory.eight_bytes_unseen.store(u32::from(eight_bytes_unseen), Ordering::SeqCst);
     let program = filter::compile(eight_bytes_unseen)
@@ -210,10 +222,8 @@ fn install(process: &Process, options: &Options) -> Result<Attached, Error> {
     if !control.change(&memory.control, control.with(Role::Supervised)) {
         return Err(Error::Revoked(pid));
     }
-    if let Ok(keeper) = pidfd::open(keeper.pid) {
-        find::wake(&keeper);
-    }
-    Ok(Attached { memory, listener, generation: 1, keeper_pid: keeper.pid, stopped: Some(installed.stopped) })
+    find::rouse(&wake);
+    Ok(Attached { memory, listener, generation: 1, wake, stopped: Some(installed.stopped) })
 }
 
 /// What seccomp's result means.

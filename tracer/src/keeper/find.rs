@@ -11,7 +11,7 @@ use super::state::{Control, Role};
 use super::{MEMORY_FD, NAME, SUBCOMMAND, WAKE_FD};
 use crate::error::Error;
 use crate::process::Process;
-use crate::sys::mapping::{MAGIC, Mapping};
+use crate::sys::mapping::{MAGIC, MEMORY_NAME, Mapping};
 use crate::sys::pidfd;
 
 /// What /proc shows for a seccomp listener.
@@ -33,7 +33,7 @@ pub fn listener_at(target: &Process, number: RawFd) -> Option<OwnedFd> {
 
 /// A running keeper.
 pub struct Found {
-    /// Its process id.
+    /// The process id of the one that acts.
     pub pid: i32,
     pidfd: OwnedFd,
     /// The memory shared with it.
@@ -60,6 +60,7 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
         if memory.magic.load(Ordering::SeqCst) != MAGIC {
             return Err(wrong("is of another version: restart the target"));
         }
+        let pid = memory.keeper.load(Ordering::SeqCst);
         return Ok(Some(Found { pid, pidfd: keeper, memory }));
     }
     Ok(None)
@@ -87,7 +88,7 @@ impl Found {
     ///
     /// # Errors
     /// [`Error::Busy`] when a supervisor is at work, [`Error::Keeper`] when the keeper does not follow.
-    pub fn take_over(self, target: &Process) -> Result<(Mapping, OwnedFd, u32), Error> {
+    pub fn take_over(self, target: &Process) -> Result<TakenOver, Error> {
         let pid = target.pid();
         let problem = |problem: &str| Error::Keeper { pid, problem: problem.into() };
         let control = Control::load(&self.memory.control);
@@ -98,30 +99,34 @@ impl Found {
             return Err(Error::Busy(pid));
         }
         let listener = self.listener(target).ok_or_else(|| problem("has no listener"))?;
+        let wake = self.wake_fd().ok_or_else(|| problem("has ended"))?;
         let generation = control.generation + 1;
         self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
         if !control.change(&self.memory.control, Control { role: Role::Supervised, generation }) {
             return Err(Error::Busy(pid));
         }
-        self.wake();
+        rouse(&wake);
         let limit = Instant::now() + HANDOVER_LIMIT;
         while self.memory.watched.load(Ordering::SeqCst) != generation {
             if Instant::now() > limit {
                 // Nobody watches us: hand back rather than work without a net.
                 let ours = Control { role: Role::Supervised, generation };
                 ours.change(&self.memory.control, ours.with(Role::Kept));
-                self.wake();
+                rouse(&wake);
                 return Err(problem("does not answer"));
             }
             std::thread::sleep(Duration::from_micros(100));
         }
-        Ok((self.memory, listener, generation))
+        Ok(TakenOver { memory: self.memory, listener, generation, wake })
     }
 
     fn listener(&self, target: &Process) -> Option<OwnedFd> {
-        let number = self.memory.keeper_listener.load(Ordering::SeqCst);
-        let from_keeper = (number >= 0).then(|| pidfd::get_fd(self.pidfd.as_fd(), number).ok()).flatten();
-        from_keeper.or_else(|| target_listener(target).map(|(fd, _)| fd))
+        let from_keeper = || {
+            let number = self.memory.keeper_listener.load(Ordering::SeqCst);
+            let acting = pidfd::open(self.memory.keeper.load(Ordering::SeqCst)).ok()?;
+            (number >= 0).then(|| pidfd::get_fd(acting.as_fd(), number).ok()).flatten()
+        };
+        target_listener(target).map(|(fd, _)| fd).or_else(from_keeper)
     }
 
     fn old_supervisor_lives(&self) -> bool {
@@ -129,15 +134,38 @@ impl Found {
         pid != std::process::id() as i32 && fs::exists(format!("/proc/{pid}")).unwrap_or(true)
     }
 
-    /// Wakes the keeper to look at the control word.
-    pub fn wake(&self) {
-        wake(&self.pidfd);
+    fn wake_fd(&self) -> Option<OwnedFd> {
+        wake_fd(&self.pidfd)
     }
 }
 
-/// Wakes a keeper through its eventfd.
-pub fn wake(keeper: &OwnedFd) {
-    if let Ok(eventfd) = pidfd::get_fd(keeper.as_fd(), WAKE_FD) {
-        let _ = nix::unistd::write(&eventfd, &1u64.to_ne_bytes());
-    }
+/// What taking over brought.
+pub struct TakenOver {
+    /// The memory shared with the keeper.
+    pub memory: Mapping,
+    /// The listener.
+    pub listener: OwnedFd,
+    /// The supervisor's number.
+    pub generation: u32,
+    /// Wakes the keeper that acts, whichever of the two that is.
+    pub wake: OwnedFd,
+}
+
+/// The eventfd that wakes a keeper, and its twin in its place.
+pub fn wake_fd(keeper: &OwnedFd) -> Option<OwnedFd> {
+    pidfd::get_fd(keeper.as_fd(), WAKE_FD).ok()
+}
+
+/// Wakes the keeper to look at the control word.
+pub fn rouse(wake: &OwnedFd) {
+    let _ = nix::unistd::write(wake, &1u64.to_ne_bytes());
+}
+
+/// The memory that the target itself holds, for the case that nobody else does any more.
+pub fn target_memory(target: &Process) -> Option<Mapping> {
+    let name = format!("/memfd:{MEMORY_NAME} (deleted)");
+    let (number, _) = target.descriptors().into_iter().find(|(_, link)| *link == *name)?;
+    let memory = Mapping::open(pidfd::get_fd(target.pidfd(), number).ok()?).ok()?;
+    let ours = memory.magic.load(Ordering::SeqCst) == MAGIC && memory.target.load(Ordering::SeqCst) == target.pid();
+    ours.then_some(memory)
 }

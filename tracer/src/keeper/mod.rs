@@ -1,14 +1,16 @@
 //! The keeper: the small process that guarantees an answer to the target when no supervisor does.
 //!
 //! - [`state`]: who answers, one word in shared memory.
-//! - [`run`]: the keeper itself, one thread, no allocation and no file I/O once it runs.
+//! - `start`, `run`, `twin`: the keeper itself, one thread that no longer allocates once it runs, and its stand-in.
 //! - [`spawn`]: starting one, out of the supervisor's session and cgroup.
 //! - [`find`]: finding the one of a target, and taking its listener over.
 
 pub mod find;
-pub mod run;
+mod run;
 pub mod spawn;
+pub mod start;
 pub mod state;
+mod twin;
 
 /// What `ps` shows (15 bytes at most).
 pub const NAME: &std::ffi::CStr = c"hotbackup-keep";

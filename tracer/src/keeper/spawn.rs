@@ -19,20 +19,28 @@ pub struct Spawned {
     pub memory: Mapping,
 }
 
+/// New shared memory for `target`, as it is before attach.
+///
+/// # Errors
+/// The kernel's.
+pub fn new_memory(target: &Process) -> Result<Mapping, Error> {
+    let memory = Mapping::create().map_err(Error::os(target.pid(), "making shared memory"))?;
+    memory.target.store(target.pid(), Ordering::SeqCst);
+    memory.target_listener.store(-1, Ordering::SeqCst);
+    memory.keeper_listener.store(-1, Ordering::SeqCst);
+    Control { role: Role::Attaching, generation: 1 }.store(&memory.control);
+    Ok(memory)
+}
+
 /// Starts a keeper for `target`: `program keeper PID START`, in a session of its own, in the target's cgroups,
 /// spared by the OOM killer.
 ///
 /// # Errors
 /// [`Error::Keeper`] when it does not start.
-pub fn spawn(target: &Process, program: &Path) -> Result<Spawned, Error> {
+pub fn spawn(target: &Process, program: &Path, memory: Mapping) -> Result<Spawned, Error> {
     let pid = target.pid();
     let problem = |problem: String| Error::Keeper { pid, problem };
-    let memory = Mapping::create().map_err(Error::os(pid, "making shared memory"))?;
-    memory.target.store(pid, Ordering::SeqCst);
     memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
-    memory.target_listener.store(-1, Ordering::SeqCst);
-    memory.keeper_listener.store(-1, Ordering::SeqCst);
-    Control { role: Role::Attaching, generation: 1 }.store(&memory.control);
     let shared = memory.fd().try_clone().map_err(|error| problem(format!("cannot be started: {error}")))?;
     let mut child = Command::new(program)
         .arg(super::SUBCOMMAND)

@@ -19,8 +19,10 @@ use super::notify::{CallData, Notification};
 /// Slots for received, not yet answered calls: one a thread at most, so this bounds the threads held at once.
 /// When all are taken the rest waits in the kernel, unreceived, which is safe but open to `EINTR`.
 pub const SLOTS: usize = 4096;
+/// Name of the memory: what /proc shows for its descriptor, between `/memfd:` and ` (deleted)`.
+pub const MEMORY_NAME: &str = "hotbackup-session";
 /// Names this layout; another version's keeper is not taken over.
-pub const MAGIC: u64 = 0x686f_7462_6b70_0001;
+pub const MAGIC: u64 = 0x686f_7462_6b70_0002;
 
 /// One received call: the kernel's `struct seccomp_notif`, on cache lines of its own.
 #[repr(C, align(128))]
@@ -43,6 +45,12 @@ pub struct Shared {
     pub target_listener: AtomicI32,
     /// The listener's number among the keeper's file descriptors, -1 while unknown.
     pub keeper_listener: AtomicI32,
+    /// Process id of the keeper that acts; its twin has another.
+    pub keeper: AtomicI32,
+    /// 1 while a hold is on: then the supervisor is given up sooner.
+    pub holding: AtomicU32,
+    /// 1 once the target holds a copy of this memory's descriptor.
+    pub kept_by_target: AtomicU32,
     /// 1 once the injection may have begun: from here on a filter may exist.
     pub armed: AtomicU32,
     /// The generation whose supervisor the keeper watches.
@@ -88,7 +96,7 @@ impl Mapping {
     /// # Errors
     /// The kernel's (`EMFILE`, `ENOMEM`).
     pub fn create() -> Result<Self, Errno> {
-        let fd = memfd_create("hotbackup-session", MFdFlags::MFD_CLOEXEC)?;
+        let fd = memfd_create(MEMORY_NAME, MFdFlags::MFD_CLOEXEC)?;
         nix::unistd::ftruncate(&fd, Self::LENGTH.get() as i64)?;
         let mapping = Self::open(fd)?;
         mapping.magic.store(MAGIC, Ordering::SeqCst);

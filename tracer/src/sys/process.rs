@@ -27,6 +27,27 @@ pub fn hurry() {
     }
 }
 
+/// Which side of a fork this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forked {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's process id.
+    Parent(i32),
+}
+
+/// Makes a copy of this process, which must have a single thread.
+///
+/// # Errors
+/// The kernel's (`EAGAIN`, `ENOMEM`).
+pub fn fork_single_threaded() -> Result<Forked, Errno> {
+    // SAFETY: with a single thread no lock is held by another, so the child may do whatever the parent may.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(Forked::Child),
+        nix::unistd::ForkResult::Parent { child } => Ok(Forked::Parent(child.as_raw())),
+    }
+}
+
 /// Ignores a signal for good.
 pub fn ignore_signal(signal: nix::sys::signal::Signal) {
     // SAFETY: SIG_IGN runs no code.

@@ -142,12 +142,17 @@ impl InFlight {
         if over { Verdict::Settled } else { Verdict::InCall }
     }
 
+    /// A call turned out to change nothing: whether it is over does not matter.
+    pub fn disregard(&self, tid: i32, serial: u64) {
+        let mut calls = self.lock();
+        if calls.get(&tid).is_some_and(|now| now.serial == serial) {
+            calls.remove(&tid);
+        }
+    }
+
     /// A call was seen to be over.
     pub fn forget(&self, call: &Call) {
-        let mut calls = self.lock();
-        if calls.get(&call.tid).is_some_and(|now| now.serial == call.serial) {
-            calls.remove(&call.tid);
-        }
+        self.disregard(call.tid, call.serial);
     }
 
     /// The state of exactly this call now; `None` when its thread has come to another.

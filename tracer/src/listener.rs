@@ -349,10 +349,12 @@ fn decode_with(
 
 /// Hands a call over, in the state `Admitting`: its marks and its answer belong together for grace.
 fn deliver(shared: &Answering, sink: &dyn Sink, event: Event, ticket: Ticket) {
-    if event.effects.is_empty() && event.blind.is_none() {
-        return; // it changes no file: let it go
-    }
     let (tid, serial) = (ticket.tid, ticket.serial);
+    if event.effects.is_empty() && event.blind.is_none() {
+        // It changes no file. It may wait for ever, in a full pipe: grace has nothing to do with it.
+        shared.inflight.disregard(tid, serial);
+        return;
+    }
     shared.inflight.set_state(tid, serial, State::Admitting);
     sink.deliver(event, ticket);
     shared.inflight.park_unless_answered(tid, serial);

@@ -112,6 +112,12 @@ impl Process {
         list_numbers(self.proc(), &format!("{}/task", self.pid))
     }
 
+    /// Whether `tid` is one of its threads, and not a child's.
+    pub fn has_thread(&self, tid: i32) -> bool {
+        let path = CString::new(format!("{}/task/{tid}", self.pid)).unwrap_or_default();
+        stat::identity(self.proc(), &path, false).is_ok()
+    }
+
     /// Its open descriptors with what they link to: `/data/a`, `anon_inode:[eventfd]`, `socket:[123]`.
     pub fn descriptors(&self) -> Vec<(RawFd, OsString)> {
         let Ok(dir) = self.open_file("fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return Vec::new() };

@@ -104,7 +104,7 @@ impl Tracer {
             sink.blind("the target has an io_uring, whose writes are no system calls".into());
         }
         let writable = |mapping: &attach::Mapping<'_>| mapping.permissions.as_bytes().get(1) == Some(&b'w');
-        let mapped = calls::resolve::shared_mappings(process, writable);
+        let mapped = calls::resolve::shared_mappings(process, process.pid(), writable);
         let effects: Vec<Effect> =
             mapped.into_iter().map(|(file, _)| Effect::Untraceable { file, cause: SHARED_MAPPING }).collect();
         if !effects.is_empty() {

@@ -14,7 +14,10 @@
 //! little. After the hold nothing can be marked any more: there, a move that no shown call explains means that what
 //! belonged to T may be lost, and the backup fails if the file was not saved whole by then.
 //!
-//! Positions belong to open file descriptions, so duplicates of a descriptor show the same.
+//! Positions belong to open file descriptions, so duplicates of a descriptor show the same; when a descriptor is closed,
+//! its duplicates are looked for. Only the target's own table is looked at: a child process that opens a file of the
+//! source for writing makes that file untraceable. Not covered: a child that goes on writing, 8 bytes at a time, through a
+//! descriptor which it inherited and the target has closed.
 
 use std::collections::HashMap;
 
@@ -85,6 +88,7 @@ impl Unseen {
     pub fn look(&mut self, process: &Process, look: Look) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut present = Vec::new();
+        let before = self.watched.len();
         self.watched.retain(|&fd, watched| match Self::now(process, fd) {
             Some(now) if now.file == watched.file => {
                 effects.extend(watched.moved_to(now.from, look));
@@ -98,6 +102,8 @@ impl Unseen {
                 false
             }
         });
+        // What was closed may go on under another number.
+        self.rescan |= self.watched.len() < before;
         if self.rescan || !self.started {
             for (fd, link) in process.descriptors() {
                 if self.watched.contains_key(&fd) || !link.as_encoded_bytes().starts_with(b"/") {
@@ -215,6 +221,21 @@ mod tests {
         file.seek(SeekFrom::Start(10)).unwrap();
         file.write_all(&[1; 8]).unwrap();
         assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(10, 18)]);
+    }
+
+    #[test]
+    fn a_duplicate_is_followed_when_its_original_is_closed() {
+        let process = this_process();
+        let mut unseen = Unseen::default();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[0; 100]).unwrap();
+        unseen.look(&process, Look::Mark);
+        let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
+        let mut duplicate = file.try_clone().unwrap();
+        drop(file);
+        unseen.look(&process, Look::Mark);
+        duplicate.write_all(&[1; 8]).unwrap();
+        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(100, 108)]);
     }
 
     #[test]

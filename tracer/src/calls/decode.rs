@@ -157,8 +157,13 @@ impl Decoder<'_> {
 
     /// A file is opened for writing; `None` when it is made.
     pub fn opens_for_writing(&mut self, file: Option<Identity>) {
-        if let Some(mut unseen) = self.unseen() {
-            unseen.opens(file.filter(Identity::is_file).map(|file| file.id));
+        let file = file.filter(Identity::is_file).map(|file| file.id);
+        let Some(mut unseen) = self.unseen() else { return };
+        unseen.opens(file);
+        drop(unseen);
+        if let Some(file) = file.filter(|_| !self.process.has_thread(self.tid)) {
+            let cause = "a child process, whose writes of 8 bytes are not seen";
+            self.effects.push(Effect::Untraceable { file, cause });
         }
     }
 

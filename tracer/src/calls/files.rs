@@ -2,9 +2,11 @@
 
 use hotbackup_event::Effect;
 
+use super::EXCHANGE_RANGE;
 use super::decode::Decoder;
 
 const RWF_APPEND: u64 = 0x10;
+const RWF_NOAPPEND: u64 = 0x20; // 6.9
 
 pub(super) fn write(call: &mut Decoder<'_>) {
     if let Some(file) = call.file(call.fd(0)) {
@@ -31,13 +33,16 @@ pub(super) fn pwritev(call: &mut Decoder<'_>) {
 
 pub(super) fn pwritev2(call: &mut Decoder<'_>) {
     let length = call.vector_length(call.arg(1), call.arg(2));
-    if call.arg(5) & RWF_APPEND == 0 && call.arg(3) == u64::MAX {
-        if let Some(file) = call.file(call.fd(0)) {
-            call.write_at_position(call.fd(0), file, length);
-        }
-    } else {
-        at_offset(call, length);
+    let at_position = call.arg(3) == u64::MAX;
+    let Some(file) = call.file(call.fd(0)).filter(|_| at_position) else {
+        return at_offset(call, length);
+    };
+    if call.arg(5) & (RWF_APPEND | RWF_NOAPPEND) != 0 {
+        // Where a descriptor with or without O_APPEND would not write.
+        call.whole(file.id);
+        call.effects.push(Effect::Append { file: file.id, size: file.size });
     }
+    call.write_at_position(call.fd(0), file, length);
 }
 
 /// A write at the offset in argument 3. On a descriptor with O_APPEND, pwrite(2) appends all the same ("BUGS"), and
@@ -96,12 +101,19 @@ fn to_offset_or_position(call: &mut Decoder<'_>, fd: usize, offset: usize, lengt
     }
 }
 
-/// Cloning replaces what the file shares with another; the range stands in memory and is not worth a look.
-pub(super) fn clone_range(call: &mut Decoder<'_>) {
-    if let Some(file) = call.file(call.fd(0)) {
-        call.whole(file.id);
+/// Cloning replaces what the file shares with another, and the fallocate family frees or zeroes a range; the range
+/// stands in memory and is not worth a look. (FIDEDUPERANGE changes no content and is not shown.)
+pub(super) fn ioctl(call: &mut Decoder<'_>) {
+    let Some(file) = call.file(call.fd(0)) else { return };
+    call.whole(file.id);
+    call.effects.push(Effect::Append { file: file.id, size: file.size });
+    if call.arg(1) as u32 == EXCHANGE_RANGE
+        && let Some(fd) =
+            call.memory(call.arg(2), 4).ok().and_then(|bytes| Some(i32::from_ne_bytes(bytes.try_into().ok()?)))
+        && let Some(other) = call.file(fd)
+    {
+        call.whole(other.id);
     }
-    // FIDEDUPERANGE names its destinations in memory, but changes no content.
 }
 
 pub(super) fn metadata(call: &mut Decoder<'_>) {

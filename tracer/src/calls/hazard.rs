@@ -2,6 +2,7 @@
 
 use hotbackup_event::Effect;
 
+use crate::process::open_below;
 use crate::sys::process::shared_file_mapping;
 
 use super::decode::Decoder;
@@ -22,7 +23,7 @@ pub(super) fn mmap(call: &mut Decoder<'_>) {
 /// in the range.
 pub(super) fn mprotect(call: &mut Decoder<'_>) {
     let (start, end) = (call.arg(0), call.arg(0).saturating_add(call.arg(1)));
-    let Ok(maps) = call.process.open_file("maps", OFlag::O_RDONLY) else { return };
+    let Ok(maps) = open_below(call.process.proc(), &format!("{}/maps", call.tid), OFlag::O_RDONLY) else { return };
     match shared_file_mapping(maps.as_fd(), start, end) {
         Ok(None) => return,
         Ok(Some(_)) | Err(Errno::ENOTTY) => {}
@@ -31,7 +32,8 @@ pub(super) fn mprotect(call: &mut Decoder<'_>) {
             return;
         }
     }
-    let mapped = super::resolve::shared_mappings(call.process, |mapping| mapping.start < end && mapping.end > start);
+    let mapped =
+        super::resolve::shared_mappings(call.process, call.tid, |mapping| mapping.start < end && mapping.end > start);
     call.effects.extend(mapped.into_iter().map(|(file, _)| Effect::Untraceable { file, cause: SHARED_MAPPING }));
 }
 

@@ -85,6 +85,9 @@ pub(crate) const fn bits(argument: u8, mask: u32, value: u32) -> Test {
 pub(crate) const CREAT: u32 = libc::O_CREAT as u32;
 pub(crate) const TRUNC: u32 = libc::O_TRUNC as u32;
 
+/// XFS_IOC_EXCHANGE_RANGE, 6.10.
+pub(crate) const EXCHANGE_RANGE: u32 = 0x4028_5881;
+
 // Numbers that libc does not name yet.
 const SYS_FCHMODAT2: i64 = 452; // 6.6
 const SYS_SETXATTRAT: i64 = 463; // 6.13
@@ -103,10 +106,15 @@ pub static TABLE: &[Row] = &[
     by_fd(libc::SYS_copy_file_range, "copy_file_range", files::copy_file_range),
     by_fd(libc::SYS_sendfile, "sendfile", files::sendfile),
     by_fd(libc::SYS_splice, "splice", files::splice),
-    by_fd(libc::SYS_ioctl, "ioctl", files::clone_range).when(When::Any(&[
+    by_fd(libc::SYS_ioctl, "ioctl", files::ioctl).when(When::Any(&[
         bits(1, u32::MAX, 0x4004_9409), // FICLONE
         bits(1, u32::MAX, 0x4020_940d), // FICLONERANGE
-        bits(1, u32::MAX, 0xc018_9436), // FIDEDUPERANGE
+        bits(1, u32::MAX, 0x4030_5828), // FS_IOC_RESVSP, and its kin below: fallocate by another name
+        bits(1, u32::MAX, 0x4030_5829), // FS_IOC_UNRESVSP
+        bits(1, u32::MAX, 0x4030_582a), // FS_IOC_RESVSP64
+        bits(1, u32::MAX, 0x4030_582b), // FS_IOC_UNRESVSP64
+        bits(1, u32::MAX, 0x4030_5839), // FS_IOC_ZERO_RANGE
+        bits(1, u32::MAX, EXCHANGE_RANGE),
     ])),
     // Metadata, by descriptor.
     by_fd(libc::SYS_fchmod, "fchmod", files::metadata),

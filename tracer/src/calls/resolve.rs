@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
 use crate::attach::parse_mapping;
-use crate::process::{Process, open_below, to_c, to_os};
+use crate::process::{Process, open_below, read_below, to_c, to_os};
 use crate::sys::stat::{self, Identity};
 
 /// Which root and which mounts a thread has.
@@ -119,6 +119,9 @@ fn split(path: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
     Ok(if matches!(name, b"" | b"." | b"..") { (path, b".") } else { (directory, name) })
 }
 
+/// What leads to the thread's own directory in procfs, and where below it.
+const OWN: &[(&[u8], &[u8])] = &[(b"/proc/self/", b"/"), (b"/proc/thread-self/", b"/"), (b"/dev/fd/", b"/fd/")];
+
 /// Where a relative path starts.
 pub struct Base<'a> {
     process: &'a Process,
@@ -136,9 +139,9 @@ impl<'a> Base<'a> {
     fn open(&self, path: &[u8], in_root: bool) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         // /proc/self would be us.
-        for own in [&b"/proc/self/"[..], b"/proc/thread-self/"] {
-            if let Some(rest) = path.strip_prefix(own) {
-                let path = [self.tid.to_string().as_bytes(), b"/", rest].concat();
+        for (own, below) in OWN {
+            if let Some(rest) = path.strip_prefix(*own) {
+                let path = [self.tid.to_string().as_bytes(), below, rest].concat();
                 return openat(self.process.proc(), OsStr::from_bytes(&path), flags, Mode::empty());
             }
         }
@@ -174,18 +177,19 @@ fn place(proc: BorrowedFd<'_>, thread: &str) -> Result<Place, Errno> {
     Ok(Place { root: identity("root")?, mounts: identity("ns/mnt")? })
 }
 
-/// The files with a writable shared mapping that `wanted` selects, with their paths. The file is looked at through
+/// The files with a shared mapping, in the process of thread `tid`, that `wanted` selects, with their paths. The file is looked at through
 /// /proc/PID/map_files, where a path may have changed or another file system hide it.
 pub fn shared_mappings(
     process: &Process,
+    tid: i32,
     wanted: impl Fn(&crate::attach::Mapping<'_>) -> bool,
 ) -> Vec<(FileId, String)> {
-    let Ok(maps) = process.read_file("maps") else { return Vec::new() };
+    let Ok(maps) = read_below(process.proc(), &format!("{tid}/maps")) else { return Vec::new() };
     let files = maps.lines().filter_map(parse_mapping).filter(|mapping| mapping.inode != 0 && wanted(mapping));
     files
         .filter(|mapping| mapping.permissions.ends_with('s'))
         .filter_map(|mapping| {
-            let link = format!("{}/map_files/{:x}-{:x}", process.pid(), mapping.start, mapping.end);
+            let link = format!("{tid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
             let identity = stat::identity(process.proc(), &CString::new(link).ok()?, true).ok()?;
             identity.is_file().then(|| (identity.id, mapping.path.to_owned()))
         })

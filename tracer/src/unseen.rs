@@ -6,13 +6,14 @@
 //! file, it is found out here, because it moves the file's position, and nothing else that moves it forward goes
 //! unnoticed but `read`:
 //!
-//! - every other write at the position is shown, and so is every `lseek`; each look at the position then;
+//! - every other write at the position is shown, and so are `lseek` and whatever closes a descriptor; each is a look at
+//!   the position before it moves or is gone;
 //! - every open for writing is shown, so that a new descriptor is known before its first use matters;
 //! - at each grace, all descriptors that are open for writing are looked at.
 //!
-//! What lies between two looks may have been written, and is marked: too much where it was only read, never too
-//! little. After the hold nothing can be marked any more: there, a move that no shown call explains means that what
-//! belonged to T may be lost, and the backup fails if the file was not saved whole by then.
+//! What lies between two looks may have been written, and is marked at the next grace: too much where it was only read,
+//! never too little. After the hold nothing can be marked any more: there, a move that no shown call explains means that
+//! what belonged to T may be lost, and the backup fails if that part of the file was not saved before T.
 //!
 //! Positions belong to open file descriptions, so duplicates of a descriptor show the same; when a descriptor is closed,
 //! its duplicates are looked for. Only the target's own table is looked at: a child process that opens a file of the
@@ -41,9 +42,11 @@ struct Watched {
 #[derive(Default)]
 pub(crate) struct Unseen {
     watched: HashMap<i32, Watched>,
-    /// Files that were opened for writing since the last look.
-    opened: Vec<FileId>,
-    /// Some file was opened for writing since the last look, or none was looked at yet.
+    /// What was found since the last grace: a descriptor, and where its position was by then.
+    moved: Vec<(Watched, u64)>,
+    /// Sizes, before, of the files that were opened for writing since the last grace.
+    opened: HashMap<FileId, u64>,
+    /// Some descriptor is new, or gone, since the last grace.
     rescan: bool,
     started: bool,
 }
@@ -59,46 +62,77 @@ pub enum Look {
 
 impl Unseen {
     /// A shown call is about to write `length` bytes at the position of `fd`.
-    pub fn writes(&mut self, fd: i32, file: FileId, size: u64, position: Position, length: u64) -> Option<Effect> {
+    pub fn writes(&mut self, fd: i32, file: FileId, size: u64, position: Position, length: u64) {
         let (at, appends) = match position {
             Position::At(at) => (at, false),
             Position::End => (size, true),
             Position::ReadOnly | Position::Unknown => {
                 self.watched.remove(&fd);
-                return None; // the call marks the whole file
+                self.rescan = true;
+                return; // the call marks the whole file
             }
         };
-        let new = Watched { file, from: at, expected: at.saturating_add(length), appends };
-        self.watched.insert(fd, new).filter(|old| old.file == file).and_then(|old| old.moved_to(at, Look::Mark))
+        self.moves(fd, at, Watched { file, from: at, expected: at.saturating_add(length), appends });
     }
 
     /// A shown call is about to move the position of `fd` from `at` to `to`.
-    pub fn seeks(&mut self, fd: i32, file: FileId, at: u64, to: u64) -> Option<Effect> {
-        let new = Watched { file, from: to, expected: to, appends: false };
-        self.watched.insert(fd, new).filter(|old| old.file == file).and_then(|old| old.moved_to(at, Look::Mark))
+    pub fn seeks(&mut self, fd: i32, file: FileId, at: u64, to: u64) {
+        self.moves(fd, at, Watched { file, from: to, expected: to, appends: false });
     }
 
-    /// A file is about to be opened for writing; `None` when it is about to be made.
-    pub fn opens(&mut self, file: Option<FileId>) {
+    /// The position of `fd` is at `at`, and a call is about to make it what `new` says.
+    fn moves(&mut self, fd: i32, at: u64, new: Watched) {
+        let old = self.watched.insert(fd, new).filter(|old| old.file == new.file);
+        let old = old.or_else(|| self.as_opened(Watched { from: at, ..new }));
+        self.moved.extend(old.map(|old| (old, at)));
+    }
+
+    /// A file of this size is about to be opened for writing; `None` when it is about to be made.
+    pub fn opens(&mut self, file: Option<(FileId, u64)>) {
         self.rescan = true;
-        self.opened.extend(file);
+        if let Some((file, size)) = file {
+            self.opened.entry(file).or_insert(size);
+        }
     }
 
-    /// Looks at all positions, and returns what may have been written unseen since the last look.
+    /// A descriptor is about to be closed, or to become a duplicate of another.
+    pub fn closes(&mut self, process: &Process, fd: i32) {
+        let old = self.watched.remove(&fd);
+        if old.is_none() && !self.rescan {
+            return; // no file, or not open for writing
+        }
+        if let Some(now) = Self::now(process, fd) {
+            let old = old.filter(|old| old.file == now.file).or_else(|| self.as_opened(now));
+            self.moved.extend(old.map(|old| (old, now.from)));
+            self.rescan = true; // for its duplicates
+        }
+    }
+
+    /// A descriptor that was never looked at, as it was when it was opened; `None` when it is a duplicate of one that is
+    /// watched, or nothing has begun yet.
+    fn as_opened(&self, now: Watched) -> Option<Watched> {
+        let is_duplicate = |watched: &Watched| (watched.file, watched.from) == (now.file, now.from);
+        if !self.started || self.watched.values().any(is_duplicate) {
+            return None;
+        }
+        let from = if now.appends { self.opened.get(&now.file).copied().unwrap_or(0) } else { 0 };
+        Some(Watched { from, expected: from, ..now })
+    }
+
+    /// Looks at all positions, and returns what may have been written unseen since the last time.
     pub fn look(&mut self, process: &Process, look: Look) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        let mut present = Vec::new();
+        let mut moved = std::mem::take(&mut self.moved);
         let before = self.watched.len();
+        let mut lost = Vec::new();
         self.watched.retain(|&fd, watched| match Self::now(process, fd) {
             Some(now) if now.file == watched.file => {
-                effects.extend(watched.moved_to(now.from, look));
+                moved.push((*watched, now.from));
                 *watched = now;
-                present.push(now.file);
                 true
             }
-            // Closed, after it may have moved on by any way.
+            // Closed in a way that was not shown (execve), after it may have moved on by any way.
             _ => {
-                effects.push(watched.rest());
+                lost.push(watched.rest());
                 false
             }
         });
@@ -110,19 +144,14 @@ impl Unseen {
                     continue;
                 }
                 let Some(now) = Self::now(process, fd) else { continue };
-                if self.started {
-                    // New since the last look: it began at the start, or at the end of its file.
-                    effects.extend(Watched { from: 0, expected: 0, ..now }.moved_to(now.from, look));
-                }
-                present.push(now.file);
+                moved.extend(self.as_opened(now).map(|old| (old, now.from)));
                 self.watched.insert(fd, now);
             }
         }
-        // Opened and closed again without having been looked at.
-        let vanished = self.opened.drain(..).filter(|file| !present.contains(file));
-        effects.extend(vanished.map(|file| Effect::Content { file, start: 0, end: u64::MAX }));
+        self.opened.clear();
         (self.rescan, self.started) = (false, true);
-        effects
+        lost.extend(moved.into_iter().filter_map(|(old, now)| old.moved_to(now, look)));
+        lost
     }
 
     fn now(process: &Process, fd: i32) -> Option<Watched> {
@@ -198,6 +227,8 @@ mod tests {
         unseen.look(&process, Look::Mark);
         let fd = file.as_raw_fd();
         let id = process.descriptor_identity(fd).unwrap().id;
+        unseen.opens(Some((id, 0)));
+        unseen.look(&process, Look::Mark);
         unseen.writes(fd, id, 0, Position::At(0), 50);
         file.write_all(&[1; 50]).unwrap();
         assert_eq!(content_of(&unseen.look(&process, Look::Unexplained), id), []);
@@ -216,11 +247,10 @@ mod tests {
         let fd = file.as_raw_fd();
         let id = process.descriptor_identity(fd).unwrap().id;
         file.write_all(&[1; 8]).unwrap();
-        let effect = unseen.seeks(fd, id, 108, 10).unwrap();
-        assert_eq!(effect, Effect::Content { file: id, start: 100, end: 108 });
+        unseen.seeks(fd, id, 108, 10);
         file.seek(SeekFrom::Start(10)).unwrap();
         file.write_all(&[1; 8]).unwrap();
-        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(10, 18)]);
+        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(100, 108), (10, 18)]);
     }
 
     #[test]
@@ -239,6 +269,23 @@ mod tests {
     }
 
     #[test]
+    fn a_close_is_a_last_look() {
+        let process = this_process();
+        let mut unseen = Unseen::default();
+        unseen.look(&process, Look::Mark);
+        for written in [0, 8] {
+            let mut file = tempfile::tempfile().unwrap();
+            let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
+            unseen.opens(Some((id, 0)));
+            file.write_all(&vec![1; written]).unwrap();
+            unseen.closes(&process, file.as_raw_fd());
+            drop(file);
+            let found = content_of(&unseen.look(&process, Look::Unexplained), id);
+            assert_eq!(found, if written == 0 { vec![] } else { vec![(0, 8)] });
+        }
+    }
+
+    #[test]
     fn a_descriptor_closed_unseen_marks_all_that_it_may_have_written() {
         let process = this_process();
         let mut unseen = Unseen::default();
@@ -248,7 +295,5 @@ mod tests {
         let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
         drop(file);
         assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(100, u64::MAX)]);
-        unseen.opens(Some(id));
-        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(0, u64::MAX)]);
     }
 }

@@ -127,8 +127,9 @@ impl Decoder<'_> {
     pub fn write_at_position(&mut self, fd: i32, file: Identity, length: u64) {
         self.inflight.set_positions(self.tid, self.serial, file.id);
         let position = self.position(fd, file.id);
-        let before = self.unseen().and_then(|mut unseen| unseen.writes(fd, file.id, file.size, position, length));
-        self.effects.extend(before);
+        if let Some(mut unseen) = self.unseen() {
+            unseen.writes(fd, file.id, file.size, position, length);
+        }
         match position {
             Position::At(position) => self.content(file.id, position, length),
             Position::End => self.effects.push(Effect::Append { file: file.id, size: file.size }),
@@ -151,24 +152,41 @@ impl Decoder<'_> {
             _ => 0, // SEEK_DATA and SEEK_HOLE go to the offset or beyond
         };
         let to = from.saturating_add_signed(offset);
-        let before = self.unseen().and_then(|mut unseen| unseen.seeks(fd, file.id, at, to));
-        self.effects.extend(before);
+        if let Some(mut unseen) = self.unseen() {
+            unseen.seeks(fd, file.id, at, to);
+        }
+    }
+
+    /// Descriptor `fd` of this thread is about to be closed.
+    pub fn closes(&mut self, fd: i32) {
+        if let Some(mut unseen) = self.unseen() {
+            unseen.closes(self.process, fd);
+        }
+    }
+
+    /// Descriptors from `first` to `last` are about to be closed.
+    pub fn closes_range(&mut self, first: u32, last: u32) {
+        let open = self.process.descriptors();
+        for (fd, _) in open.into_iter().filter(|(fd, _)| (first..=last).contains(&(*fd as u32))) {
+            self.closes(fd);
+        }
     }
 
     /// A file is opened for writing; `None` when it is made.
     pub fn opens_for_writing(&mut self, file: Option<Identity>) {
-        let file = file.filter(Identity::is_file).map(|file| file.id);
-        let Some(mut unseen) = self.unseen() else { return };
-        unseen.opens(file);
-        drop(unseen);
-        if let Some(file) = file.filter(|_| !self.process.has_thread(self.tid)) {
+        let file = file.filter(Identity::is_file);
+        if let Some(mut unseen) = self.unseen() {
+            unseen.opens(file.map(|file| (file.id, file.size)));
+        } else if let Some(file) = file.filter(|_| self.unseen.is_some()) {
             let cause = "a child process, whose writes of 8 bytes are not seen";
-            self.effects.push(Effect::Untraceable { file, cause });
+            self.effects.push(Effect::Untraceable { file: file.id, cause });
         }
     }
 
+    /// The positions of the target's own descriptors; a child process has a table of its own.
     fn unseen(&self) -> Option<MutexGuard<'_, Unseen>> {
-        Some(self.unseen?.lock().unwrap_or_else(PoisonError::into_inner))
+        let unseen = self.unseen.filter(|_| self.process.has_thread(self.tid))?;
+        Some(unseen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The position is only known when nobody else is about to move it. (Another thread that calls lseek at the same

@@ -178,8 +178,13 @@ pub static TABLE: &[Row] = &[
     by_fd(libc::SYS_io_submit, "io_submit", hazard::io_submit),
     by_fd(libc::SYS_open_by_handle_at, "open_by_handle_at", hazard::open_by_handle)
         .when(When::Any(&[bits(2, TRUNC, TRUNC)])),
-    // What moves a position.
+    // What moves a position, or ends a descriptor that has one.
     by_fd(libc::SYS_lseek, "lseek", files::lseek).when(When::ForTheNet),
+    by_fd(libc::SYS_close, "close", |call| call.closes(call.fd(0))).when(When::ForTheNet),
+    by_fd(libc::SYS_dup2, "dup2", |call| call.closes(call.fd(1))).when(When::ForTheNet),
+    by_fd(libc::SYS_dup3, "dup3", |call| call.closes(call.fd(1))).when(When::ForTheNet),
+    by_fd(libc::SYS_close_range, "close_range", |call| call.closes_range(call.arg(0) as u32, call.arg(1) as u32))
+        .when(When::ForTheNet),
 ];
 
 /// The row of system call `nr`.

@@ -1,0 +1,19 @@
+/* eight_byte_writes DIR: appends the numbers 1, 2, 3, ... to DIR/odd and DIR/even in turn, each by a write(2) of exactly
+ * eight bytes, so that a filter cannot tell it from a wake-up through an eventfd. */
+#include "guest.h"
+
+int main(int argc, char **argv) {
+    MUST(argc == 2);
+    int fd[2] = {make_file(argv[1], "even", 0), make_file(argv[1], "odd", 0)};
+    /* Something to copy, so that numbers are written while the backup runs. */
+    int ballast = make_file(argv[1], "ballast", 0);
+    static char block[1 << 20];
+    memset(block, 'b', sizeof block);
+    for (int i = 0; i < 8; i++)
+        MUST(write(ballast, block, sizeof block) == (ssize_t)sizeof block);
+    ready();
+    for (uint64_t n = 1;; n++) {
+        MUST(write(fd[n % 2], &n, sizeof n) == sizeof n);
+        nap(50);
+    }
+}

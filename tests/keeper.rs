@@ -1,0 +1,169 @@
+//! Between backups the keepers answer the target: through the signals that end a service, through the death of one of
+//! them; and when all are killed at once the target waits, and fails no call, until it is rescued.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+mod common {
+    pub mod backup;
+    pub mod guest;
+}
+use common::backup::{self, HOTBACKUP, Outcome, alone, verify};
+use common::guest::{Guest, Linked, check_rings};
+
+fn rings() -> Guest {
+    Guest::start("rings", Linked::Dynamically, &["4", "32", "100"])
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("test directories have plain names")
+}
+
+/// A whole backup, which must be right.
+fn back_up(guest: &mut Guest, name: &str) -> Outcome {
+    let dest = guest.beside(name);
+    let outcome = backup::take(guest.pid(), &dest, &["--source", path(&guest.dir)]);
+    outcome.report();
+    verify(&dest);
+    check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}\n{}", outcome.report()));
+    guest.assert_goes_on();
+    outcome
+}
+
+/// The keepers of a guest: the one that acts and its twin.
+fn keepers(guest: &Guest) -> Vec<Pid> {
+    let wanted = guest.pid().to_string();
+    let is_keeper = |pid: i32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<_> = line.split('\0').collect();
+        words.get(1) == Some(&"keeper") && words.get(2) == Some(&wanted.as_str())
+    };
+    let processes = fs::read_dir("/proc").expect("/proc is there");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid| is_keeper(pid)).map(Pid::from_raw).collect()
+}
+
+/// The guest's two keepers, once both are there.
+fn pair(guest: &Guest) -> Vec<Pid> {
+    let began = Instant::now();
+    loop {
+        let found = keepers(guest);
+        if found.len() == 2 {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "not two keepers: {found:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Kills both at once: stopped first, neither can start another in place of the other.
+fn kill_all(guest: &Guest) {
+    let found = pair(guest);
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for &keeper in &found {
+            kill(keeper, signal).expect("the keeper lives");
+        }
+    }
+}
+
+fn rescue(guest: &Guest) {
+    let output =
+        Command::new(HOTBACKUP).args(["rescue", "--pid", &guest.pid().to_string()]).output().expect("it starts");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn keepers_go_on_through_what_ends_a_service() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    let before = pair(&guest);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        for &keeper in &before {
+            kill(keeper, signal).expect("the keeper lives");
+        }
+    }
+    guest.assert_goes_on();
+    assert_eq!(back_up(&mut guest, "next").stop_us(), None);
+    assert_eq!(pair(&guest), before, "a keeper was replaced");
+}
+
+#[test]
+fn a_keeper_killed_between_backups_is_replaced() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    for round in 0..20 {
+        // In turn the older and the younger: the one that acts, and its twin.
+        kill(pair(&guest)[round % 2], Signal::SIGKILL).expect("the keeper lives");
+        guest.assert_goes_on();
+    }
+    assert_eq!(back_up(&mut guest, "next").stop_us(), None, "a keeper was there");
+}
+
+#[test]
+fn a_keeper_killed_during_a_backup_harms_neither_target_nor_backup() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    for (round, point) in ["end", "start", "end", "start"].into_iter().enumerate() {
+        let dest = guest.beside(&format!("backup{round}"));
+        let source = ["--source", path(&guest.dir), "--throttle", "1MiB", "--point", point];
+        let mut running = backup::start(guest.pid(), &dest, &source);
+        running.wait_for_copying();
+        kill(pair(&guest)[round % 2], Signal::SIGKILL).expect("the keeper lives");
+        let outcome = running.finish();
+        outcome.report();
+        verify(&dest);
+        check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}\n{}", outcome.report()));
+        guest.assert_goes_on();
+    }
+}
+
+#[test]
+fn a_target_whose_keepers_were_all_killed_waits_and_is_rescued() {
+    let _alone = alone();
+    let mut guest = rings();
+    for round in 0..3 {
+        back_up(&mut guest, &format!("backup{round}"));
+        kill_all(&guest);
+        // Every thread of the guest soon waits in a write, and none must see it fail.
+        guest.wait_for_standstill();
+        guest.assert_alive();
+        rescue(&guest);
+        guest.assert_goes_on();
+    }
+    assert_eq!(back_up(&mut guest, "next").stop_us(), None, "the rescue left a keeper");
+}
+
+#[test]
+fn a_backup_of_a_target_whose_keepers_were_all_killed_rescues_it() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    kill_all(&guest);
+    guest.wait_for_standstill();
+    back_up(&mut guest, "next");
+    pair(&guest);
+}
+
+#[test]
+fn keepers_end_when_their_target_does() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    pair(&guest);
+    guest.kill();
+    let began = Instant::now();
+    while !keepers(&guest).is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(10), "the keepers outlive their target: {:?}", keepers(&guest));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

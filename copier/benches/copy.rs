@@ -1,5 +1,5 @@
 //! How fast an idle tree is copied, beside `cp -a` in the same run; how long the hold takes with many files; and how much
-//! memory that needs. `cargo bench -p hotbackup-copier --bench copy -- [ROUNDS]`
+//! memory that needs. `cargo bench -p hotbackup-copier --bench copy -- [ROUNDS] [large|small]`
 #![forbid(unsafe_code)]
 
 use hotbackup_copier::{Backup, Control, Monitor, Phase, Point, Quiesce, Report, Source, Spec, Tuning};
@@ -86,8 +86,10 @@ fn compare(name: &str, source: &Path, dir: &Path, rounds: usize) {
             backup();
         }
     }
+    println!("{name}: backup {ours:.2?} s, cp -a and sync {theirs:.2?} s");
     let (ours, theirs, hold) = (median(ours), median(theirs), median(holds));
-    println!("{name}: {ours:.2} s, cp -a and sync {theirs:.2} s, speed {:.2}; hold {hold} us;{phases}", theirs / ours);
+    let speed = theirs / ours;
+    println!("{name}: {ours:.2} s, cp -a and sync {theirs:.2} s, speed {speed:.2}; hold {hold} us; last:{phases}");
 }
 
 /// Memory of this process at its highest, in KiB.
@@ -100,24 +102,28 @@ fn peak_kib() -> u64 {
 fn main() {
     let rounds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(5);
     let dir = tempfile::tempdir().unwrap();
+    let wanted = |name: &str| std::env::args().all(|arg| !["large", "small"].contains(&&*arg) || arg == name);
     let block: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
 
-    let large = dir.path().join("large");
-    fs::create_dir(&large).unwrap();
-    for name in 0..4 {
-        let mut file = fs::File::create(large.join(name.to_string())).unwrap();
-        (0..512).for_each(|_| file.write_all(&block).unwrap());
+    if wanted("large") {
+        let large = dir.path().join("large");
+        fs::create_dir(&large).unwrap();
+        for name in 0..4 {
+            let mut file = fs::File::create(large.join(name.to_string())).unwrap();
+            (0..256).for_each(|_| file.write_all(&block).unwrap());
+        }
+        compare("1 GiB in 4 files", &large, dir.path(), rounds);
+        println!("peak memory {} KiB", peak_kib());
+        fs::remove_dir_all(&large).unwrap();
     }
-    compare("2 GiB in 4 files", &large, dir.path(), rounds);
-    println!("peak memory {} KiB", peak_kib());
-    fs::remove_dir_all(&large).unwrap();
-
-    let small = dir.path().join("small");
-    for sub in 0..100 {
-        let sub = small.join(sub.to_string());
-        fs::create_dir_all(&sub).unwrap();
-        (0..1000).for_each(|name| fs::write(sub.join(name.to_string()), &block[..1000 + name]).unwrap());
+    if wanted("small") {
+        let small = dir.path().join("small");
+        for sub in 0..100 {
+            let sub = small.join(sub.to_string());
+            fs::create_dir_all(&sub).unwrap();
+            (0..1000).for_each(|name| fs::write(sub.join(name.to_string()), &block[..1000 + name]).unwrap());
+        }
+        compare("100,000 small files", &small, dir.path(), rounds);
+        println!("peak memory {} KiB", peak_kib());
     }
-    compare("100,000 small files", &small, dir.path(), rounds);
-    println!("peak memory {} KiB", peak_kib());
 }

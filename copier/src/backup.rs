@@ -11,7 +11,7 @@ use crate::stage::Stage;
 use crate::track::Tracker;
 use crate::tree::Tree;
 use crate::{BeforeImages, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Spec, Tuning};
-use crate::{foreign, sys};
+use crate::{foreign, hash, sys};
 use crossbeam::channel::{Receiver, unbounded};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -118,9 +118,14 @@ fn copy<P: Send + 'static>(context: &Context<'_, P>, tree: Tree, point: Point) -
             threads.push(scope.spawn(move || saver.save_all(waiting, images)));
         }
         threads.push(scope.spawn(move || saver.write_all(saved)));
+        let (lane, hasher) = hash::lane();
+        threads.push(scope.spawn(move || {
+            let _guard = FailOnPanic(capture);
+            hasher.run();
+        }));
         drop((waiting, images));
-        let result = (|| {
-            let mut copier = Copier::default();
+        let result = (move || {
+            let mut copier = Copier::new(lane);
             let mut tracker = Tracker { context, tree };
             context.phase(Phase::Track);
             let passes = tracker.track(&mut copier, point)?;

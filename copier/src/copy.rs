@@ -8,8 +8,9 @@
 //! that is not found under its names was renamed or removed by a call whose mark is still to be taken: its blocks are
 //! due again, and the next sync finds out where it went.
 //!
-//! The staged file never holds anything behind the end that the source file had when it was read to its end. So when
-//! the file grows again, the rest of what was its last block is zeros here as well as there.
+//! Behind the end that the source file had when it was read, the staged file may hold what was there before. When the
+//! file is seen to have grown again, all of that is due, the rest of what was its last block included; and when it is
+//! published, the staged file gets the length that the source had at the point in time.
 //!
 //! # In the drain
 //!
@@ -17,7 +18,8 @@
 //! means that the file was opened before the name changed, or that somebody else changed it.
 use crate::blockmap::BLOCK;
 use crate::context::Context;
-use crate::node::{File, OpenError, Opened, StagedHash, Xattrs};
+use crate::hash::Lane;
+use crate::node::{File, OpenError, Opened, Xattrs};
 use crate::stage::Stage;
 use crate::{Error, saver, sys, tree};
 use std::ops::Range;
@@ -26,6 +28,10 @@ use std::sync::Arc;
 
 /// Blocks read at once: 1 MiB.
 pub(crate) const RUN: u64 = 16;
+
+/// Bytes written in one go before the system is asked to begin writing them to disk. Else most of it would do so only
+/// when it is asked to sync all at once.
+const WRITE_BACK: u64 = 8 << 20;
 
 /// A range of a source file, and whether it holds data.
 pub(crate) type Segment = (Range<u64>, bool);
@@ -38,8 +44,8 @@ pub(crate) enum Mode {
 }
 
 /// Copies files, one after the other.
-#[derive(Debug, Default)]
 pub(crate) struct Copier {
+    lane: Lane,
     buffer: Vec<u8>,
 }
 
@@ -50,9 +56,15 @@ struct Target<'a> {
     fd: Option<OwnedFd>,
     /// As far as it was written to.
     staged: u64,
+    /// What was written in one go, and is not on its way to the disk.
+    unsent: Range<u64>,
 }
 
 impl Copier {
+    pub fn new(lane: Lane) -> Self {
+        Self { lane, buffer: Vec::new() }
+    }
+
     /// Copies what was taken of a file (or, in the drain, all that is due). `idle` is called when there is time.
     pub fn copy<P: Send + 'static>(
         &mut self,
@@ -70,8 +82,9 @@ impl Copier {
             let state = file.state();
             (state.staged, !state.copied)
         };
-        let mut target = Target { stage: context.stage, number: file.number, fd: None, staged };
-        let mut hash = first.then(|| (blake3::Hasher::new(), 0));
+        let mut target = Target { stage: context.stage, number: file.number, fd: None, staged, unsent: 0..0 };
+        // How far a file copied for the first time has been hashed on its way, without a gap from its start.
+        let mut hashed = first.then_some(0);
         let mut next = 0;
         while let Some((run, map_size)) = next_run(file, mode, next) {
             let size = if mode == Mode::Pass { source.size } else { map_size };
@@ -90,9 +103,6 @@ impl Copier {
                 file.done(run);
                 continue;
             }
-            if hash.as_ref().is_some_and(|(_, at)| *at != range.start) {
-                hash = None;
-            }
             let (segments, reached) = self.read(context, &source, file, range.clone())?;
             if mode == Mode::Drain {
                 if reached < range.end {
@@ -101,25 +111,24 @@ impl Copier {
                 // In memory is saved: whoever waits to change it may go on.
                 file.done(run.clone());
             }
-            self.write(segments, range.start..reached, &mut target, &mut hash)?;
-            if mode == Mode::Pass && (reached < range.end || range.end == size) {
-                target.cut(reached)?;
-            }
+            self.write(&segments, range.start..reached, &mut target)?;
             let mut state = file.state();
-            state.hash = None;
-            state.staged = if mode == Mode::Pass { target.staged } else { state.staged.max(target.staged) };
+            state.changes();
+            state.staged = state.staged.max(target.staged);
             drop(state);
             if mode == Mode::Pass {
                 file.done(run);
             }
+            hashed = hashed.filter(|at| *at == range.start && reached == range.end);
+            if hashed.is_some() {
+                hashed = Some(reached);
+                self.lane.hash(&mut self.buffer, range.start, segments, size);
+            }
             context.tell(false);
         }
         let mut state = file.state();
-        if let Some((hash, at)) = hash
-            && at == state.map.size()
-            && at > 0
-        {
-            state.hash = Some(Box::new(StagedHash { hash: hash.finalize(), size: at }));
+        if let Some(size) = hashed.filter(|at| *at == state.map.size() && *at > 0) {
+            self.lane.finish(file, &mut state, size);
         }
         if !std::mem::replace(&mut state.copied, true) {
             context.note(|progress| progress.files_copied += 1);
@@ -152,30 +161,16 @@ impl Copier {
     }
 
     /// Writes what was read of a range from the buffer.
-    fn write(
-        &self,
-        segments: Vec<Segment>,
-        range: Range<u64>,
-        target: &mut Target<'_>,
-        hash: &mut Option<(blake3::Hasher, u64)>,
-    ) -> Result<(), Error> {
+    fn write(&self, segments: &[Segment], range: Range<u64>, target: &mut Target<'_>) -> Result<(), Error> {
         for (part, is_data) in segments {
             let part = part.start..part.end.min(range.end);
             if part.is_empty() {
                 break;
             }
-            if is_data {
+            if *is_data {
                 let data = &self.buffer[(part.start - range.start) as usize..(part.end - range.start) as usize];
-                if let Some((hasher, at)) = hash {
-                    hasher.update(data);
-                    *at = part.end;
-                }
                 target.write(data, part.start)?;
             } else {
-                if let Some((hasher, at)) = hash {
-                    hash_zeros(hasher, part.end - part.start);
-                    *at = part.end;
-                }
                 target.punch(part)?;
             }
         }
@@ -244,16 +239,6 @@ pub(crate) fn segments(io: &dyn crate::io::Io, source: &Opened, range: Range<u64
     Ok(all)
 }
 
-/// Hashes a hole.
-pub(crate) fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    while len > 0 {
-        let n = len.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..n as usize]);
-        len -= n;
-    }
-}
-
 impl Target<'_> {
     fn fd(&mut self) -> Result<&OwnedFd, Error> {
         if self.fd.is_none() {
@@ -265,7 +250,13 @@ impl Target<'_> {
     fn write(&mut self, data: &[u8], offset: u64) -> Result<(), Error> {
         let (stage, number) = (self.stage, self.number);
         stage.write(number, self.fd()?, data, offset)?;
-        self.staged = self.staged.max(offset + data.len() as u64);
+        let end = offset + data.len() as u64;
+        self.staged = self.staged.max(end);
+        self.unsent = if self.unsent.end == offset { self.unsent.start..end } else { offset..end };
+        if self.unsent.end - self.unsent.start >= WRITE_BACK {
+            let range = std::mem::replace(&mut self.unsent, end..end);
+            self.stage.io.write_back(self.fd()?.as_fd(), range);
+        }
         Ok(())
     }
 
@@ -274,15 +265,6 @@ impl Target<'_> {
         let (stage, number) = (self.stage, self.number);
         if range.start < self.staged {
             stage.punch(number, self.fd()?, range)?;
-        }
-        Ok(())
-    }
-
-    fn cut(&mut self, len: u64) -> Result<(), Error> {
-        let (stage, number) = (self.stage, self.number);
-        if self.staged > len {
-            stage.set_len(number, self.fd()?, len)?;
-            self.staged = len;
         }
         Ok(())
     }

@@ -145,7 +145,8 @@ impl File {
         let mut state = self.state();
         let run = state.map.due_run(within, max)?;
         state.map.claim(run.clone());
-        state.late = state.late.start.min(run.start)..state.late.end.max(run.end);
+        let late = if state.late.is_empty() { run.clone() } else { state.late.clone() };
+        state.late = late.start.min(run.start)..late.end.max(run.end);
         Some(run)
     }
 

@@ -65,6 +65,13 @@ pub trait Io: Send + Sync {
         Ok(())
     }
 
+    /// Has the system begin to write a range of a staged file to disk, so that less is left when it is synced.
+    fn write_back(&self, fd: BorrowedFd<'_>, range: Range<u64>) {
+        // Pages still to be written cannot be dropped; the advice makes the system begin to write them. Only advice.
+        let len = std::num::NonZeroU64::new(range.end - range.start);
+        let _ = rustix::fs::fadvise(fd, range.start, len, rustix::fs::Advice::DontNeed);
+    }
+
     /// Makes a range of a staged file read as zeros and frees its space where the file system can do that. Does not
     /// change the file's length.
     fn punch(&self, fd: BorrowedFd<'_>, range: Range<u64>) -> io::Result<()> {

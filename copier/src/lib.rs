@@ -40,6 +40,7 @@ mod copy;
 mod drain;
 mod error;
 mod foreign;
+mod hash;
 mod hold;
 pub mod io;
 mod ledger;

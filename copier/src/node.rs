@@ -82,6 +82,8 @@ pub(crate) struct FileState {
     /// Copied to the end at least once.
     pub copied: bool,
     pub hash: Option<Box<StagedHash>>,
+    /// Counts changes of the staged file: a hash of what it was before is not stored.
+    pub version: u32,
     pub xattrs: Xattrs,
     /// Drain: the file itself, opened before its name may have changed.
     pub open: Option<Arc<Opened>>,
@@ -172,13 +174,14 @@ impl File {
     pub fn new(id: FileId, number: u64, stat: Stat) -> Self {
         let state = FileState {
             map: BlockMap::new(stat.size),
-            late: u64::MAX..0,
+            late: 0..0,
             stat,
             links: Vec::new(),
             low: LowWater { len: u64::MAX, grace: 0 },
             staged: 0,
             copied: false,
             hash: None,
+            version: 0,
             xattrs: Xattrs::Due,
             open: None,
         };
@@ -229,6 +232,12 @@ impl File {
 }
 
 impl FileState {
+    /// The staged file is about to change.
+    pub fn changes(&mut self) {
+        self.hash = None;
+        self.version = self.version.wrapping_add(1);
+    }
+
     /// Whether anything of the point in time is still to be read from the source.
     pub fn is_open(&self) -> bool {
         !self.map.is_clean() || !matches!(self.xattrs, Xattrs::Known(_))

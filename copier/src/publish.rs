@@ -3,7 +3,7 @@
 //! The target is not involved any more. Nothing here looks at the sources: names, sizes and metadata are those of the
 //! frozen model, and the content is staged.
 use crate::context::Context;
-use crate::copy::hash_zeros;
+use crate::hash::hash_zeros;
 use crate::manifest::{self, Entries, Header, Record, SourceRecord, Text};
 use crate::node::{File, Name, StagedHash, Xattrs};
 use crate::stage::dest_error;

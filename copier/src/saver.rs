@@ -195,7 +195,7 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
         let number = image.file.number;
         let staged = {
             let mut state = image.file.state();
-            state.hash = None;
+            state.changes();
             let before = state.staged;
             if image.data.is_some() {
                 state.staged = before.max(image.range.end);

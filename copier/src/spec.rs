@@ -78,7 +78,7 @@ impl Default for Tuning {
         Self {
             hold_below: 8 << 20,
             max_passes: 8,
-            hold_budget: Duration::from_millis(8),
+            hold_budget: Duration::from_millis(4),
             hold_tries: 6,
             before_image_bytes: 32 << 20,
             max_wait: Duration::from_secs(2),

@@ -56,7 +56,10 @@ impl<P: Send + 'static> Tracker<'_, P> {
         for number in self.tree.dropped.drain(..) {
             context.stage.remove(number);
         }
-        self.tell_totals();
+        if blocks {
+            // Not before a hold, which is to come soon after the look.
+            self.tell_totals();
+        }
         Ok(files)
     }
 

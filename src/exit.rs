@@ -139,7 +139,10 @@ impl Cause {
             Error::NotPermitted { .. } => Self::NotPermitted,
             Error::AlreadyTraced { .. } => Self::AlreadyTraced,
             Error::Busy(_) => Self::Busy,
-            Error::ForeignListener(_) | Error::ThreadDiverges(_) | Error::ForeignArchitecture(_) => Self::CannotFollow,
+            Error::ForeignListener(_)
+            | Error::ThreadDiverges(_)
+            | Error::OwnFilter(_)
+            | Error::ForeignArchitecture(_) => Self::CannotFollow,
             Error::KernelTooOld { .. } => Self::KernelTooOld,
             Error::NoThread(..) | Error::Injected { .. } => Self::AttachFailed,
             Error::Keeper { .. } => Self::Keeper,

@@ -42,6 +42,12 @@ pub enum Error {
     /// the filter did not reach a thread
     #[error("a thread of process {0} has a seccomp filter of its own, so the process cannot be followed whole")]
     ThreadDiverges(i32),
+    /// the target's own filter would not let it install ours
+    #[error(
+        "process {0} has a seccomp filter of its own that forbids, or may forbid, the calls it takes to follow it (a sandbox, \
+         systemd's SystemCallFilter): allow it mmap, prctl and seccomp; hotbackup must run as root to see that"
+    )]
+    OwnFilter(i32),
     /// kernel too old
     #[error("this kernel lacks {feature} (Linux {since} has it): hotbackup cannot follow a process here")]
     KernelTooOld {

@@ -128,40 +128,62 @@ fn prologue() -> [sock_filter; 4] {
     [load_number, is_x32, is_skipped, notify]
 }
 
+/// Runs a filter's program as the kernel would, and returns its answer; `None` when it holds an instruction that is not
+/// modelled here (seccomp_check_filter in the kernel lists those that may stand in a filter).
+pub fn emulate(program: &[sock_filter], nr: u32, arch: u32, args: [u64; 6]) -> Option<u32> {
+    let mut data = [0u8; 64];
+    data[0..4].copy_from_slice(&nr.to_le_bytes());
+    data[4..8].copy_from_slice(&arch.to_le_bytes());
+    for (index, arg) in args.iter().enumerate() {
+        data[16 + 8 * index..24 + 8 * index].copy_from_slice(&arg.to_le_bytes());
+    }
+    let (mut at, mut acc, mut x, mut scratch) = (0usize, 0u32, 0u32, [0u32; 16]);
+    loop {
+        let step = program.get(at)?;
+        let jump = |taken: bool| 1 + usize::from(if taken { step.jt } else { step.jf });
+        at += match step.code {
+            0x20 => {
+                let offset = step.k as usize;
+                acc = u32::from_le_bytes(data.get(offset..offset + 4)?.try_into().ok()?);
+                1
+            }
+            0x05 => 1 + step.k as usize,
+            0x15 => jump(acc == step.k),
+            0x1d => jump(acc == x),
+            0x25 => jump(acc > step.k),
+            0x35 => jump(acc >= step.k),
+            0x45 => jump(acc & step.k != 0),
+            0x06 => return Some(step.k),
+            0x16 => return Some(acc),
+            code => {
+                match code {
+                    0x00 => acc = step.k,
+                    0x01 => x = step.k,
+                    0x02 => *scratch.get_mut(step.k as usize)? = acc,
+                    0x03 => *scratch.get_mut(step.k as usize)? = x,
+                    0x04 => acc = acc.wrapping_add(step.k),
+                    0x07 => x = acc,
+                    0x44 => acc |= step.k,
+                    0x54 => acc &= step.k,
+                    0x60 => acc = *scratch.get(step.k as usize)?,
+                    0x61 => x = *scratch.get(step.k as usize)?,
+                    0x64 => acc = acc.checked_shl(step.k).unwrap_or(0),
+                    0x74 => acc = acc.checked_shr(step.k).unwrap_or(0),
+                    0x87 => acc = x,
+                    _ => return None,
+                }
+                1
+            }
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs the program as the kernel would: the few instructions that seccompiler uses.
     fn run(program: &[sock_filter], nr: u32, arch: u32, args: [u64; 6]) -> u32 {
-        let mut data = [0u8; 64];
-        data[0..4].copy_from_slice(&nr.to_le_bytes());
-        data[4..8].copy_from_slice(&arch.to_le_bytes());
-        for (i, arg) in args.iter().enumerate() {
-            data[16 + 8 * i..24 + 8 * i].copy_from_slice(&arg.to_le_bytes());
-        }
-        let (mut at, mut acc) = (0usize, 0u32);
-        loop {
-            let step = &program[at];
-            let jump = |taken: bool| 1 + usize::from(if taken { step.jt } else { step.jf });
-            at += match step.code {
-                0x20 => {
-                    let k = step.k as usize;
-                    acc = u32::from_le_bytes(data[k..k + 4].try_into().unwrap());
-                    1
-                }
-                0x05 => 1 + step.k as usize,
-                0x15 => jump(acc == step.k),
-                0x25 => jump(acc > step.k),
-                0x35 => jump(acc >= step.k),
-                0x54 => {
-                    acc &= step.k;
-                    1
-                }
-                0x06 => return step.k,
-                code => panic!("instruction {code:#x} is not modelled"),
-            };
-        }
+        emulate(program, nr, arch, args).expect("only instructions that are modelled")
     }
 
     const X86_64: u32 = 0xc000_003e;

@@ -18,8 +18,9 @@
 //!                               +--held--> Parked ----+
 //! ```
 //!
-//! What grace waits for: `LetGo`, and `Admitting`, which is between its marks and its answer. Not `Received`: its
-//! marks come after whatever the caller of grace took. Not `Parked`: it has not run.
+//! What grace waits for: `LetGo`, and `Admitting`, which is from before the call is decoded to its answer. Not
+//! `Received`: it waits to be decoded, and its marks come after whatever the caller of grace took. Not `Parked`: it has
+//! not run.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -109,9 +110,11 @@ impl InFlight {
         self.lock().values().filter(waits).copied().collect()
     }
 
-    /// The other threads' calls that read or move the position of `file`, in whatever state.
+    /// The other threads' calls that read or move the position of `file`, in whatever state, and those of which nothing
+    /// is known because they began before the filter.
     pub fn at_position_of(&self, file: FileId, except: i32) -> Vec<Call> {
-        self.lock().values().filter(|call| call.positions == Some(file) && call.tid != except).copied().collect()
+        let may = |call: &&Call| call.positions == Some(file) || call.state == State::BeforeFilter;
+        self.lock().values().filter(|call| call.tid != except).filter(may).copied().collect()
     }
 
     /// Whether `call` is over; if so it is forgotten.
@@ -176,7 +179,11 @@ impl InFlight {
 fn changes_a_file(process: &Process, nr: i64, args: [u64; 6]) -> bool {
     use crate::calls::{Decode, row};
     let Some(row) = row(nr) else { return false };
+    let opens = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
     match (row.decode, nr) {
+        // One that only waits at a FIFO makes and cuts nothing.
+        (Decode::Path(_), libc::SYS_open) => opens(args[1]),
+        (Decode::Path(_), libc::SYS_openat) => opens(args[2]),
         (Decode::Path(_), _) => true,
         (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, args[2]),
         (Decode::Descriptor(_), _) => is_file(process, args[0]),

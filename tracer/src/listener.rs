@@ -297,6 +297,9 @@ fn resolve_paths(shared: &Arc<Answering>, stopped: &Receiver<Stopped>, sink: &dy
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
+        if shared.stop.load(Ordering::SeqCst) {
+            continue; // nobody is interested any more: let it go
+        }
         sink.wait_until_released();
         if !order.settle(&shared.process, &shared.inflight) {
             sink.blind(
@@ -329,6 +332,7 @@ fn decode_with(
     descriptors: &mut Descriptors,
     resolver: Option<&mut Resolver>,
 ) -> (Event, bool) {
+    shared.inflight.set_state(ticket.tid, ticket.serial, State::Admitting);
     let mut decoder = Decoder {
         process: &shared.process,
         tid: ticket.tid,
@@ -355,7 +359,6 @@ fn deliver(shared: &Answering, sink: &dyn Sink, event: Event, ticket: Ticket) {
         shared.inflight.disregard(tid, serial);
         return;
     }
-    shared.inflight.set_state(tid, serial, State::Admitting);
     sink.deliver(event, ticket);
     shared.inflight.park_unless_answered(tid, serial);
 }

@@ -24,6 +24,9 @@ use crate::sys::{notify, pidfd};
 use crate::unseen::{Look, Unseen};
 use crate::{calls, filter, grace, rescue};
 
+/// How long a call of the target's own is waited for, where none can be made for the probe.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+
 /// How to attach.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -56,18 +59,23 @@ impl Tracer {
     /// every call that can change a file goes to `sink`; calls from before may still be running ([`Self::grace`]).
     ///
     /// # Errors
-    /// See [`Error`]; on an error the target is as before, or answered by its keeper.
+    /// See [`Error`]; on an error the target is as it was but for some dead code and memory, or it is answered by its
+    /// keeper.
     pub fn attach(pid: i32, options: &Options, sink: Arc<dyn Sink>) -> Result<Self, Error> {
         let process = Process::open(pid)?;
         preflight::check(&process)?;
         let lock = lock(&process)?;
         let mut keeper = find::find(&process)?;
         if keeper.is_none() && find::target_listener(&process).is_some() {
+            if find::target_memory(&process).is_none() {
+                return Err(Error::ForeignListener(pid));
+            }
             // Its keepers were killed: what waits is answered first.
             rescue::revive(&process, options)?;
             keeper = find::find(&process)?;
         }
         let attached = match keeper {
+            Some(keeper) if keeper.is_orphaned() => install_with(&process, keeper.adopt()?)?,
             Some(keeper) => {
                 let TakenOver { memory, listener, generation, wake } = keeper.take_over(&process)?;
                 Attached { memory, listener, generation, wake, stopped: None }
@@ -99,14 +107,19 @@ impl Tracer {
     /// What was there before the filter and no call will show.
     fn find_blind_spots(&self, sink: &dyn Sink) {
         let process = &self.shared.process;
-        let descriptors = process.descriptors();
-        if descriptors.iter().any(|(_, link)| link == "anon_inode:[io_uring]") {
+        let maps = process.read_file("maps").unwrap_or_default();
+        let has_ring = process.descriptors().iter().any(|(_, link)| link == IO_URING);
+        if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
             sink.blind("the target has an io_uring, whose writes are no system calls".into());
         }
+        if maps.lines().any(|line| line.ends_with("/[aio] (deleted)")) {
+            sink.blind("the target uses io_submit, which returns before its writes are done".into());
+        }
         let writable = |mapping: &attach::Mapping<'_>| mapping.permissions.as_bytes().get(1) == Some(&b'w');
-        let mapped = calls::resolve::shared_mappings(process, process.pid(), writable);
-        let effects: Vec<Effect> =
-            mapped.into_iter().map(|(file, _)| Effect::Untraceable { file, cause: SHARED_MAPPING }).collect();
+        let effects: Vec<Effect> = match calls::resolve::shared_mappings(process, process.pid(), writable) {
+            Ok(mapped) => mapped.into_iter().map(|file| Effect::Untraceable { file, cause: SHARED_MAPPING }).collect(),
+            Err(cause) => return sink.blind(cause),
+        };
         if !effects.is_empty() {
             sink.found(Event { tid: 0, call: "mmap", effects, blind: None });
         }
@@ -172,7 +185,18 @@ impl Tracer {
     /// As injecting.
     pub fn probe(&self) -> Result<bool, Error> {
         self.shared.probed.store(false, Ordering::SeqCst);
-        attach::probe(&self.shared.process, || self.shared.probed.load(Ordering::SeqCst))
+        let received = self.received();
+        match attach::probe(&self.shared.process, || self.shared.probed.load(Ordering::SeqCst)) {
+            // No thread can make the call just now, or no room is left for code: then any call of its own will do.
+            Err(Error::NoThread(..) | Error::OwnFilter(_)) => {
+                let limit = std::time::Instant::now() + PROBE_LIMIT;
+                while self.received() == received && std::time::Instant::now() < limit {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Ok(self.received() > received)
+            }
+            other => other,
+        }
     }
 
     /// The threads of the target that carry no filter.
@@ -196,6 +220,8 @@ impl Drop for Tracer {
     }
 }
 
+/// What /proc shows for an io_uring.
+const IO_URING: &str = "anon_inode:[io_uring]";
 /// What /proc shows for an eventfd.
 const EVENTFD: &str = "anon_inode:[eventfd]";
 
@@ -203,27 +229,35 @@ const EVENTFD: &str = "anon_inode:[eventfd]";
 fn install(process: &Process, options: &Options) -> Result<Attached, Error> {
     let pid = process.pid();
     let keeper = spawn::spawn(process, &options.keeper_program, spawn::new_memory(process)?)?;
-    let memory = keeper.memory;
     let wake = pidfd::open(keeper.pid).ok().and_then(|keeper| find::wake_fd(&keeper));
     let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
+    install_with(process, (keeper.memory, wake))
+}
+
+/// Installs the filter with this keeper in place.
+fn install_with(process: &Process, (memory, wake): (Mapping, OwnedFd)) -> Result<Attached, Error> {
+    let pid = process.pid();
     let eight_bytes_unseen = process.descriptors().iter().any(|(_, link)| link == EVENTFD);
     memory.eight_bytes_unseen.store(u32::from(eight_bytes_unseen), Ordering::SeqCst);
     let program = filter::compile(eight_bytes_unseen)
         .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
     let no_new_privs = preflight::needs_no_new_privs(process);
     let installed = attach::install(process, &program, no_new_privs, || memory.armed.store(1, Ordering::SeqCst))?;
-    let number = listener_number(pid, installed.result)?;
+    let number = listener_number(pid, installed.result).inspect_err(|_| {
+        // Proven: there is no filter, and nothing for a keeper to wait for.
+        memory.armed.store(0, Ordering::SeqCst);
+    })?;
     memory.target_listener.store(number, Ordering::SeqCst);
     let listener = pidfd::get_fd(process.pidfd(), number).map_err(Error::os(pid, "taking the listener from"))?;
     if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
         tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");
     }
-    let control = Control { role: Role::Attaching, generation: 1 };
+    let control = Control { role: Role::Attaching, generation: Control::load(&memory.control).generation };
     if !control.change(&memory.control, control.with(Role::Supervised)) {
         return Err(Error::Revoked(pid));
     }
     find::rouse(&wake);
-    Ok(Attached { memory, listener, generation: 1, wake, stopped: Some(installed.stopped) })
+    Ok(Attached { memory, listener, generation: control.generation, wake, stopped: Some(installed.stopped) })
 }
 
 /// What seccomp's result means.

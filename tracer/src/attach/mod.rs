@@ -22,6 +22,7 @@ use nix::unistd::Pid;
 use seccompiler::sock_filter;
 
 use crate::error::{Error, errno};
+use crate::filter::{USER_NOTIF, emulate};
 use crate::process::Process;
 use crate::sys::trace::{self, Stopped, Waited};
 use payload::Call;
@@ -30,8 +31,9 @@ use payload::Call;
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// How long the thread may take to run the calls, once let run: it needs a processor, that is all.
 const RUN_LIMIT: Duration = Duration::from_secs(10);
-/// How many threads are tried before giving up.
+/// How many threads are tried in a round, and how long: the only thread may be in an uninterruptible call just now.
 const ATTEMPTS: usize = 32;
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes mapped for the result, the header and the filter: room for the longest filter there may be.
 const PAGE_BYTES: u64 = 36 << 10;
 const RESULT: u64 = 0;
@@ -61,14 +63,18 @@ pub fn install(
     before_start: impl FnOnce() + Send,
 ) -> Result<Installed, Error> {
     let pid = process.pid();
-    let mut injector = Injector::new(process, 2)?;
+    let injector = Injector::new(process)?;
     let page = site::find_hole(process).ok_or_else(|| Error::NoThread(pid, "no room in its address space".into()))?;
     let read_write = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
     let map = Call { nr: libc::SYS_mmap, args: vec![page, PAGE_BYTES, read_write, flags, u64::MAX, 0] };
     let first = injector.run(&[map], None, || {})?;
     let bytes = page_bytes(page, filter);
-    injector.wait_for("mmap", || injector.memory.write_all_at(&bytes, page).is_ok().then_some(()))?;
+    injector.wait_for("mmap", || site::is_fresh_mapping(process, &injector.memory, page, PAGE_BYTES).then_some(()))?;
+    injector
+        .memory
+        .write_all_at(&bytes, page)
+        .map_err(|error| Error::os(pid, "writing to the memory of")(errno(&error)))?;
 
     let mut calls = Vec::new();
     if no_new_privs {
@@ -91,7 +97,7 @@ pub fn install(
 /// # Errors
 /// When no thread could be used, or we may not.
 pub fn probe(process: &Process, seen: impl Fn() -> bool) -> Result<bool, Error> {
-    let mut injector = Injector::new(process, 1)?;
+    let injector = Injector::new(process)?;
     injector.run(&[Call { nr: libc::SYS_ftruncate, args: vec![u64::MAX, 0] }], None, || {})?;
     match injector.wait_for("ftruncate", || seen().then_some(())) {
         Ok(()) => Ok(true),
@@ -119,7 +125,6 @@ fn page_bytes(page: u64, filter: &[sock_filter]) -> Vec<u8> {
 struct Injector<'a> {
     process: &'a Process,
     memory: File,
-    sites: Vec<u64>,
 }
 
 /// Why an attempt on one thread ended.
@@ -131,62 +136,64 @@ enum Attempt {
 }
 
 impl<'a> Injector<'a> {
-    fn new(process: &'a Process, lines: usize) -> Result<Self, Error> {
-        let pid = process.pid();
-        let memory = process.open_file("mem", OFlag::O_RDWR).map_err(Error::os(pid, "writing to the memory of"))?;
-        let memory = File::from(memory);
-        let sites = site::find_padding(process, &memory, lines);
-        if sites.len() < lines {
-            return Err(Error::NoThread(pid, "no room for code in any executable mapping".into()));
-        }
-        Ok(Self { process, memory, sites })
+    fn new(process: &'a Process) -> Result<Self, Error> {
+        let memory = process.open_file("mem", OFlag::O_RDWR);
+        let memory = memory.map_err(Error::os(process.pid(), "writing to the memory of"))?;
+        Ok(Self { process, memory: File::from(memory) })
     }
 
     /// Has a thread run `calls`, and returns for how long it was stopped. When this returns the thread is on its way.
     ///
     /// A thread of ours does it that ends afterwards: with it ends every hold that ptrace has on the target.
-    fn run(
-        &mut self,
-        calls: &[Call],
-        store: Option<u64>,
-        before_start: impl FnOnce() + Send,
-    ) -> Result<Duration, Error> {
-        let site = self.sites.pop().ok_or_else(|| Error::NoThread(self.process.pid(), "no room for code".into()))?;
-        let this = &*self;
+    fn run(&self, calls: &[Call], store: Option<u64>, before_start: impl FnOnce() + Send) -> Result<Duration, Error> {
         std::thread::scope(|scope| {
-            let tracer = scope.spawn(move || this.run_here(site, calls, store, before_start));
+            let tracer = scope.spawn(move || self.run_here(calls, store, before_start));
             tracer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
-    fn run_here(
+    fn run_here(&self, calls: &[Call], store: Option<u64>, before_start: impl FnOnce()) -> Result<Duration, Error> {
+        let pid = self.process.pid();
+        crate::sys::process::hurry();
+        let room = payload::longest(calls, store);
+        let site = site::find_padding(self.process, &self.memory, room)
+            .ok_or_else(|| Error::NoThread(pid, "no room for code in any executable mapping".into()))?;
+        let mut before_start = Some(before_start);
+        let mut reason = String::from("none sleeps in a restartable call or runs");
+        let limit = Instant::now() + PATIENCE;
+        while Instant::now() < limit && self.process.is_alive() {
+            for tid in site::candidates(self.process).into_iter().take(ATTEMPTS) {
+                match self.try_thread(tid, site, calls, store, &mut before_start) {
+                    Ok(stopped) => return Ok(stopped),
+                    Err(Attempt::Next(why)) => reason = format!("thread {tid}: {why}"),
+                    Err(Attempt::Fatal(error)) => return Err(error),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if self.process.is_alive() { Err(Error::NoThread(pid, reason)) } else { Err(Error::TargetExited(pid)) }
+    }
+
+    fn try_thread(
         &self,
+        tid: i32,
         site: u64,
         calls: &[Call],
         store: Option<u64>,
-        before_start: impl FnOnce(),
-    ) -> Result<Duration, Error> {
+        before_start: &mut Option<impl FnOnce()>,
+    ) -> Result<Duration, Attempt> {
         let pid = self.process.pid();
-        crate::sys::process::hurry();
-        let mut before_start = Some(before_start);
-        let mut reason = String::from("none sleeps in a restartable call or runs");
-        for tid in site::candidates(self.process).into_iter().take(ATTEMPTS) {
-            let running = match trace::seize(Pid::from_raw(tid)) {
-                Ok(running) => running,
-                Err(Errno::ESRCH) => continue,
-                Err(Errno::EPERM) => return Err(preflight::why_not_traced(self.process, tid)),
-                Err(errno) => return Err(Error::Os { pid, operation: "ptrace", errno }),
-            };
-            let Ok(()) = running.interrupt() else { continue };
-            let Some(stopped) = wait_stopped(running) else { continue };
-            let began = Instant::now();
-            match self.redirect(stopped, site, calls, store, &mut before_start) {
-                Ok(()) => return Ok(began.elapsed()),
-                Err(Attempt::Next(why)) => reason = format!("thread {tid}: {why}"),
-                Err(Attempt::Fatal(error)) => return Err(error),
-            }
-        }
-        if self.process.is_alive() { Err(Error::NoThread(pid, reason)) } else { Err(Error::TargetExited(pid)) }
+        let running = match trace::seize(Pid::from_raw(tid)) {
+            Ok(running) => running,
+            Err(Errno::ESRCH) => return Err(Attempt::Next("it ended")),
+            Err(Errno::EPERM) => return Err(Attempt::Fatal(preflight::why_not_traced(self.process, tid))),
+            Err(errno) => return Err(Attempt::Fatal(Error::Os { pid, operation: "ptrace", errno })),
+        };
+        running.interrupt().map_err(|_| Attempt::Next("it ended"))?;
+        let stopped = wait_stopped(running).ok_or(Attempt::Next("it did not stop"))?;
+        let began = Instant::now();
+        self.redirect(stopped, site, calls, store, before_start)?;
+        Ok(began.elapsed())
     }
 
     /// Sends a stopped thread through the code, and lets go of it.
@@ -210,8 +217,12 @@ impl<'a> Injector<'a> {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Error::ForeignArchitecture(pid)));
         }
+        if !may_call(self.process, &stopped, calls) {
+            let _ = stopped.detach();
+            return Err(Attempt::Fatal(Error::OwnFilter(pid)));
+        }
         let code = payload::assemble(calls, store, &payload::resume_point(&registers));
-        assert!(code.len() <= site::CODE_BYTES, "the code outgrew its place");
+        assert!(code.len() <= payload::longest(calls, store), "the code outgrew its place");
         if let Err(error) = self.memory.write_all_at(&code, site) {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Error::os(pid, "writing to the memory of")(errno(&error))));
@@ -245,6 +256,31 @@ impl<'a> Injector<'a> {
             std::thread::sleep(Duration::from_micros(20));
         }
     }
+}
+
+/// Whether the thread's own seccomp filters, if it has any, let it make these calls: one that kills or traps would harm
+/// it. A container runtime's usual filters do let it.
+fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
+    const NONE: &str = "0"; // SECCOMP_MODE_DISABLED
+    const ACTION: u32 = 0xffff_0000;
+    const HARMLESS: [u32; 3] = [0x7fff_0000, 0x7ffc_0000, 0x0005_0000]; // allow, log, errno
+    const X86_64: u32 = 0xc000_003e;
+    if process.status_field(stopped.tid().as_raw(), "Seccomp").as_deref() == Some(NONE) {
+        return true;
+    }
+    let Some(filters) = stopped.filters() else { return false };
+    filters.iter().all(|filter| {
+        let program: Vec<sock_filter> =
+            filter.iter().map(|step| sock_filter { code: step.code, jt: step.jt, jf: step.jf, k: step.k }).collect();
+        calls.iter().all(|call| {
+            let mut args = [0; 6];
+            args[..call.args.len()].copy_from_slice(&call.args);
+            let answer = emulate(&program, call.nr as u32, X86_64, args).map(|answer| answer & ACTION);
+            // The probe is meant to be shown, to us.
+            let ours = call.nr == libc::SYS_ftruncate && answer == Some(USER_NOTIF);
+            ours || answer.is_some_and(|answer| HARMLESS.contains(&answer))
+        })
+    })
 }
 
 /// Waits for a stop. The request to a thread that does not stop in time is taken back when this tracer thread ends.

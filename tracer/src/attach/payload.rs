@@ -36,7 +36,7 @@ const R11: u8 = 11;
 /// Assembles the code for `calls`, ending in a jump to the place where `resume` continues. The last call's result goes
 /// to the address `store`, if there is one.
 pub fn assemble(calls: &[Call], store: Option<u64>, resume: &Registers) -> Vec<u8> {
-    let mut code = Vec::with_capacity(super::site::CODE_BYTES);
+    let mut code = Vec::with_capacity(256);
     for call in calls {
         for (&register, &value) in ARGUMENTS.iter().zip(&call.args) {
             load(&mut code, register, value);
@@ -60,6 +60,43 @@ pub fn assemble(calls: &[Call], store: Option<u64>, resume: &Registers) -> Vec<u
     code
 }
 
+/// How long the code for these calls is at the most, wherever it continues.
+pub fn longest(calls: &[Call], store: Option<u64>) -> usize {
+    const RESTORE: usize = 9 * 10 + 14; // nine registers, and the jump with its address
+    assemble(calls, store, &NOWHERE).len() + RESTORE
+}
+
+/// All zeros: the shortest code.
+const NOWHERE: Registers = Registers {
+    r15: 0,
+    r14: 0,
+    r13: 0,
+    r12: 0,
+    rbp: 0,
+    rbx: 0,
+    r11: 0,
+    r10: 0,
+    r9: 0,
+    r8: 0,
+    rax: 0,
+    rcx: 0,
+    rdx: 0,
+    rsi: 0,
+    rdi: 0,
+    orig_rax: 0,
+    rip: 0,
+    cs: 0,
+    eflags: 0,
+    rsp: 0,
+    ss: 0,
+    fs_base: 0,
+    gs_base: 0,
+    ds: 0,
+    es: 0,
+    fs: 0,
+    gs: 0,
+};
+
 /// `mov register, number`, in 5 or 6 bytes where the upper half is zero, else 10.
 fn load(code: &mut Vec<u8>, register: u8, number: u64) {
     let extended = register >= 8;
@@ -82,12 +119,14 @@ pub fn resume_point(registers: &Registers) -> Registers {
     const RESTART_NO_INTR: i64 = -513;
     const RESTART_NO_HAND: i64 = -514;
     const RESTART_BLOCK: i64 = -516;
+    const INTERRUPTED: i64 = -(libc::EINTR as i64);
     let mut resume = *registers;
     if (registers.orig_rax as i64) < 0 {
         return resume;
     }
     match registers.rax as i64 {
-        RESTART_SYS | RESTART_NO_INTR | RESTART_NO_HAND => {
+        // EINTR: no signal is pending, so our stop alone was the reason.
+        RESTART_SYS | RESTART_NO_INTR | RESTART_NO_HAND | INTERRUPTED => {
             resume.rax = registers.orig_rax;
             resume.rip -= 2;
         }

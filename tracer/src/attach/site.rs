@@ -7,25 +7,25 @@ use crate::process::{Process, ThreadState};
 
 const PAGE: u64 = 4096;
 
-/// Room for one line of code.
-pub const CODE_BYTES: usize = 256;
 /// Zero bytes left in front of the code, which may belong to what stands before it.
 const GAP: u64 = 16;
 
-/// Finds room for `count` lines of code: runs of zero bytes at the end of executable mappings, padding that no one
-/// executes. Writing there through /proc/PID/mem makes a private copy of the page; the file is untouched. Mappings of
-/// files first; the vDSO serves as well.
-pub fn find_padding(process: &Process, memory: &File, count: usize) -> Vec<u64> {
+/// Finds room for a line of code: zero bytes at the end of an executable mapping, padding that no one executes. Writing
+/// there through /proc/PID/mem makes a private copy of the page; the file is untouched. Mappings of files first; the
+/// vDSO serves as well.
+pub fn find_padding(process: &Process, memory: &File, bytes: usize) -> Option<u64> {
     let maps = process.read_file("maps").unwrap_or_default();
     let executable =
         |mapping: &Mapping<'_>| mapping.permissions == "r-xp" && (mapping.inode != 0 || mapping.path == "[vdso]");
     let mut mappings: Vec<Mapping<'_>> = maps.lines().filter_map(parse_mapping).filter(executable).collect();
     mappings.sort_by_key(|mapping| mapping.inode == 0);
-    let sites = mappings.iter().flat_map(|mapping| {
-        let room = zeros_at_end(memory, mapping).saturating_sub(GAP) / CODE_BYTES as u64;
-        (1..=room).map(|place| mapping.end - place * CODE_BYTES as u64)
-    });
-    sites.take(count).collect()
+    let needed = bytes as u64 + GAP;
+    mappings.iter().find_map(|mapping| {
+        let zeros = zeros_at_end(memory, mapping);
+        (zeros >= needed)
+            .then(|| (mapping.end - zeros + GAP).next_multiple_of(GAP))
+            .filter(|site| site + bytes as u64 <= mapping.end)
+    })
 }
 
 /// How many zero bytes the mapping's last page ends in.
@@ -37,7 +37,8 @@ fn zeros_at_end(memory: &File, mapping: &Mapping<'_>) -> u64 {
     }
 }
 
-/// An address in the middle of the largest hole between the target's mappings, far from whatever grows.
+/// An address in the largest hole between the target's mappings, far from its ends, which may grow; chosen by chance,
+/// so that nobody else chooses the same.
 pub fn find_hole(process: &Process) -> Option<u64> {
     const LOWEST: u64 = 1 << 32;
     const HIGHEST: u64 = 1 << 46; // half of what 47 bits reach: the stack's neighbourhood is left alone
@@ -51,7 +52,22 @@ pub fn find_hole(process: &Process) -> Option<u64> {
         }
         end = end.max(mapping.end);
     }
-    (hole.1 >= 64 * PAGE).then(|| (hole.0 + hole.1 / 2) & !(PAGE - 1))
+    let mut chance = [0; 8];
+    std::io::Read::read_exact(&mut File::open("/dev/urandom").ok()?, &mut chance).ok()?;
+    let middle = hole.0 + hole.1 / 4 + u64::from_ne_bytes(chance) % (hole.1 / 2).max(1);
+    (hole.1 >= 1024 * PAGE).then_some(middle & !(PAGE - 1))
+}
+
+/// Whether a private anonymous mapping of exactly these bounds is there, and is all zeros: just made, and ours.
+pub fn is_fresh_mapping(process: &Process, memory: &File, start: u64, length: u64) -> bool {
+    let Ok(maps) = process.read_file("maps") else { return false };
+    let ours = |mapping: Mapping<'_>| {
+        (mapping.start, mapping.end, mapping.permissions, mapping.inode) == (start, start + length, "rw-p", 0)
+    };
+    let mut content = vec![1; length as usize];
+    maps.lines().filter_map(parse_mapping).any(ours)
+        && memory.read_exact_at(&mut content, start).is_ok()
+        && content.iter().all(|&byte| byte == 0)
 }
 
 /// One line of /proc/PID/maps.
@@ -83,19 +99,18 @@ pub fn parse_mapping(line: &str) -> Option<Mapping<'_>> {
     })
 }
 
-/// How well a thread suits: less is better. A thread asleep in a call that the kernel restarts unseen is best; one
-/// in epoll_wait and its like would return `EINTR`, so it is never used.
+/// How well a thread suits: less is better. A thread asleep in a call that the kernel restarts unseen is best. One whose
+/// sleep a signal is meant to end (ppoll, sigsuspend, pause) is not used: a signal that arrives while it is away would
+/// be handled, and the call begun again. Nor is one in epoll_wait and its like.
 fn rank(state: ThreadState) -> Option<u8> {
     match state {
         ThreadState::Sleeping { nr, .. } => match nr {
             libc::SYS_futex => Some(0),
             libc::SYS_clock_nanosleep | libc::SYS_nanosleep | libc::SYS_restart_syscall => Some(1),
             libc::SYS_wait4 | libc::SYS_waitid | libc::SYS_accept | libc::SYS_accept4 => Some(2),
-            libc::SYS_poll | libc::SYS_ppoll | libc::SYS_select | libc::SYS_pselect6 => Some(3),
-            libc::SYS_read | libc::SYS_rt_sigsuspend | libc::SYS_pause => Some(4),
             _ => None,
         },
-        ThreadState::Running => Some(5),
+        ThreadState::Running => Some(3),
         ThreadState::Stopped | ThreadState::Gone => None,
     }
 }
@@ -121,9 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_in_epoll_wait_is_never_used() {
+    fn a_sleep_that_a_signal_is_meant_to_end_is_never_disturbed() {
         let asleep = |nr| rank(ThreadState::Sleeping { nr, args: [0; 6] });
         assert_eq!(asleep(libc::SYS_epoll_wait), None);
-        assert!(asleep(libc::SYS_futex) < asleep(libc::SYS_read));
+        assert_eq!(asleep(libc::SYS_ppoll), None);
+        assert!(asleep(libc::SYS_futex) < asleep(libc::SYS_accept));
     }
 }

@@ -6,6 +6,8 @@ use crate::process::open_below;
 use crate::sys::process::shared_file_mapping;
 
 use super::decode::Decoder;
+use super::resolve::shared_mappings;
+use crate::attach::Mapping;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::os::fd::AsFd;
@@ -32,9 +34,14 @@ pub(super) fn mprotect(call: &mut Decoder<'_>) {
             return;
         }
     }
-    let mapped =
-        super::resolve::shared_mappings(call.process, call.tid, |mapping| mapping.start < end && mapping.end > start);
-    call.effects.extend(mapped.into_iter().map(|(file, _)| Effect::Untraceable { file, cause: SHARED_MAPPING }));
+    let touched = |mapping: &Mapping<'_>| mapping.start < end && mapping.end > start;
+    match shared_mappings(call.process, call.tid, touched) {
+        Ok(files) => {
+            let untraceable = |file| Effect::Untraceable { file, cause: SHARED_MAPPING };
+            call.effects.extend(files.into_iter().map(untraceable));
+        }
+        Err(cause) => call.blind = Some(cause),
+    }
 }
 
 pub(super) fn io_uring(call: &mut Decoder<'_>) {

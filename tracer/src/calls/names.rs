@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use hotbackup_event::Effect;
+use nix::errno::Errno;
 
 use crate::grace;
 use crate::inflight::{Call, InFlight};
@@ -98,7 +99,15 @@ impl Decoder<'_> {
             ));
             return None;
         }
-        resolver.entry(&Base::new(process, tid, dirfd), path, in_root).ok()
+        match resolver.entry(&Base::new(process, tid, dirfd), path, in_root) {
+            Ok(entry) => Some(entry),
+            // That is our own shortage, not what the target's call will meet.
+            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
+                self.blind = Some(format!("a path of the target could not be followed: {errno}"));
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// The file that an entry is, or leads to, changes in its links, owner, mode or times.
@@ -110,7 +119,10 @@ impl Decoder<'_> {
 
     fn opens(&mut self, dirfd: i32, path: Vec<u8>, flags: u64, in_root: bool) {
         let has = |flag: i32| flags & flag as u64 != 0;
-        if has(libc::O_TMPFILE & !libc::O_DIRECTORY) || has(libc::O_PATH) {
+        if has(libc::O_TMPFILE & !libc::O_DIRECTORY) {
+            return self.opens_for_writing(None); // no entry; linkat may give it one later
+        }
+        if has(libc::O_PATH) {
             return;
         }
         let follow = !(has(libc::O_NOFOLLOW) || has(libc::O_CREAT) && has(libc::O_EXCL));

@@ -84,6 +84,7 @@ impl Resolver {
     /// # Errors
     /// The kernel's; the target's call will fail in the same way.
     pub fn entry(&self, base: &Base<'_>, path: &[u8], in_root: bool) -> Result<Entry, Errno> {
+        let path = STANDARD.iter().find(|(name, _)| *name == path).map_or(path, |(_, target)| *target);
         let (directory, name) = split(path)?;
         let parent = base.open(directory, in_root)?;
         let dir = stat::identity(parent.as_fd(), c"", false)?.id;
@@ -118,6 +119,10 @@ fn split(path: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
     };
     Ok(if matches!(name, b"" | b"." | b"..") { (path, b".") } else { (directory, name) })
 }
+
+/// Links to descriptors, which the kernel resolves for the one who asks.
+const STANDARD: &[(&[u8], &[u8])] =
+    &[(b"/dev/stdin", b"/proc/self/fd/0"), (b"/dev/stdout", b"/proc/self/fd/1"), (b"/dev/stderr", b"/proc/self/fd/2")];
 
 /// What leads to the thread's own directory in procfs, and where below it.
 const OWN: &[(&[u8], &[u8])] = &[(b"/proc/self/", b"/"), (b"/proc/thread-self/", b"/"), (b"/dev/fd/", b"/fd/")];
@@ -177,21 +182,40 @@ fn place(proc: BorrowedFd<'_>, thread: &str) -> Result<Place, Errno> {
     Ok(Place { root: identity("root")?, mounts: identity("ns/mnt")? })
 }
 
-/// The files with a shared mapping, in the process of thread `tid`, that `wanted` selects, with their paths. The file is looked at through
-/// /proc/PID/map_files, where a path may have changed or another file system hide it.
+/// The files with a shared mapping, in the process of thread `tid`, that `wanted` selects. The file is looked at through
+/// /proc/PID/map_files, where a path may have changed or another file system hide it; that takes CAP_SYS_ADMIN, so
+/// without it by its path, if that still leads to the inode that is mapped.
+///
+/// # Errors
+/// Says which mapping could not be looked at: what it maps is not known then.
 pub fn shared_mappings(
     process: &Process,
     tid: i32,
     wanted: impl Fn(&crate::attach::Mapping<'_>) -> bool,
-) -> Vec<(FileId, String)> {
-    let Ok(maps) = read_below(process.proc(), &format!("{tid}/maps")) else { return Vec::new() };
-    let files = maps.lines().filter_map(parse_mapping).filter(|mapping| mapping.inode != 0 && wanted(mapping));
-    files
-        .filter(|mapping| mapping.permissions.ends_with('s'))
-        .filter_map(|mapping| {
-            let link = format!("{tid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
-            let identity = stat::identity(process.proc(), &CString::new(link).ok()?, true).ok()?;
-            identity.is_file().then(|| (identity.id, mapping.path.to_owned()))
-        })
-        .collect()
+) -> Result<Vec<FileId>, String> {
+    let maps = read_below(process.proc(), &format!("{tid}/maps"))
+        .map_err(|errno| format!("the mappings of the target could not be looked at ({errno})"))?;
+    let mut files = Vec::new();
+    for mapping in maps.lines().filter_map(parse_mapping) {
+        if mapping.inode == 0 || !mapping.permissions.ends_with('s') || !wanted(&mapping) {
+            continue;
+        }
+        let look = |path: String, follow| {
+            stat::identity(process.proc(), &CString::new(path).map_err(|_| Errno::EINVAL)?, follow)
+        };
+        let found = match look(format!("{tid}/map_files/{:x}-{:x}", mapping.start, mapping.end), true) {
+            Err(Errno::EPERM | Errno::EACCES) => {
+                let by_path = look(format!("{tid}/root{}", mapping.path), false);
+                by_path.ok().filter(|found| found.id.ino == mapping.inode).ok_or_else(|| {
+                    format!("the shared mapping of {} could not be looked at: run as root", mapping.path)
+                })?
+            }
+            Err(_) => continue, // unmapped meanwhile
+            Ok(found) => found,
+        };
+        if found.is_file() {
+            files.push(found.id);
+        }
+    }
+    Ok(files)
 }

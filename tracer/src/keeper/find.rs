@@ -84,6 +84,28 @@ fn is_keeper_of(pid: i32, target: &Process) -> bool {
 }
 
 impl Found {
+    /// Whether its supervisor died while it attached: then the keeper waits for a filter that may never come.
+    pub fn is_orphaned(&self) -> bool {
+        Control::load(&self.memory.control).role == Role::Attaching && !self.old_supervisor_lives()
+    }
+
+    /// Takes the place of a supervisor that died while it attached.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when somebody was quicker, or the keeper has found the filter after all.
+    pub fn adopt(self) -> Result<(Mapping, OwnedFd), Error> {
+        let pid = self.memory.target.load(Ordering::SeqCst);
+        let wake = self.wake_fd().ok_or_else(|| Error::Keeper { pid, problem: "has ended".into() })?;
+        let control = Control::load(&self.memory.control);
+        self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
+        let next = Control { role: Role::Attaching, generation: control.generation + 1 };
+        if control.role != Role::Attaching || !control.change(&self.memory.control, next) {
+            return Err(Error::Busy(pid));
+        }
+        rouse(&wake);
+        Ok((self.memory, wake))
+    }
+
     /// Takes over from the keeper: afterwards this process answers, and the keeper watches it.
     ///
     /// # Errors

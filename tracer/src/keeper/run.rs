@@ -15,7 +15,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,8 +34,8 @@ const WATCH_HOLD: Duration = Duration::from_millis(10);
 const LEASE_LOOKS: u32 = 5;
 /// How long the keeper waits when nobody is to be watched.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long after the supervisor's death a filter that was being installed is looked for.
-const SEARCH: Duration = Duration::from_secs(60);
+/// How often a filter that was being installed is looked for.
+const WATCH_ATTACH: Duration = Duration::from_millis(100);
 
 pub(super) struct Keeper {
     pub target: Process,
@@ -84,23 +84,29 @@ impl Keeper {
     /// The supervisor installs the filter, or dies at it. Afterwards a listener may stand among the target's
     /// descriptors that nobody else knows of.
     fn wait_for_filter(&mut self, control: Control) -> bool {
-        if self.wait(WATCH, false).by_wake {
+        let woken = self.wait(WATCH_ATTACH, false);
+        if woken.target_gone {
+            return false;
+        }
+        if woken.by_wake {
             return true;
         }
+        if self.supervisor.as_ref().is_none_or(|(_, generation)| *generation != control.generation) {
+            self.open_supervisor();
+        }
         let armed = self.memory.armed.load(Ordering::SeqCst) != 0;
-        if !self.supervisor_gone() {
-            // If it hangs with a filter installed, the target must not wait for it.
-            self.idle_looks = if armed { self.idle_looks + 1 } else { 0 };
-            return self.idle_looks < LEASE_LOOKS || !self.find_listener() || self.take_over(control);
+        let gone = self.supervisor_gone();
+        if !armed {
+            self.idle_looks = 0;
+            return !gone; // nothing was begun, or it is proven that it came to nothing
         }
-        let limit = Instant::now() + SEARCH;
-        while armed && Instant::now() < limit && self.target.is_alive() {
-            if self.find_listener() {
-                return self.take_over(control);
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        // A filter may come at any time, even late: a thread may be frozen on its way to it. And if the supervisor
+        // hangs with a filter installed, the target must not wait for it.
+        self.idle_looks += 1;
+        if !gone && self.idle_looks < LEASE_LOOKS {
+            return true;
         }
-        false // nothing was begun, or it came to nothing
+        !self.find_listener() || self.take_over(control)
     }
 
     fn find_listener(&mut self) -> bool {
@@ -173,7 +179,9 @@ impl Keeper {
                 if self.supervisor_gone() {
                     self.supervisor = None;
                 }
-                self.answer_slots();
+                if !woken.by_listener {
+                    self.answer_slots();
+                }
             }
         }
         true

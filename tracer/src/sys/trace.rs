@@ -76,6 +76,25 @@ impl Running {
 }
 
 impl Stopped {
+    /// The seccomp filters that the thread carries, newest first; `None` when they cannot be read (CAP_SYS_ADMIN and a
+    /// kernel with CONFIG_CHECKPOINT_RESTORE are needed).
+    pub fn filters(&self) -> Option<Vec<Vec<libc::sock_filter>>> {
+        const GET_FILTER: libc::c_uint = 0x420c; // PTRACE_SECCOMP_GET_FILTER, 4.4
+        let mut filters = Vec::new();
+        loop {
+            let index = filters.len();
+            let mut program = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; libc::BPF_MAXINSNS as usize];
+            // SAFETY: the kernel writes at most BPF_MAXINSNS instructions, the longest program there may be.
+            let count = unsafe { libc::ptrace(GET_FILTER, self.tid.as_raw(), index, program.as_mut_ptr()) };
+            match usize::try_from(count) {
+                Ok(count) => program.truncate(count),
+                Err(_) if Errno::last() == Errno::ENOENT => return Some(filters),
+                Err(_) => return None,
+            }
+            filters.push(program);
+        }
+    }
+
     /// The thread.
     pub fn tid(&self) -> Pid {
         self.tid
@@ -102,11 +121,20 @@ impl Stopped {
         nix::sys::ptrace::setregs(self.tid, registers)
     }
 
-    /// Lets it run untraced, delivering its signal.
+    /// Lets it run untraced, delivering its signal. A call that our stop alone made return `EINTR` is begun again, as the
+    /// kernel does with others: epoll_wait(2) and its like (signal(7)).
     ///
     /// # Errors
     /// `ESRCH` when it died.
     pub fn detach(self) -> Result<(), Errno> {
+        const RESTART_NO_HAND: i64 = -514; // ERESTARTNOHAND: EINTR all the same if a handler is to run
+        if let Ok(mut registers) = self.registers()
+            && registers.orig_rax as i64 >= 0
+            && registers.rax as i64 == -i64::from(libc::EINTR)
+        {
+            registers.rax = RESTART_NO_HAND as u64;
+            let _ = self.set_registers(registers);
+        }
         // SAFETY: no memory is passed.
         check(unsafe { libc::ptrace(libc::PTRACE_DETACH, self.tid.as_raw(), 0usize, self.signal as usize) }).map(drop)
     }

@@ -217,11 +217,17 @@ impl<'a> Injector<'a> {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Error::ForeignArchitecture(pid)));
         }
+        // It may have gone to sleep since it was seen running. (A call that our stop found just finished is no sleep.)
+        let resume = payload::resume_point(&registers);
+        if resume.rip != registers.rip && !site::restarts_unseen(registers.orig_rax as i64) {
+            let _ = stopped.detach();
+            return Err(Attempt::Next("it sleeps in a call that a signal is meant to end"));
+        }
         if !may_call(self.process, &stopped, calls) {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Error::OwnFilter(pid)));
         }
-        let code = payload::assemble(calls, store, &payload::resume_point(&registers));
+        let code = payload::assemble(calls, store, &resume);
         assert!(code.len() <= payload::longest(calls, store), "the code outgrew its place");
         if let Err(error) = self.memory.write_all_at(&code, site) {
             let _ = stopped.detach();

@@ -104,15 +104,24 @@ pub fn parse_mapping(line: &str) -> Option<Mapping<'_>> {
 /// be handled, and the call begun again. Nor is one in epoll_wait and its like.
 fn rank(state: ThreadState) -> Option<u8> {
     match state {
-        ThreadState::Sleeping { nr, .. } => match nr {
-            libc::SYS_futex => Some(0),
-            libc::SYS_clock_nanosleep | libc::SYS_nanosleep | libc::SYS_restart_syscall => Some(1),
-            libc::SYS_wait4 | libc::SYS_waitid | libc::SYS_accept | libc::SYS_accept4 => Some(2),
-            _ => None,
-        },
+        ThreadState::Sleeping { nr, .. } => rank_of(nr),
         ThreadState::Running => Some(3),
         ThreadState::Stopped | ThreadState::Gone => None,
     }
+}
+
+fn rank_of(nr: i64) -> Option<u8> {
+    match nr {
+        libc::SYS_futex => Some(0),
+        libc::SYS_clock_nanosleep | libc::SYS_nanosleep | libc::SYS_restart_syscall => Some(1),
+        libc::SYS_wait4 | libc::SYS_waitid | libc::SYS_accept | libc::SYS_accept4 => Some(2),
+        _ => None,
+    }
+}
+
+/// Whether the kernel begins call `nr` again after a stop, and the program cannot tell.
+pub fn restarts_unseen(nr: i64) -> bool {
+    rank_of(nr).is_some()
 }
 
 /// The threads that may run the code, best first.

@@ -100,7 +100,8 @@ fn now_ns() -> u64 {
 impl Load for Writer {
     fn title(&self) -> String {
         format!(
-            "{} threads writing, renaming, truncating; each checks that every call of its does all it asked",
+            "{} threads that do little else than write, rename and truncate, and check that every call does all it\n\
+             was asked. Each such call waits some microseconds for its answer; a server does more between them.",
             self.threads
         )
     }

@@ -264,3 +264,12 @@ fn a_program_under_another_tracer_is_refused() {
     tracer.wait().expect("our child");
     guest.assert_goes_on();
 }
+
+#[test]
+fn a_program_whose_own_filter_forbids_ours_is_refused_and_lives() {
+    let _alone = alone();
+    let mut guest = Guest::start("own_filter", Linked::Dynamically, &[]);
+    let said = refused(&mut guest, "cannot_follow");
+    assert_names(&said, &["seccomp filter of its own"]);
+    guest.assert_goes_on();
+}

@@ -62,12 +62,6 @@ pub fn replace_stdout(file: BorrowedFd<'_>) -> Result<(), Errno> {
     nix::unistd::dup2_stdout(file)
 }
 
-/// Closes every descriptor from `first` on.
-pub fn close_from(first: u32) {
-    // SAFETY: no memory is passed; the callers own none of the descriptors from `first` on.
-    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-}
-
 /// Whether the thread `tid` registered restartable sequences and is inside one now; it must be ptrace-stopped.
 /// A kernel that cannot say (before 5.13) has no answer to rely on, and says `false`.
 pub fn in_restartable_sequence(tid: Pid) -> bool {

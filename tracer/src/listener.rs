@@ -30,7 +30,7 @@ use crate::sys::notify::{self, Notification};
 use crate::unseen::Unseen;
 
 /// How often the receiver shows the keeper that it lives, when nothing comes.
-const BEAT: Duration = Duration::from_millis(10);
+pub const BEAT: Duration = Duration::from_millis(10);
 /// How often the receiver looks whether a call has waited for too long.
 const LOOK: Duration = Duration::from_millis(100);
 /// A call that has waited this long for its answer means that we hang, whatever the reason: the beat stops, and the
@@ -64,6 +64,8 @@ pub trait Sink: Send + Sync + 'static {
     fn wait_until_released(&self);
     /// Nobody will deliver any more: the target ended, or the keeper took over.
     fn lost(&self, cause: crate::Error);
+    /// Called every [`BEAT`] or so, and at each call: time to cut short what takes too long.
+    fn tick(&self) {}
 }
 
 /// What receiver, tickets and grace share.
@@ -198,6 +200,7 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
             sink.lost(crate::Error::Revoked(shared.process.pid()));
             return;
         }
+        sink.tick();
         let mut fds = [PollFd::new(shared.listener.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::from(BEAT.as_millis() as u16));
         let events = fds[0].revents().unwrap_or(PollFlags::empty());

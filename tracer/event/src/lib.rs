@@ -4,6 +4,8 @@
 //! they name, and later reads from the source what really happened. Neither knows more of the other than this.
 #![forbid(unsafe_code)]
 
+pub mod failpoint;
+
 use std::ffi::OsString;
 
 /// Who a file is, whatever it is called: a renamed file keeps its identity, and an inode number that the file

@@ -1,0 +1,150 @@
+//! Fail points: named steps at which a test has this process kill or stop itself.
+//!
+//! A step that matters for safety calls [`hit`] with its name. In a build with debug assertions, the environment variable
+//! [`VARIABLE`] chooses what happens there: `hold.parked:kill`, or `hold.parked:stop:3` for the third time the step is
+//! reached; several are separated by commas. In a release build, and without the variable, nothing ever happens.
+//!
+//! The names are the steps of attach, hand-over, hold, drain and publish, and of the keeper's life; [`NAMES`] lists
+//! them all, so that a test can meet every one.
+
+/// The environment variable that chooses.
+pub const VARIABLE: &str = "HOTBACKUP_FAILPOINT";
+
+/// Every fail point there is, in the order in which a backup comes to them.
+pub const NAMES: &[&str] = &[
+    // Attach, in the supervisor.
+    "attach.locked",
+    "attach.memory-made",
+    "attach.keeper-ready",
+    "attach.page-mapped",
+    "attach.page-written",
+    "attach.armed",
+    "attach.installed",
+    "attach.listener-taken",
+    "attach.supervised",
+    "attach.receiving",
+    // The helper that holds threads by ptrace; each while one is held.
+    "inject.thread-held",
+    "inject.code-written",
+    "inject.redirected",
+    "inject.let-go",
+    "grace.thread-held",
+    // Taking a target over from its keeper.
+    "takeover.claimed",
+    "takeover.watched",
+    // Receiving.
+    "receive.received",
+    "receive.copy-left",
+    "receive.before-answer",
+    "receive.answered",
+    "receive.path",
+    // The hold.
+    "hold.parked",
+    "hold.quiet",
+    "hold.resolved",
+    "hold.fixed",
+    "hold.over",
+    // The drain.
+    "drain.claimed",
+    "drain.read",
+    "drain.saved",
+    "drain.complete",
+    "drain.released",
+    // Publishing.
+    "publish.placed",
+    "publish.described",
+    "publish.synced",
+    "publish.renamed",
+    // Handing the target back.
+    "handover.deaf",
+    "handover.kept",
+    // The keeper.
+    "keeper.started",
+    "keeper.twinned",
+    "keeper.ready",
+    "keeper.watching",
+    "keeper.took-over",
+    "keeper.found-listener",
+    "keeper.slot-answered",
+    "keeper.received",
+    "keeper.answered",
+    "keeper.twin-made",
+    // Its twin.
+    "twin.acting",
+];
+
+/// The step `name` is reached.
+#[inline]
+pub fn hit(name: &'static str) {
+    #[cfg(debug_assertions)]
+    armed::hit(name);
+    #[cfg(not(debug_assertions))]
+    let _ = name;
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::getpid;
+
+    /// What is to happen at one step.
+    #[derive(Debug)]
+    pub(super) struct Armed {
+        pub name: String,
+        pub signal: Signal,
+        /// How many times the step is still to be passed, this time included.
+        left: AtomicU32,
+    }
+
+    static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
+
+    pub(super) fn hit(name: &str) {
+        let armed = ARMED.get_or_init(|| parse(&std::env::var(super::VARIABLE).unwrap_or_default()));
+        for point in armed.iter().filter(|point| point.name == name) {
+            if point.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1) {
+                let _ = kill(getpid(), point.signal);
+            }
+        }
+    }
+
+    /// Reads the variable. What cannot be read panics: a test that misspells it must not pass.
+    pub(super) fn parse(text: &str) -> Vec<Armed> {
+        let read = |part: &str| {
+            let mut fields = part.split(':');
+            let name = fields.next()?.to_owned();
+            let signal = match fields.next()? {
+                "kill" => Signal::SIGKILL,
+                "stop" => Signal::SIGSTOP,
+                _ => return None,
+            };
+            let left = AtomicU32::new(fields.next().map_or(Some(1), |count| count.parse().ok())?);
+            let known = super::NAMES.contains(&&*name) && fields.next().is_none();
+            known.then_some(Armed { name, signal, left })
+        };
+        let parts = text.split(',').filter(|part| !part.is_empty());
+        parts.map(|part| read(part).unwrap_or_else(|| panic!("no such fail point: {part:?}"))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_stands_twice() {
+        let mut names = NAMES.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), NAMES.len());
+    }
+
+    #[test]
+    fn without_the_variable_nothing_happens() {
+        for name in NAMES {
+            hit(name);
+        }
+    }
+}

@@ -146,6 +146,7 @@ impl Cause {
             Error::KernelTooOld { .. } => Self::KernelTooOld,
             Error::NoThread(..) | Error::Injected { .. } => Self::AttachFailed,
             Error::Keeper { .. } => Self::Keeper,
+            Error::Ptracer { .. } => Self::AttachFailed,
             Error::NothingToRescue(_) => Self::NothingToRescue,
             Error::Revoked(_) => Self::Revoked,
             _ => Self::Internal,

@@ -2,14 +2,13 @@
 #![forbid(unsafe_code)]
 use std::process::ExitCode;
 
-use hotbackup_tracer::keeper;
-
 fn main() -> ExitCode {
-    // Before anything else: the keeper shares nothing with the commands, and keeps as little as it can.
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|verb| verb == keeper::SUBCOMMAND) {
-        let rest: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
-        std::process::exit(keeper::start::main(&rest));
+    // Before anything else: keeper and ptracer share nothing with the commands, and keep as little as they can.
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    if let Some(code) = hotbackup_tracer::helper::main(&arguments) {
+        std::process::exit(code);
     }
+    drop(arguments);
     hotbackup::cli::main()
 }

@@ -62,6 +62,20 @@ fn pair(guest: &Guest) -> Vec<Pid> {
     }
 }
 
+/// Kills one, and waits until it is dead: until then it may look alive, and its twin alone cannot yet know better.
+fn kill_one(keeper: Pid) {
+    kill(keeper, Signal::SIGKILL).expect("the keeper lives");
+    let began = Instant::now();
+    let lives = || {
+        let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+    };
+    while lives() {
+        assert!(began.elapsed() < Duration::from_secs(10), "keeper {keeper} does not die");
+        std::thread::yield_now();
+    }
+}
+
 /// Kills both at once: stopped first, neither can start another in place of the other.
 fn kill_all(guest: &Guest) {
     let found = pair(guest);
@@ -102,7 +116,7 @@ fn a_keeper_killed_between_backups_is_replaced() {
     back_up(&mut guest, "first");
     for round in 0..20 {
         // In turn the older and the younger: the one that acts, and its twin.
-        kill(pair(&guest)[round % 2], Signal::SIGKILL).expect("the keeper lives");
+        kill_one(pair(&guest)[round % 2]);
         guest.assert_goes_on();
     }
     assert_eq!(back_up(&mut guest, "next").stop_us(), None, "a keeper was there");
@@ -118,7 +132,7 @@ fn a_keeper_killed_during_a_backup_harms_neither_target_nor_backup() {
         let source = ["--source", path(&guest.dir), "--throttle", "1MiB", "--point", point];
         let mut running = backup::start(guest.pid(), &dest, &source);
         running.wait_for_copying();
-        kill(pair(&guest)[round % 2], Signal::SIGKILL).expect("the keeper lives");
+        kill_one(pair(&guest)[round % 2]);
         let outcome = running.finish();
         outcome.report();
         verify(&dest);

@@ -127,5 +127,5 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
 
 fn tracer_options() -> Result<hotbackup_tracer::Options, Error> {
     let keeper_program = std::env::current_exe().map_err(Error::OwnExecutable)?;
-    Ok(hotbackup_tracer::Options { keeper_program })
+    Ok(hotbackup_tracer::Options { keeper_program, lease: hotbackup_tracer::LEASE })
 }

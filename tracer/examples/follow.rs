@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotbackup_tracer::{Error, Event, Options, Sink, Ticket, Tracer, keeper};
+use hotbackup_tracer::{Error, Event, LEASE, Options, Sink, Ticket, Tracer, helper};
 
 struct Print;
 
@@ -25,12 +25,12 @@ impl Sink for Print {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|first| first == keeper::SUBCOMMAND) {
-        std::process::exit(keeper::start::main(&arguments[1..]));
+    if let Some(code) = helper::main(&arguments) {
+        std::process::exit(code);
     }
     let pid = arguments.first().ok_or("usage: follow PID [SECONDS]")?.parse()?;
     let seconds = arguments.get(1).map_or(Ok(1), |text| text.parse())?;
-    let options = Options { keeper_program: std::env::current_exe()? };
+    let options = Options { keeper_program: std::env::current_exe()?, lease: LEASE };
     let tracer = Tracer::attach(pid, &options, Arc::new(Print))?;
     println!("stopped: {:?}, keeper {}", tracer.stopped(), tracer.keeper_pid());
     let began = std::time::Instant::now();

@@ -80,6 +80,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// the ptracer could not be started, or was killed
+    #[error("the process that traces process {pid} for hotbackup failed ({problem}): try again")]
+    Ptracer {
+        /// The target.
+        pid: i32,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// nobody to rescue
     #[error("process {0} has no hotbackup listener: nothing waits there")]
     NothingToRescue(i32),

@@ -25,7 +25,7 @@ use crate::calls::{Decode, Row, TABLE};
 use crate::inflight::{InFlight, State};
 use crate::keeper::state::Control;
 use crate::process::Process;
-use crate::sys::mapping::{Mapping, SLOTS};
+use crate::sys::mapping::{Mapping, SLOTS, SUPERVISOR_SLOTS};
 use crate::sys::notify::{self, Notification};
 use crate::unseen::Unseen;
 
@@ -91,9 +91,8 @@ pub(crate) struct Answering {
 
 impl Answering {
     pub fn new(process: Process, memory: Mapping, listener: OwnedFd, generation: Control) -> Self {
-        // The last slot is the keeper's.
         let free = ArrayQueue::new(SLOTS);
-        for slot in 0..SLOTS - 1 {
+        for slot in 0..SUPERVISOR_SLOTS {
             let _ = free.push(slot);
         }
         let unseen = (memory.eight_bytes_unseen.load(Ordering::SeqCst) != 0).then(Mutex::default);

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::keeper::state::{Control, Role};
 use crate::keeper::{find, spawn};
 use crate::process::Process;
-use crate::session::Options;
+use crate::session::{self, Options};
 
 /// What a rescue did.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,8 @@ pub struct Rescued {
 /// answers what is recorded in the memory that the target holds as well.
 ///
 /// # Errors
-/// [`Error::NothingToRescue`] when the target has no listener.
+/// [`Error::NothingToRescue`] when the target has no listener; [`Error::Busy`] while a supervisor is at work, which sees
+/// to the keepers itself.
 pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     let process = Process::open(pid)?;
     let found = |keeper: &find::Found, was_kept| Rescued {
@@ -34,7 +35,11 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     if let Some(keeper) = find::find(&process)? {
         return Ok(found(&keeper, true));
     }
-    revive(&process, options)?;
+    let _lock = session::lock(&process)?;
+    // Somebody may have been quicker.
+    if find::find(&process)?.is_none() {
+        revive(&process, options)?;
+    }
     let keeper = find::find(&process)?.ok_or(Error::Keeper { pid, problem: "ended at once".into() })?;
     Ok(found(&keeper, false))
 }
@@ -58,6 +63,6 @@ pub(crate) fn revive(process: &Process, options: &Options) -> Result<(), Error> 
     memory.armed.store(1, Ordering::SeqCst);
     let generation = Control::load(&memory.control).generation + 1;
     Control { role: Role::Kept, generation }.store(&memory.control);
-    spawn::spawn(process, &options.keeper_program, memory)?;
+    spawn::spawn(process, &options.keeper_program, &memory)?;
     Ok(())
 }

@@ -1,45 +1,53 @@
 //! A target that is followed: from attach, or from taking over its keeper, to handing it back.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hotbackup_event::Effect;
+use hotbackup_event::{Effect, failpoint};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use crate::attach::{self, preflight};
+use crate::attach::{self, NotInstalled, preflight};
 use crate::calls::hazard::SHARED_MAPPING;
 use crate::error::Error;
 use crate::keeper::find::{self, TakenOver};
 use crate::keeper::spawn;
-use crate::keeper::state::{Control, Role};
+use crate::keeper::state::{ARMED, Control, Role, UNARMED};
 use crate::listener::{Answering, Event, Receivers, Sink};
 use crate::process::Process;
+use crate::ptracer::client::Ptracer;
 use crate::sys::mapping::Mapping;
 use crate::sys::{notify, pidfd};
 use crate::unseen::{Look, Unseen};
+use crate::warden::{Wake, Warden};
 use crate::{calls, filter, grace, rescue};
 
 /// How long a call of the target's own is waited for, where none can be made for the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long a supervisor may make no progress until the keeper takes over, unless said otherwise.
+pub const LEASE: Duration = Duration::from_secs(1);
+
 /// How to attach.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The program to start a keeper with: hotbackup itself.
+    /// The program to start keeper and ptracer with: hotbackup itself.
     pub keeper_program: PathBuf,
+    /// How long this supervisor may make no progress until the keeper takes over; while a hold is on it is 50 ms.
+    pub lease: Duration,
 }
 
 /// A target that is followed. Dropping it hands the target to its keeper.
 pub struct Tracer {
     shared: Arc<Answering>,
     receivers: Receivers,
-    /// Wakes the keeper.
-    wake: OwnedFd,
+    wake: Arc<Wake>,
+    warden: Option<Warden>,
+    ptracer: Mutex<Ptracer>,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
     _lock: Flock<File>,
@@ -51,6 +59,7 @@ struct Attached {
     listener: OwnedFd,
     generation: u32,
     wake: OwnedFd,
+    ptracer: Ptracer,
     stopped: Option<Duration>,
 }
 
@@ -65,6 +74,7 @@ impl Tracer {
         let process = Process::open(pid)?;
         preflight::check(&process)?;
         let lock = lock(&process)?;
+        failpoint::hit("attach.locked");
         let mut keeper = find::find(&process)?;
         if keeper.is_none() && find::target_listener(&process).is_some() {
             if find::target_memory(&process).is_none() {
@@ -74,32 +84,61 @@ impl Tracer {
             rescue::revive(&process, options)?;
             keeper = find::find(&process)?;
         }
+        let ptracer = |memory: &Mapping| Ptracer::start(&process, options.keeper_program.clone(), memory);
         let attached = match keeper {
-            Some(keeper) if keeper.is_orphaned() => install_with(&process, keeper.adopt()?)?,
-            Some(keeper) => {
-                let TakenOver { memory, listener, generation, wake } = keeper.take_over(&process)?;
-                Attached { memory, listener, generation, wake, stopped: None }
+            Some(keeper) if keeper.is_orphaned() => {
+                let (memory, wake) = keeper.adopt(&process)?;
+                let ptracer = ptracer(&memory)?;
+                install_with(&process, memory, wake, ptracer)?
             }
-            None => install(&process, options)?,
+            Some(keeper) => {
+                // Before calls begin to wait for us.
+                let ptracer = ptracer(&keeper.memory)?;
+                let TakenOver { memory, listener, generation, wake } = keeper.take_over(&process)?;
+                Attached { memory, listener, generation, wake, ptracer, stopped: None }
+            }
+            None => {
+                let memory = spawn::new_memory(&process)?;
+                failpoint::hit("attach.memory-made");
+                let keeper = spawn::spawn(&process, &options.keeper_program, &memory)?;
+                let wake = pidfd::open(keeper).ok().and_then(|keeper| find::wake_fd(&keeper));
+                let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
+                failpoint::hit("attach.keeper-ready");
+                let ptracer = ptracer(&memory)?;
+                install_with(&process, memory, wake, ptracer)?
+            }
         };
-        Self::start(process, attached, lock, sink)
+        spawn::set_lease(&attached.memory, options.lease);
+        Self::start(process, attached, lock, sink, options)
     }
 
-    fn start(process: Process, attached: Attached, lock: Flock<File>, sink: Arc<dyn Sink>) -> Result<Self, Error> {
+    fn start(
+        process: Process,
+        attached: Attached,
+        lock: Flock<File>,
+        sink: Arc<dyn Sink>,
+        options: &Options,
+    ) -> Result<Self, Error> {
         let pid = process.pid();
-        let Attached { memory, listener, generation, wake, stopped } = attached;
-        let generation = Control { role: Role::Supervised, generation };
-        let shared = Arc::new(Answering::new(process, memory, listener, generation));
-        let receivers = Receivers::start(&shared, sink.clone()).map_err(|error| Error::Os {
+        let threads = |error: std::io::Error| Error::Os {
             pid,
             operation: "starting threads",
             errno: crate::error::errno(&error),
-        })?;
+        };
+        let Attached { memory, listener, generation, wake, ptracer, stopped } = attached;
+        memory.supervisor_listener.store(listener.as_raw_fd(), Ordering::SeqCst);
+        let generation = Control { role: Role::Supervised, generation };
+        let shared = Arc::new(Answering::new(process, memory, listener, generation));
+        let receivers = Receivers::start(&shared, sink.clone()).map_err(threads)?;
+        failpoint::hit("attach.receiving");
         // Whatever a thread is doing now may have begun unseen: before the filter, or answered by the keeper.
         for tid in shared.process.threads() {
             shared.inflight.begin_unseen(tid);
         }
-        let tracer = Self { shared, receivers, wake, stopped, _lock: lock };
+        let wake = Wake::new(wake);
+        let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
+        let ptracer = Mutex::new(ptracer);
+        let tracer = Self { shared, receivers, wake, warden: Some(warden), ptracer, stopped, _lock: lock };
         tracer.find_blind_spots(&*sink);
         Ok(tracer)
     }
@@ -130,7 +169,7 @@ impl Tracer {
     /// # Errors
     /// Says which thread has been in which call for how long.
     pub fn grace(&self) -> Result<(), String> {
-        grace::wait(&self.shared.process, &self.shared.inflight)
+        grace::wait(&self.shared.process, &self.shared.inflight, &self.ptracer)
     }
 
     /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look.
@@ -145,7 +184,7 @@ impl Tracer {
     pub fn set_holding(&self, holding: bool) {
         self.shared.memory.holding.store(u32::from(holding), Ordering::SeqCst);
         if holding {
-            find::rouse(&self.wake);
+            self.wake.rouse();
         }
     }
 
@@ -186,7 +225,8 @@ impl Tracer {
     pub fn probe(&self) -> Result<bool, Error> {
         self.shared.probed.store(false, Ordering::SeqCst);
         let received = self.received();
-        match attach::probe(&self.shared.process, || self.shared.probed.load(Ordering::SeqCst)) {
+        let mut ptracer = self.ptracer.lock().unwrap_or_else(PoisonError::into_inner);
+        match attach::probe(&self.shared.process, &mut ptracer, || self.shared.probed.load(Ordering::SeqCst)) {
             // No thread can make the call just now, or no room is left for code: then any call of its own will do.
             Err(Error::NoThread(..) | Error::OwnFilter(_)) => {
                 let limit = std::time::Instant::now() + PROBE_LIMIT;
@@ -212,11 +252,14 @@ impl Drop for Tracer {
     /// Hands the target to its keeper: first nothing more is received, then the keeper answers. In between a call
     /// waits for some microseconds.
     fn drop(&mut self) {
+        drop(self.warden.take());
         self.shared.stop.store(true, Ordering::SeqCst);
         self.receivers.join();
+        failpoint::hit("handover.deaf");
         let control = self.shared.generation;
         control.change(&self.shared.memory.control, control.with(Role::Kept));
-        find::rouse(&self.wake);
+        failpoint::hit("handover.kept");
+        self.wake.rouse();
     }
 }
 
@@ -225,30 +268,40 @@ const IO_URING: &str = "anon_inode:[io_uring]";
 /// What /proc shows for an eventfd.
 const EVENTFD: &str = "anon_inode:[eventfd]";
 
-/// Installs the filter, with a keeper in place before.
-fn install(process: &Process, options: &Options) -> Result<Attached, Error> {
-    let pid = process.pid();
-    let keeper = spawn::spawn(process, &options.keeper_program, spawn::new_memory(process)?)?;
-    let wake = pidfd::open(keeper.pid).ok().and_then(|keeper| find::wake_fd(&keeper));
-    let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
-    install_with(process, (keeper.memory, wake))
-}
-
-/// Installs the filter with this keeper in place.
-fn install_with(process: &Process, (memory, wake): (Mapping, OwnedFd)) -> Result<Attached, Error> {
+/// Installs the filter, with a keeper in place.
+fn install_with(process: &Process, memory: Mapping, wake: OwnedFd, mut ptracer: Ptracer) -> Result<Attached, Error> {
     let pid = process.pid();
     let eight_bytes_unseen = process.descriptors().iter().any(|(_, link)| link == EVENTFD);
     memory.eight_bytes_unseen.store(u32::from(eight_bytes_unseen), Ordering::SeqCst);
     let program = filter::compile(eight_bytes_unseen)
         .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
     let no_new_privs = preflight::needs_no_new_privs(process);
-    let installed = attach::install(process, &program, no_new_privs, || memory.armed.store(1, Ordering::SeqCst))?;
-    let number = listener_number(pid, installed.result).inspect_err(|_| {
-        // Proven: there is no filter, and nothing for a keeper to wait for.
-        memory.armed.store(0, Ordering::SeqCst);
+    // Proven: there is no filter, and nothing for a keeper to wait for.
+    let unarm = || {
+        let _ = memory.armed.compare_exchange(ARMED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
+    };
+    let installed = attach::install(process, &mut ptracer, &program, no_new_privs).map_err(|not| {
+        let NotInstalled { error, in_doubt } = not;
+        if !in_doubt {
+            unarm();
+        }
+        error
     })?;
+    failpoint::hit("attach.installed");
+    let number = match listener_number(pid, installed.result) {
+        Ok(number) => number,
+        // Of two attempts, one may have been told that the other was quicker.
+        Err(error) => match find::target_listener(process) {
+            Some((_, number)) => number,
+            None => {
+                unarm();
+                return Err(error);
+            }
+        },
+    };
     memory.target_listener.store(number, Ordering::SeqCst);
     let listener = pidfd::get_fd(process.pidfd(), number).map_err(Error::os(pid, "taking the listener from"))?;
+    failpoint::hit("attach.listener-taken");
     if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
         tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");
     }
@@ -256,8 +309,10 @@ fn install_with(process: &Process, (memory, wake): (Mapping, OwnedFd)) -> Result
     if !control.change(&memory.control, control.with(Role::Supervised)) {
         return Err(Error::Revoked(pid));
     }
+    failpoint::hit("attach.supervised");
     find::rouse(&wake);
-    Ok(Attached { memory, listener, generation: control.generation, wake, stopped: Some(installed.stopped) })
+    let (generation, stopped) = (control.generation, Some(installed.stopped));
+    Ok(Attached { memory, listener, generation, wake, ptracer, stopped })
 }
 
 /// What seccomp's result means.
@@ -274,7 +329,7 @@ fn listener_number(pid: i32, result: i64) -> Result<i32, Error> {
 }
 
 /// One supervisor a target: a lock on its directory in /proc, which ends with us.
-fn lock(process: &Process) -> Result<Flock<File>, Error> {
+pub(crate) fn lock(process: &Process) -> Result<Flock<File>, Error> {
     let pid = process.pid();
     let dir = process.open_file(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(Error::os(pid, "locking"))?;
     Flock::lock(File::from(dir), FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {

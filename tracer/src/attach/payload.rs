@@ -16,10 +16,12 @@
 //!
 //! No instruction touches the flags: `mov`, `syscall` (which restores them) and `jmp` alone.
 
+use serde::{Deserialize, Serialize};
+
 use crate::sys::trace::Registers;
 
 /// A system call to inject, with its arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Call {
     /// Its number.
     pub nr: i64,

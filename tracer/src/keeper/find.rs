@@ -7,9 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hotbackup_event::failpoint;
+
 use super::state::{Control, Role};
-use super::{MEMORY_FD, NAME, SUBCOMMAND, WAKE_FD};
+use super::{KIND, MEMORY_FD, WAKE_FD};
 use crate::error::Error;
+use crate::helper;
 use crate::process::Process;
 use crate::sys::mapping::{MAGIC, MEMORY_NAME, Mapping};
 use crate::sys::pidfd;
@@ -18,6 +21,8 @@ use crate::sys::pidfd;
 const LISTENER: &[u8] = b"anon_inode:seccomp notify";
 /// How long a keeper may take to look at a new supervisor.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
+/// How long the ptracer of a dead supervisor may take to end.
+const PTRACER_LIMIT: Duration = Duration::from_secs(1);
 
 /// A copy of the listener among the target's own descriptors, with its number there.
 pub fn target_listener(target: &Process) -> Option<(OwnedFd, RawFd)> {
@@ -46,12 +51,12 @@ pub struct Found {
 /// [`Error::Keeper`] when there is one of another version.
 pub fn find(target: &Process) -> Result<Option<Found>, Error> {
     for pid in crate::process::list_numbers(target.proc(), ".") {
-        if !is_keeper_of(pid, target) {
+        if !helper::is(pid, KIND, target) {
             continue;
         }
         let Ok(keeper) = pidfd::open(pid) else { continue };
         // Its number may have been reused between the look and the open.
-        if !is_keeper_of(pid, target) {
+        if !helper::is(pid, KIND, target) {
             continue;
         }
         let wrong = |problem: &str| Error::Keeper { pid: target.pid(), problem: problem.into() };
@@ -66,23 +71,6 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
     Ok(None)
 }
 
-/// By name, arguments and owner: only ours or root's are trusted.
-fn is_keeper_of(pid: i32, target: &Process) -> bool {
-    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    if read("comm").trim_ascii_end() != NAME.to_bytes() {
-        return false;
-    }
-    let arguments = read("cmdline");
-    let words: Vec<&[u8]> = arguments.split(|&byte| byte == 0).collect();
-    let (wanted, start) = (target.pid().to_string(), target.start().to_string());
-    if words.get(1..4) != Some(&[SUBCOMMAND.as_bytes(), wanted.as_bytes(), start.as_bytes()]) {
-        return false;
-    }
-    use std::os::unix::fs::MetadataExt;
-    let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
-    owner.is_ok_and(|owner| owner == 0 || owner == nix::unistd::geteuid().as_raw())
-}
-
 impl Found {
     /// Whether its supervisor died while it attached: then the keeper waits for a filter that may never come.
     pub fn is_orphaned(&self) -> bool {
@@ -93,8 +81,10 @@ impl Found {
     ///
     /// # Errors
     /// [`Error::Busy`] when somebody was quicker, or the keeper has found the filter after all.
-    pub fn adopt(self) -> Result<(Mapping, OwnedFd), Error> {
-        let pid = self.memory.target.load(Ordering::SeqCst);
+    pub fn adopt(self, target: &Process) -> Result<(Mapping, OwnedFd), Error> {
+        let pid = target.pid();
+        // It goes on with what the dead supervisor asked for, and ends at once.
+        end_ptracer(&self.memory, target, PTRACER_LIMIT);
         let wake = self.wake_fd().ok_or_else(|| Error::Keeper { pid, problem: "has ended".into() })?;
         let control = Control::load(&self.memory.control);
         self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
@@ -127,6 +117,7 @@ impl Found {
         if !control.change(&self.memory.control, Control { role: Role::Supervised, generation }) {
             return Err(Error::Busy(pid));
         }
+        failpoint::hit("takeover.claimed");
         rouse(&wake);
         let limit = Instant::now() + HANDOVER_LIMIT;
         while self.memory.watched.load(Ordering::SeqCst) != generation {
@@ -139,6 +130,7 @@ impl Found {
             }
             std::thread::sleep(Duration::from_micros(100));
         }
+        failpoint::hit("takeover.watched");
         Ok(TakenOver { memory: self.memory, listener, generation, wake })
     }
 
@@ -158,6 +150,16 @@ impl Found {
 
     fn wake_fd(&self) -> Option<OwnedFd> {
         wake_fd(&self.pidfd)
+    }
+}
+
+/// Waits for the ptracer of a supervisor that has died to end, and ends it when it does not: what it holds goes on.
+fn end_ptracer(memory: &Mapping, target: &Process, limit: Duration) {
+    let pid = memory.ptracer.load(Ordering::SeqCst);
+    let Ok(ptracer) = pidfd::open(pid) else { return };
+    if helper::is(pid, crate::ptracer::KIND, target) && !super::run::ends_within(ptracer.as_fd(), limit) {
+        let _ = pidfd::kill(ptracer.as_fd());
+        super::run::ends_within(ptracer.as_fd(), limit);
     }
 }
 

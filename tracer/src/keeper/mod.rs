@@ -12,10 +12,10 @@ pub mod start;
 pub mod state;
 mod twin;
 
-/// What `ps` shows (15 bytes at most).
-pub const NAME: &std::ffi::CStr = c"hotbackup-keep";
-/// The hidden subcommand that the executable is called with.
-pub const SUBCOMMAND: &str = "keeper";
+use crate::helper::Kind;
+
+/// What it is called.
+pub const KIND: Kind = Kind { name: c"hotbackup-keep", subcommand: "keeper" };
 /// Descriptor of the keeper with the shared memory.
 pub(crate) const MEMORY_FD: i32 = 0;
 /// Descriptor of the keeper with the eventfd that wakes it.

@@ -12,30 +12,36 @@
 //!
 //! Keepers come in pairs: one acts, its twin ([`super::twin`]) waits for its end, and acts in its place. All that the
 //! twin needs to know stands in the shared memory.
+//!
+//! The keeper also guards the ptracer ([`crate::ptracer`]): one that holds a thread and makes no progress is killed, and
+//! the thread goes on.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
-use super::state::{Control, Role};
-use super::twin::Twin;
+use super::state::{CLOSED, Control, Role, UNARMED};
+use super::twin::{Pulse, Twin};
+use crate::helper;
 use crate::process::Process;
 use crate::sys::mapping::{Mapping, SLOTS};
 use crate::sys::{notify, pidfd, process as low};
 
-/// How often a supervisor's progress is looked at, and while a hold is on.
-const WATCH: Duration = Duration::from_millis(200);
-const WATCH_HOLD: Duration = Duration::from_millis(10);
-/// Looks without progress after which the supervisor counts as hung: a second; 50 ms while a hold is on.
-const LEASE_LOOKS: u32 = 5;
-/// How long the keeper waits when nobody is to be watched.
-const IDLE: Duration = Duration::from_secs(10);
+/// How often keeper and twin look at one another.
+pub(super) const LOOK: Duration = Duration::from_millis(200);
+/// Looks without progress after which somebody counts as hung: a keeper or twin after a second, a supervisor after its
+/// lease, which is divided by this.
+pub(super) const LOOKS: u32 = 5;
 /// How often a filter that was being installed is looked for.
 const WATCH_ATTACH: Duration = Duration::from_millis(100);
+/// How often the ptracer is looked at while it holds a thread, and after how many looks without progress it is killed.
+const WATCH_PTRACER: Duration = Duration::from_millis(10);
+const PTRACER_LOOKS: u32 = 5;
 
 pub(super) struct Keeper {
     pub target: Process,
@@ -44,9 +50,16 @@ pub(super) struct Keeper {
     pub listener: Option<OwnedFd>,
     /// The supervisor that is watched, with its generation.
     pub supervisor: Option<(OwnedFd, u32)>,
-    pub twin: Twin,
-    /// Looks without progress.
-    pub idle_looks: u32,
+    twin: Twin,
+    /// Looks without progress of the supervisor.
+    idle_looks: u32,
+    /// The slot for calls that the keeper receives itself. A twin uses another than the keeper it follows, in case that
+    /// one is slow to die.
+    own_slot: usize,
+    /// It took another keeper's place: that one may have received a call and not answered it.
+    inherited: bool,
+    ptracer: Pulse,
+    twin_looked_at: Instant,
 }
 
 /// What poll(2) found.
@@ -58,6 +71,22 @@ struct Woken {
 }
 
 impl Keeper {
+    pub fn new(target: Process, memory: Mapping, wake: EventFd) -> Self {
+        Self {
+            target,
+            memory,
+            wake,
+            listener: None,
+            supervisor: None,
+            twin: Twin::default(),
+            idle_looks: 0,
+            own_slot: SLOTS - 1,
+            inherited: false,
+            ptracer: Pulse::default(),
+            twin_looked_at: Instant::now(),
+        }
+    }
+
     /// Acts until the target ends.
     pub fn run(&mut self) {
         self.memory.keeper.store(std::process::id() as i32, Ordering::SeqCst);
@@ -94,16 +123,18 @@ impl Keeper {
         if self.supervisor.as_ref().is_none_or(|(_, generation)| *generation != control.generation) {
             self.open_supervisor();
         }
-        let armed = self.memory.armed.load(Ordering::SeqCst) != 0;
         let gone = self.supervisor_gone();
-        if !armed {
+        if self.memory.armed.load(Ordering::SeqCst) == UNARMED {
+            // Nothing was begun, or it is proven that it came to nothing. And nothing must begin once we are gone.
             self.idle_looks = 0;
-            return !gone; // nothing was begun, or it is proven that it came to nothing
+            let closed =
+                gone && self.memory.armed.compare_exchange(UNARMED, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            return !closed;
         }
         // A filter may come at any time, even late: a thread may be frozen on its way to it. And if the supervisor
         // hangs with a filter installed, the target must not wait for it.
         self.idle_looks += 1;
-        if !gone && self.idle_looks < LEASE_LOOKS {
+        if !gone && self.idle_looks < LOOKS {
             return true;
         }
         !self.find_listener() || self.take_over(control)
@@ -111,6 +142,9 @@ impl Keeper {
 
     fn find_listener(&mut self) -> bool {
         self.listener = super::find::target_listener(&self.target).map(|(fd, _)| fd);
+        if self.listener.is_some() {
+            failpoint::hit("keeper.found-listener");
+        }
         self.listener.is_some()
     }
 
@@ -126,11 +160,11 @@ impl Keeper {
             }
         }
         self.memory.watched.store(control.generation, Ordering::SeqCst);
+        failpoint::hit("keeper.watching");
         let mut beat = self.memory.beat.load(Ordering::SeqCst);
         self.idle_looks = 0;
         while Control::load(&self.memory.control) == control {
-            let holding = self.memory.holding.load(Ordering::SeqCst) != 0;
-            let woken = self.wait(if holding { WATCH_HOLD } else { WATCH }, false);
+            let woken = self.wait(self.supervisor_look(), false);
             if woken.target_gone {
                 return false;
             }
@@ -142,7 +176,7 @@ impl Keeper {
                 (beat, self.idle_looks) = (now, 0);
             } else if !woken.by_wake {
                 self.idle_looks += 1;
-                if self.idle_looks >= LEASE_LOOKS {
+                if self.idle_looks >= LOOKS {
                     return self.take_over(control);
                 }
             }
@@ -150,8 +184,17 @@ impl Keeper {
         true
     }
 
+    /// How often the supervisor is looked at.
+    fn supervisor_look(&self) -> Duration {
+        let holding = self.memory.holding.load(Ordering::SeqCst) != 0;
+        let lease = if holding { &self.memory.hold_lease_ms } else { &self.memory.lease_ms };
+        Duration::from_millis(u64::from((lease.load(Ordering::SeqCst) / LOOKS).max(1)))
+    }
+
     fn take_over(&mut self, control: Control) -> bool {
-        control.change(&self.memory.control, control.with(Role::Kept));
+        if control.change(&self.memory.control, control.with(Role::Kept)) {
+            failpoint::hit("keeper.took-over");
+        }
         true
     }
 
@@ -162,13 +205,15 @@ impl Keeper {
             self.fetch_listener();
         }
         if self.listener.is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-            return self.target.is_alive();
+            return !self.wait(Duration::from_millis(1), false).target_gone;
         }
         self.answer_slots();
         while Control::load(&self.memory.control) == control {
             let revoked_lives = self.supervisor.is_some();
-            let woken = self.wait(if revoked_lives { WATCH } else { IDLE }, true);
+            let woken = self.wait(LOOK, true);
+            if std::mem::take(&mut self.inherited) {
+                self.answer_slots();
+            }
             if woken.by_listener {
                 self.receive_and_answer();
             }
@@ -193,16 +238,18 @@ impl Keeper {
             let id = self.memory.slot_id(slot);
             if id != 0 {
                 self.let_go(id);
+                failpoint::hit("keeper.slot-answered");
                 self.memory.clear_slot(slot);
             }
         }
     }
 
     fn receive_and_answer(&self) {
-        // The last slot is the keeper's own: supervisors do not use it.
-        let slot = SLOTS - 1;
+        let slot = self.own_slot;
         if notify::receive(self.listener(), self.memory.slot_ptr(slot)).is_ok() {
+            failpoint::hit("keeper.received");
             self.let_go(self.memory.slot_id(slot));
+            failpoint::hit("keeper.answered");
             self.memory.clear_slot(slot);
         }
     }
@@ -217,17 +264,24 @@ impl Keeper {
         self.listener.as_ref().map_or(self.wake.as_fd(), |listener| listener.as_fd())
     }
 
-    /// Takes a copy of the listener from the target, which keeps one open for good.
+    /// Takes a copy of the listener from the target, which keeps one open for good, or else from the supervisor.
     fn fetch_listener(&mut self) {
         let number = self.memory.target_listener.load(Ordering::SeqCst);
         let direct = (number >= 0).then(|| super::find::listener_at(&self.target, number)).flatten();
-        self.listener = direct.or_else(|| super::find::target_listener(&self.target).map(|(fd, _)| fd));
+        let found = direct.or_else(|| super::find::target_listener(&self.target).map(|(fd, _)| fd));
+        self.listener = found.or_else(|| {
+            let number = self.memory.supervisor_listener.load(Ordering::SeqCst);
+            let (supervisor, _) = self.supervisor.as_ref().filter(|_| number >= 0)?;
+            pidfd::get_fd(supervisor.as_fd(), number).ok()
+        });
         let number = self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         self.memory.keeper_listener.store(number, Ordering::SeqCst);
     }
 
     /// Waits for anything to happen, and sees to the twin. Of the listener only the end is waited for unless `calls`.
     fn wait(&mut self, limit: Duration, calls: bool) -> Woken {
+        self.memory.keeper_beat.fetch_add(1, Ordering::SeqCst);
+        let limit = self.guard_ptracer().map_or(limit, |sooner| limit.min(sooner));
         let on_listener = if calls { PollFlags::POLLIN } else { PollFlags::empty() };
         let supervisor = self.supervisor.as_ref().map_or(self.wake.as_fd(), |(fd, _)| fd.as_fd());
         let mut fds = [
@@ -251,14 +305,39 @@ impl Keeper {
         }
         if !self.twin.is_there() || by_twin.contains(PollFlags::POLLIN) {
             self.renew_twin();
+        } else if self.twin_looked_at.elapsed() >= LOOK {
+            self.twin_looked_at = Instant::now();
+            self.twin.look(&self.memory);
         }
         woken
     }
 
+    /// Looks at the ptracer while it holds a thread, and ends it when it hangs. Returns when to look again.
+    fn guard_ptracer(&mut self) -> Option<Duration> {
+        let traced = self.memory.traced.load(Ordering::SeqCst);
+        if !crate::ptracer::is_held(traced) {
+            self.ptracer.reset();
+            return None;
+        }
+        if self.ptracer.look(&self.memory.traced) >= PTRACER_LOOKS {
+            let pid = self.memory.ptracer.load(Ordering::SeqCst);
+            if let Ok(ptracer) = pidfd::open(pid)
+                && helper::is(pid, crate::ptracer::KIND, &self.target)
+            {
+                let _ = pidfd::kill(ptracer.as_fd());
+            }
+            // If it was killed in this very moment, it holds nothing any more.
+            let _ = self.memory.traced.compare_exchange(traced, traced + 1, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        Some(WATCH_PTRACER)
+    }
+
     /// Starts a twin where there is none. The twin comes back from here when it is to act, in the place of this one.
     pub fn renew_twin(&mut self) {
-        if self.twin.renew() {
+        if self.twin.renew(&self.memory) {
+            self.own_slot = if self.own_slot == SLOTS - 1 { SLOTS - 2 } else { SLOTS - 1 };
             // This is the twin, and the one it watched has ended.
+            self.inherited = true;
             self.memory.keeper.store(std::process::id() as i32, Ordering::SeqCst);
             self.open_supervisor();
             if Control::load(&self.memory.control).role != Role::Attaching {
@@ -281,7 +360,16 @@ impl Keeper {
 }
 
 /// Whether a pidfd's process has ended.
-pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    wait_for_end(fd, PollTimeout::ZERO)
+}
+
+/// Whether a pidfd's process ends within the time.
+pub(super) fn ends_within(fd: BorrowedFd<'_>, limit: Duration) -> bool {
+    wait_for_end(fd, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX))
+}
+
+pub(super) fn wait_for_end(fd: BorrowedFd<'_>, limit: PollTimeout) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+    matches!(poll(&mut fds, limit), Ok(n) if n > 0)
 }

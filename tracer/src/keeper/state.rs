@@ -9,6 +9,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// There is no filter, and none is on its way.
+pub const UNARMED: u32 = 0;
+/// The injection may have begun: a filter may exist, or come at any time.
+pub const ARMED: u32 = 1;
+/// The keeper ended before the injection began: it must not begin.
+pub const CLOSED: u32 = 2;
+
 /// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

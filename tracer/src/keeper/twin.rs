@@ -1,28 +1,58 @@
 //! The keeper's twin: a copy of it that waits for its end, and then acts in its place.
 //!
 //! Made by fork(2): it has everything it needs open and mapped from the start, and runs no program. When the twin ends,
-//! the keeper makes a new one; when the keeper ends, the twin makes one of its own. Only when both are killed in one
-//! instant do calls wait, until `hotbackup rescue`.
+//! the keeper makes a new one; when the keeper ends, the twin makes one of its own. Each also watches the other's
+//! progress: one that hangs (SIGSTOP, no processor) for a second is killed by the other, so that there are never two that
+//! act. Only when both are killed or stopped in one instant do calls wait, until `hotbackup rescue`, or the supervisor if
+//! there is one, starts another pair.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use hotbackup_event::failpoint;
+use nix::poll::PollTimeout;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use super::run::{LOOK, LOOKS, wait_for_end};
+use crate::sys::mapping::Mapping;
 use crate::sys::pidfd;
 use crate::sys::process::{Forked, fork_single_threaded};
 
 /// A twin that cannot be made is tried again after this long.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Watches a count that must go on: the progress of somebody else.
+#[derive(Default)]
+pub(super) struct Pulse {
+    seen: u64,
+    /// Looks, one after the other, that found it where it was.
+    still: u32,
+}
+
+impl Pulse {
+    /// Looks; says how many times in a row there was no progress.
+    pub fn look(&mut self, count: &AtomicU64) -> u32 {
+        let now = count.load(Ordering::SeqCst);
+        self.still = if now == self.seen { self.still + 1 } else { 0 };
+        self.seen = now;
+        self.still
+    }
+
+    /// Somebody else is looked at from here on.
+    pub fn reset(&mut self) {
+        self.still = 0;
+    }
+}
+
 /// The twin of the process that acts.
 #[derive(Default)]
 pub(super) struct Twin {
     running: Option<(i32, OwnedFd)>,
     failed_at: Option<Instant>,
+    pulse: Pulse,
 }
 
 impl Twin {
@@ -36,16 +66,28 @@ impl Twin {
         self.running.is_some() || self.failed_at.is_some_and(|at| at.elapsed() < PAUSE)
     }
 
+    /// Looks at its progress, each [`LOOK`]; a twin that hangs is ended.
+    pub fn look(&mut self, memory: &Mapping) {
+        if self.pulse.look(&memory.twin_beat) >= LOOKS
+            && let Some(pidfd) = self.pidfd()
+        {
+            let _ = pidfd::kill(pidfd);
+            self.pulse.reset();
+        }
+    }
+
     /// Makes a twin. Returns `false` in the process that called; in the twin it returns `true`, once that process has
     /// ended.
-    pub fn renew(&mut self) -> bool {
+    pub fn renew(&mut self, memory: &Mapping) -> bool {
         self.reap();
+        self.pulse.reset();
         let Ok(parent) = pidfd::open(std::process::id() as i32) else { return false };
         match fork_single_threaded() {
             Ok(Forked::Parent(child)) => {
                 // It cannot have been reaped: we have not waited for it.
                 self.running = pidfd::open(child).ok().map(|pidfd| (child, pidfd));
                 self.failed_at = None;
+                failpoint::hit("keeper.twin-made");
                 false
             }
             Ok(Forked::Child) => {
@@ -54,10 +96,8 @@ impl Twin {
                 let _ = nix::unistd::setsid();
                 // Locks are not inherited (mlockall(2)).
                 let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
-                while !super::run::readable(parent.as_fd()) {
-                    let mut fds = [PollFd::new(parent.as_fd(), PollFlags::POLLIN)];
-                    let _ = poll(&mut fds, PollTimeout::NONE);
-                }
+                outlive(parent.as_fd(), memory);
+                failpoint::hit("twin.acting");
                 true
             }
             Err(_) => {
@@ -69,8 +109,8 @@ impl Twin {
 
     /// The work is over: so is the twin's.
     pub fn end(&mut self) {
-        if let Some((child, _)) = &self.running {
-            let _ = nix::sys::signal::kill(Pid::from_raw(*child), nix::sys::signal::Signal::SIGKILL);
+        if let Some(pidfd) = self.pidfd() {
+            let _ = pidfd::kill(pidfd);
         }
         self.reap();
     }
@@ -79,5 +119,32 @@ impl Twin {
         if let Some((child, _)) = self.running.take() {
             let _ = waitpid(Pid::from_raw(child), None::<WaitPidFlag>);
         }
+    }
+}
+
+/// Waits until the keeper that acts has ended, and ends it when it hangs.
+fn outlive(keeper: BorrowedFd<'_>, memory: &Mapping) {
+    let mut pulse = Pulse::default();
+    let look = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
+    while !wait_for_end(keeper, look) {
+        memory.twin_beat.fetch_add(1, Ordering::SeqCst);
+        if pulse.look(&memory.keeper_beat) >= LOOKS {
+            let _ = pidfd::kill(keeper);
+            pulse.reset();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_counts_looks_without_progress_in_a_row() {
+        let (count, mut pulse) = (AtomicU64::new(7), Pulse::default());
+        assert_eq!(pulse.look(&count), 0);
+        assert_eq!((pulse.look(&count), pulse.look(&count)), (1, 2));
+        count.store(8, Ordering::SeqCst);
+        assert_eq!((pulse.look(&count), pulse.look(&count)), (0, 1));
     }
 }

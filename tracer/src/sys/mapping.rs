@@ -19,10 +19,12 @@ use super::notify::{CallData, Notification};
 /// Slots for received, not yet answered calls: one a thread at most, so this bounds the threads held at once.
 /// When all are taken the rest waits in the kernel, unreceived, which is safe but open to `EINTR`.
 pub const SLOTS: usize = 4096;
+/// Those that supervisors use; the rest are the keepers' own.
+pub const SUPERVISOR_SLOTS: usize = SLOTS - 2;
 /// Name of the memory: what /proc shows for its descriptor, between `/memfd:` and ` (deleted)`.
 pub const MEMORY_NAME: &str = "hotbackup-session";
 /// Names this layout; another version's keeper is not taken over.
-pub const MAGIC: u64 = 0x686f_7462_6b70_0002;
+pub const MAGIC: u64 = 0x686f_7462_6b70_0003;
 
 /// One received call: the kernel's `struct seccomp_notif`, on cache lines of its own.
 #[repr(C, align(128))]
@@ -47,16 +49,30 @@ pub struct Shared {
     pub keeper_listener: AtomicI32,
     /// Process id of the keeper that acts; its twin has another.
     pub keeper: AtomicI32,
+    /// The listener's number among the supervisor's file descriptors, -1 while it has none.
+    pub supervisor_listener: AtomicI32,
+    /// Process id of the ptracer.
+    pub ptracer: AtomicI32,
+    /// How long the supervisor may make no progress, in milliseconds, and while a hold is on.
+    pub lease_ms: AtomicU32,
+    /// See [`Self::lease_ms`].
+    pub hold_lease_ms: AtomicU32,
     /// 1 while a hold is on: then the supervisor is given up sooner.
     pub holding: AtomicU32,
     /// 1 once the target holds a copy of this memory's descriptor.
     pub kept_by_target: AtomicU32,
-    /// 1 once the injection may have begun: from here on a filter may exist.
+    /// Whether a filter may exist: see [`crate::keeper::state::ARMED`].
     pub armed: AtomicU32,
     /// The generation whose supervisor the keeper watches.
     pub watched: AtomicU32,
     /// Counts up while the supervisor's receiver makes progress.
     pub beat: AtomicU64,
+    /// Counts up while the keeper that acts makes progress, and while its twin does.
+    pub keeper_beat: AtomicU64,
+    /// See [`Self::keeper_beat`].
+    pub twin_beat: AtomicU64,
+    /// Odd while the ptracer may hold a thread; counts up while it makes progress.
+    pub traced: AtomicU64,
     /// Calls that the keeper answered.
     pub answered: AtomicU64,
     /// 1 when the filter does not show writes of 8 bytes.

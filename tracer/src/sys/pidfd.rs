@@ -25,6 +25,16 @@ pub fn get_fd(process: BorrowedFd<'_>, fd: RawFd) -> Result<OwnedFd, Errno> {
         .map(|fd| unsafe_owned(fd as RawFd))
 }
 
+/// Ends the process, whatever it does.
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub fn kill(process: BorrowedFd<'_>) -> Result<(), Errno> {
+    let none: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: a null siginfo means that the kernel fills in what kill(2) would.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, none, 0) }).map(drop)
+}
+
 /// A number that the kernel has just handed out, as an owner.
 fn unsafe_owned(fd: RawFd) -> OwnedFd {
     // SAFETY: both callers pass the result of a call that made a new descriptor.

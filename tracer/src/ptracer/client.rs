@@ -1,0 +1,148 @@
+//! The supervisor's side of the ptracer: starts it, asks it, and starts another when it is gone.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use super::request::{Reply, Request};
+use crate::attach::payload::Call;
+use crate::error::Error;
+use crate::helper;
+use crate::process::Process;
+use crate::sys::mapping::Mapping;
+
+/// How long a thread may take to be found, stopped and redirected.
+const RUN_LIMIT: Duration = Duration::from_secs(12);
+/// How long a round of pauses may take: the round itself is bounded to 20 ms.
+const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+/// How often another ptracer is started when one ends amid a request.
+const TRIES: u32 = 3;
+
+/// A ptracer for one target.
+pub(crate) struct Ptracer {
+    program: PathBuf,
+    /// The memory that the keeper looks at.
+    memory: OwnedFd,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    socket: BufReader<UnixStream>,
+}
+
+impl Ptracer {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// [`Error::Ptracer`] when it does not start.
+    pub fn start(process: &Process, program: PathBuf, memory: &Mapping) -> Result<Self, Error> {
+        let problem = |error: std::io::Error| Error::Ptracer { pid: process.pid(), problem: error.to_string() };
+        let memory = memory.fd().try_clone().map_err(problem)?;
+        let running = Running::start(process, &program, &memory).map_err(problem)?;
+        Ok(Self { program, memory, running: Some(running) })
+    }
+
+    /// Has a thread of the target run `calls`; returns for how long it was stopped. See [`Request::Run`].
+    ///
+    /// # Errors
+    /// Why no thread could be used.
+    pub fn run(
+        &mut self,
+        process: &Process,
+        calls: Vec<Call>,
+        store: Option<u64>,
+        arm: bool,
+    ) -> Result<Duration, Error> {
+        let pid = process.pid();
+        match self.ask(process, &Request::Run { calls, store, arm }, RUN_LIMIT)? {
+            Reply::Ran(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
+            Reply::Failed(failure) => Err(failure.into_error(pid)),
+            Reply::Paused(_) => Err(Error::Ptracer { pid, problem: "it answered another question".into() }),
+        }
+    }
+
+    /// Stops threads, each for an instant; returns those that were stopped, or are gone. When the ptracer dies at it, that
+    /// is none: the caller asks again.
+    pub fn pause(&mut self, process: &Process, tids: Vec<i32>) -> Vec<i32> {
+        match self.ask(process, &Request::Pause { tids }, PAUSE_LIMIT) {
+            Ok(Reply::Paused(paused)) => paused,
+            Ok(_) => Vec::new(),
+            Err(error) => {
+                tracing::warn!(%error, "threads could not be stopped for an instant");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Asks, and asks another one where the first is killed at it. To ask twice is harmless: a thread that was sent
+    /// through the code installs the filter, and to install another is refused by the kernel.
+    fn ask(&mut self, process: &Process, request: &Request, limit: Duration) -> Result<Reply, Error> {
+        let pid = process.pid();
+        let mut problem = String::new();
+        for _ in 0..TRIES {
+            if self.running.is_none() {
+                match Running::start(process, &self.program, &self.memory) {
+                    Ok(running) => self.running = Some(running),
+                    Err(error) => return Err(Error::Ptracer { pid, problem: error.to_string() }),
+                }
+            }
+            let Some(running) = &mut self.running else { continue };
+            match running.ask(request, limit) {
+                Ok(reply) => return Ok(reply),
+                Err(error) => problem = error.to_string(),
+            }
+            self.end();
+            if !process.is_alive() {
+                return Err(Error::TargetExited(pid));
+            }
+            if matches!(request, Request::Run { arm: true, .. }) {
+                break; // what became of it is for the caller to find out
+            }
+        }
+        Err(Error::Ptracer { pid, problem })
+    }
+
+    /// Ends it: whatever it holds goes on.
+    fn end(&mut self) {
+        if let Some(Running { mut child, socket }) = self.running.take() {
+            drop(socket);
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Ptracer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Running {
+    fn start(process: &Process, program: &std::path::Path, memory: &OwnedFd) -> std::io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let child = helper::command(process, program, super::KIND, memory.try_clone()?)
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .stderr(Stdio::null())
+            .spawn()?;
+        helper::place(process.pid(), child.id() as i32);
+        Ok(Self { child, socket: BufReader::new(ours) })
+    }
+
+    fn ask(&mut self, request: &Request, limit: Duration) -> std::io::Result<Reply> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        let mut socket = self.socket.get_ref();
+        socket.set_read_timeout(Some(limit))?;
+        socket.write_all(&line)?;
+        let mut answer = String::new();
+        match self.socket.read_line(&mut answer)? {
+            0 => Err(std::io::Error::other("it was killed")),
+            _ => Ok(serde_json::from_str(&answer)?),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Sending a thread of the target through a line of code ([`crate::attach::payload`]), in a place of its own: a thread
+//! may still be on its way out of the last one.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hotbackup_event::failpoint;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::Pid;
+use seccompiler::sock_filter;
+
+use super::Hold;
+use super::request::Failure;
+use crate::attach::payload::{self, Call};
+use crate::attach::{preflight, site};
+use crate::error::errno;
+use crate::filter::{USER_NOTIF, emulate};
+use crate::keeper::state::{ARMED, UNARMED};
+use crate::process::Process;
+use crate::sys::mapping::Mapping;
+use crate::sys::trace::{self, Running, Stopped, Waited};
+
+/// How long a thread may take to stop: one that is in an uninterruptible call is left to itself.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How many threads are tried in a round, and how long: the only thread may be in an uninterruptible call just now.
+const ATTEMPTS: usize = 32;
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why an attempt on one thread ended.
+enum Attempt {
+    /// Nothing was changed: another thread may do.
+    Next(&'static str),
+    /// No other thread will do.
+    Fatal(Failure),
+}
+
+/// The line of code to run.
+struct Line<'a> {
+    process: &'a Process,
+    shared: &'a Mapping,
+    memory: File,
+    site: u64,
+    calls: &'a [Call],
+    store: Option<u64>,
+}
+
+/// Has a thread run `calls`, and returns for how long it was stopped. When this returns the thread is on its way.
+pub(super) fn run(
+    process: &Process,
+    shared: &Mapping,
+    calls: &[Call],
+    store: Option<u64>,
+    arm: bool,
+) -> Result<Duration, Failure> {
+    let memory = process.open_file("mem", OFlag::O_RDWR).map_err(|errno| Failure::Memory(errno as i32))?;
+    let memory = File::from(memory);
+    let room = payload::longest(calls, store);
+    let site = site::find_padding(process, &memory, room)
+        .ok_or_else(|| Failure::NoThread("no room for code in any executable mapping".into()))?;
+    if arm {
+        // The keeper ends when its supervisor dies before this; one of the two comes first.
+        let armed = shared.armed.compare_exchange(UNARMED, ARMED, Ordering::SeqCst, Ordering::SeqCst);
+        if !matches!(armed, Ok(_) | Err(ARMED)) {
+            return Err(Failure::NoKeeper);
+        }
+        failpoint::hit("inject.armed");
+    }
+    let line = Line { process, shared, memory, site, calls, store };
+    let mut reason = String::from("none sleeps in a restartable call or runs");
+    let limit = Instant::now() + PATIENCE;
+    while Instant::now() < limit && process.is_alive() {
+        for tid in site::candidates(process).into_iter().take(ATTEMPTS) {
+            match line.try_thread(tid) {
+                Ok(stopped) => {
+                    failpoint::hit("inject.let-go");
+                    return Ok(stopped);
+                }
+                Err(Attempt::Next(why)) => reason = format!("thread {tid}: {why}"),
+                Err(Attempt::Fatal(failure)) => return Err(failure),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(if process.is_alive() { Failure::NoThread(reason) } else { Failure::TargetExited })
+}
+
+impl Line<'_> {
+    fn try_thread(&self, tid: i32) -> Result<Duration, Attempt> {
+        let hold = Hold::begin(self.shared);
+        let running = match trace::seize(Pid::from_raw(tid)) {
+            Ok(running) => running,
+            Err(Errno::ESRCH) => return Err(Attempt::Next("it ended")),
+            Err(Errno::EPERM) => {
+                return Err(Attempt::Fatal(match preflight::tracer(self.process, tid) {
+                    Some(tracer) => Failure::AlreadyTraced(tracer),
+                    None => Failure::NotPermitted,
+                }));
+            }
+            Err(errno) => return Err(Attempt::Fatal(Failure::Ptrace(errno as i32))),
+        };
+        running.interrupt().map_err(|_| Attempt::Next("it ended"))?;
+        let stopped = wait_stopped(running, &hold).ok_or(Attempt::Next("it did not stop"))?;
+        let began = Instant::now();
+        failpoint::hit("inject.thread-held");
+        self.redirect(stopped)?;
+        Ok(began.elapsed())
+    }
+
+    /// Sends a stopped thread through the code, and lets go of it.
+    fn redirect(&self, stopped: Stopped) -> Result<(), Attempt> {
+        // A pending signal goes first, to where the thread is now; a critical section must not be left.
+        if stopped.has_signal() || crate::sys::process::in_restartable_sequence(stopped.tid()) {
+            let _ = stopped.detach();
+            return Err(Attempt::Next("a signal or a restartable sequence was in the way"));
+        }
+        let Ok(registers) = stopped.registers() else { return Err(Attempt::Next("it died")) };
+        const USER_CODE_64: u64 = 0x33;
+        if registers.cs != USER_CODE_64 {
+            let _ = stopped.detach();
+            return Err(Attempt::Fatal(Failure::ForeignArchitecture));
+        }
+        // It may have gone to sleep since it was seen running. (A call that our stop found just finished is no sleep.)
+        let resume = payload::resume_point(&registers);
+        if resume.rip != registers.rip && !site::restarts_unseen(registers.orig_rax as i64) {
+            let _ = stopped.detach();
+            return Err(Attempt::Next("it sleeps in a call that a signal is meant to end"));
+        }
+        if !may_call(self.process, &stopped, self.calls) {
+            let _ = stopped.detach();
+            return Err(Attempt::Fatal(Failure::OwnFilter));
+        }
+        let code = payload::assemble(self.calls, self.store, &resume);
+        assert!(code.len() <= payload::longest(self.calls, self.store), "the code outgrew its place");
+        if let Err(error) = self.memory.write_all_at(&code, self.site) {
+            let _ = stopped.detach();
+            return Err(Attempt::Fatal(Failure::Memory(errno(&error) as i32)));
+        }
+        failpoint::hit("inject.code-written");
+        let mut start = registers;
+        start.rip = self.site;
+        start.orig_rax = u64::MAX; // no call to restart
+        if stopped.set_registers(start).is_err() {
+            return Err(Attempt::Next("it died"));
+        }
+        failpoint::hit("inject.redirected");
+        stopped.detach().map_err(|_| Attempt::Next("it died"))
+    }
+}
+
+/// Whether the thread's own seccomp filters, if it has any, let it make these calls: one that kills or traps would harm
+/// it. A container runtime's usual filters do let it.
+fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
+    const NONE: &str = "0"; // SECCOMP_MODE_DISABLED
+    const ACTION: u32 = 0xffff_0000;
+    const HARMLESS: [u32; 3] = [0x7fff_0000, 0x7ffc_0000, 0x0005_0000]; // allow, log, errno
+    const X86_64: u32 = 0xc000_003e;
+    if process.status_field(stopped.tid().as_raw(), "Seccomp").as_deref() == Some(NONE) {
+        return true;
+    }
+    let Some(filters) = stopped.filters() else { return false };
+    filters.iter().all(|filter| {
+        let program: Vec<sock_filter> =
+            filter.iter().map(|step| sock_filter { code: step.code, jt: step.jt, jf: step.jf, k: step.k }).collect();
+        calls.iter().all(|call| {
+            let mut args = [0; 6];
+            args[..call.args.len()].copy_from_slice(&call.args);
+            let answer = emulate(&program, call.nr as u32, X86_64, args).map(|answer| answer & ACTION);
+            // The probe is meant to be shown, to us.
+            let ours = call.nr == libc::SYS_ftruncate && answer == Some(USER_NOTIF);
+            ours || answer.is_some_and(|answer| HARMLESS.contains(&answer))
+        })
+    })
+}
+
+/// Waits for a stop. The request to a thread that does not stop in time is taken back when this tracer thread ends.
+fn wait_stopped(mut running: Running, hold: &Hold<'_>) -> Option<Stopped> {
+    let limit = Instant::now() + STOP_LIMIT;
+    loop {
+        match running.poll() {
+            Waited::Stopped(stopped) => return Some(stopped),
+            Waited::Gone => return None,
+            Waited::Running(again) => running = again,
+        }
+        if Instant::now() > limit {
+            return None;
+        }
+        hold.progress();
+        // Not spinning: the thread waited for may be queued for this very processor.
+        std::thread::sleep(Duration::from_micros(5));
+    }
+}

@@ -1,0 +1,54 @@
+//! The ptracer: the small process that does all ptrace(2) there is.
+//!
+//! A thread that is stopped by ptrace stays stopped for as long as its tracer does nothing and lives. A supervisor may
+//! be stopped at any instant, by Ctrl-Z for one, and must not take a thread of the target with it. So it never traces
+//! anything itself: it asks this process, which has a session of its own, stands in the target's cgroups, and counts in
+//! shared memory while it holds a thread. The keeper looks at that count: a ptracer that holds a thread and makes no
+//! progress is killed, and with a tracer ends every hold it has. What it leaves is harmless at any instant
+//! ([`crate::attach`]).
+//!
+//! - [`request`]: what it is asked for, one line of JSON each, and what it answers.
+//! - [`client`]: the supervisor's side.
+//! - [`serve`]: the process itself; [`inject`]: sending a thread through injected code; [`pause`]: stopping threads for an
+//!   instant, for grace.
+
+pub(crate) mod client;
+mod inject;
+mod pause;
+pub(crate) mod request;
+pub mod serve;
+
+use std::sync::atomic::Ordering;
+
+use crate::helper::Kind;
+use crate::sys::mapping::Mapping;
+
+/// What it is called.
+pub const KIND: Kind = Kind { name: c"hotbackup-trace", subcommand: "ptracer" };
+
+/// While this lives, a thread of the target may be stopped, and the keeper counts our progress.
+struct Hold<'a>(&'a Mapping);
+
+impl<'a> Hold<'a> {
+    /// From here on a thread may be stopped.
+    fn begin(memory: &'a Mapping) -> Self {
+        memory.traced.fetch_add(1, Ordering::SeqCst);
+        Self(memory)
+    }
+
+    /// We are alive.
+    fn progress(&self) {
+        self.0.traced.fetch_add(2, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.traced.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether a count says that a thread is held.
+pub(crate) fn is_held(traced: u64) -> bool {
+    traced % 2 == 1
+}

@@ -1,0 +1,58 @@
+//! Stopping threads for an instant: a thread that has stopped is on its way out of the kernel, or outside of it, so the
+//! call it was in is over.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use hotbackup_event::failpoint;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::Hold;
+use crate::process::{Process, ThreadState};
+use crate::sys::mapping::Mapping;
+use crate::sys::trace::{self, Running, Waited};
+
+/// How long one round may take: a thread that does not stop is tried again.
+const ROUND: Duration = Duration::from_millis(20);
+/// SECCOMP_MODE_FILTER in /proc/TID/status.
+const FILTERED: &str = "2";
+
+/// Stops these threads, and returns those that did stop or are gone.
+pub(super) fn pause(process: &Process, memory: &Mapping, tids: Vec<i32>) -> Vec<i32> {
+    let mut over = Vec::new();
+    let mut seized: HashMap<i32, Running> = HashMap::new();
+    let hold = Hold::begin(memory);
+    for tid in tids {
+        // A number that came back as another program's thread: ours is over, and that one is not to be touched.
+        if process.status_field(tid, "Seccomp").as_deref() != Some(FILTERED) {
+            over.push(tid);
+            continue;
+        }
+        match trace::seize(Pid::from_raw(tid)) {
+            Ok(running) if running.interrupt().is_ok() => drop(seized.insert(tid, running)),
+            Ok(_) | Err(Errno::ESRCH) => over.push(tid),
+            Err(_) => {} // somebody else traces it: look again later
+        }
+    }
+    let limit = Instant::now() + ROUND;
+    while !seized.is_empty() && Instant::now() < limit {
+        hold.progress();
+        for (tid, running) in std::mem::take(&mut seized) {
+            match running.poll() {
+                Waited::Stopped(stopped) => {
+                    failpoint::hit("grace.thread-held");
+                    let _ = stopped.detach();
+                    over.push(tid);
+                }
+                Waited::Gone => over.push(tid),
+                // It sleeps in a call: in a new one that is held, perhaps, and would not stop. Which one it is can be read
+                // from outside.
+                Waited::Running(_) if matches!(process.thread_state(tid), ThreadState::Sleeping { .. }) => {}
+                Waited::Running(running) => drop(seized.insert(tid, running)),
+            }
+        }
+        std::thread::sleep(Duration::from_micros(20));
+    }
+    over
+}

@@ -1,0 +1,65 @@
+//! What the ptracer is asked for, and what it answers.
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::attach::payload::Call;
+use crate::error::Error;
+
+/// A request, one line of JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Have a thread of the target run these calls.
+    Run {
+        calls: Vec<Call>,
+        /// Where the last call's result goes.
+        store: Option<u64>,
+        /// A filter may exist from here on: the keeper is told first, and must not have ended.
+        arm: bool,
+    },
+    /// Stop these threads, each for an instant, and say which were.
+    Pause { tids: Vec<i32> },
+}
+
+/// An answer, one line of JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// A thread is on its way through the code; for how long it was stopped, in nanoseconds.
+    Ran(u64),
+    /// No thread was changed.
+    Failed(Failure),
+    /// These threads were stopped for an instant, or are gone.
+    Paused(Vec<i32>),
+}
+
+/// Why no thread could be used.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    NoThread(String),
+    TargetExited,
+    AlreadyTraced(i32),
+    NotPermitted,
+    ForeignArchitecture,
+    OwnFilter,
+    /// The keeper has ended: there must be no filter.
+    NoKeeper,
+    Ptrace(i32),
+    Memory(i32),
+}
+
+impl Failure {
+    /// In words for the operator.
+    pub fn into_error(self, pid: i32) -> Error {
+        match self {
+            Self::NoThread(why) => Error::NoThread(pid, why),
+            Self::TargetExited => Error::TargetExited(pid),
+            Self::AlreadyTraced(tracer) => Error::AlreadyTraced { pid, tracer },
+            Self::NotPermitted => Error::NotPermitted { pid, action: "trace", capability: "CAP_SYS_PTRACE" },
+            Self::ForeignArchitecture => Error::ForeignArchitecture(pid),
+            Self::OwnFilter => Error::OwnFilter(pid),
+            Self::NoKeeper => Error::Keeper { pid, problem: "ended during the attach".into() },
+            Self::Ptrace(errno) => Error::os(pid, "ptrace")(Errno::from_raw(errno)),
+            Self::Memory(errno) => Error::os(pid, "writing to the memory of")(Errno::from_raw(errno)),
+        }
+    }
+}

@@ -2,20 +2,19 @@
 //! them; and when all are killed at once the target waits, and fails no call, until it is rescued.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 mod common {
     pub mod backup;
     pub mod guest;
+    pub mod helpers;
 }
 use common::backup::{self, HOTBACKUP, Outcome, alone, verify};
 use common::guest::{Guest, Linked, check_rings};
+use common::helpers::{keepers, kill_all, kill_one, pair, wait_until};
 
 fn rings() -> Guest {
     Guest::start("rings", Linked::Dynamically, &["4", "32", "100"])
@@ -36,56 +35,6 @@ fn back_up(guest: &mut Guest, name: &str) -> Outcome {
     outcome
 }
 
-/// The keepers of a guest: the one that acts and its twin.
-fn keepers(guest: &Guest) -> Vec<Pid> {
-    let wanted = guest.pid().to_string();
-    let is_keeper = |pid: i32| {
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<_> = line.split('\0').collect();
-        words.get(1) == Some(&"keeper") && words.get(2) == Some(&wanted.as_str())
-    };
-    let processes = fs::read_dir("/proc").expect("/proc is there");
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|&pid| is_keeper(pid)).map(Pid::from_raw).collect()
-}
-
-/// The guest's two keepers, once both are there.
-fn pair(guest: &Guest) -> Vec<Pid> {
-    let began = Instant::now();
-    loop {
-        let found = keepers(guest);
-        if found.len() == 2 {
-            return found;
-        }
-        assert!(began.elapsed() < Duration::from_secs(10), "not two keepers: {found:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Kills one, and waits until it is dead: until then it may look alive, and its twin alone cannot yet know better.
-fn kill_one(keeper: Pid) {
-    kill(keeper, Signal::SIGKILL).expect("the keeper lives");
-    let began = Instant::now();
-    let lives = || {
-        let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
-    };
-    while lives() {
-        assert!(began.elapsed() < Duration::from_secs(10), "keeper {keeper} does not die");
-        std::thread::yield_now();
-    }
-}
-
-/// Kills both at once: stopped first, neither can start another in place of the other.
-fn kill_all(guest: &Guest) {
-    let found = pair(guest);
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        for &keeper in &found {
-            kill(keeper, signal).expect("the keeper lives");
-        }
-    }
-}
-
 fn rescue(guest: &Guest) {
     let output =
         Command::new(HOTBACKUP).args(["rescue", "--pid", &guest.pid().to_string()]).output().expect("it starts");
@@ -98,7 +47,7 @@ fn keepers_go_on_through_what_ends_a_service() {
     let _alone = alone();
     let mut guest = rings();
     back_up(&mut guest, "first");
-    let before = pair(&guest);
+    let before = pair(guest.pid());
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         for &keeper in &before {
             kill(keeper, signal).expect("the keeper lives");
@@ -106,7 +55,7 @@ fn keepers_go_on_through_what_ends_a_service() {
     }
     guest.assert_goes_on();
     assert_eq!(back_up(&mut guest, "next").stop_us(), None);
-    assert_eq!(pair(&guest), before, "a keeper was replaced");
+    assert_eq!(pair(guest.pid()), before, "a keeper was replaced");
 }
 
 #[test]
@@ -116,7 +65,7 @@ fn a_keeper_killed_between_backups_is_replaced() {
     back_up(&mut guest, "first");
     for round in 0..20 {
         // In turn the older and the younger: the one that acts, and its twin.
-        kill_one(pair(&guest)[round % 2]);
+        kill_one(pair(guest.pid())[round % 2]);
         guest.assert_goes_on();
     }
     assert_eq!(back_up(&mut guest, "next").stop_us(), None, "a keeper was there");
@@ -132,7 +81,7 @@ fn a_keeper_killed_during_a_backup_harms_neither_target_nor_backup() {
         let source = ["--source", path(&guest.dir), "--throttle", "1MiB", "--point", point];
         let mut running = backup::start(guest.pid(), &dest, &source);
         running.wait_for_copying();
-        kill_one(pair(&guest)[round % 2]);
+        kill_one(pair(guest.pid())[round % 2]);
         let outcome = running.finish();
         outcome.report();
         verify(&dest);
@@ -147,7 +96,7 @@ fn a_target_whose_keepers_were_all_killed_waits_and_is_rescued() {
     let mut guest = rings();
     for round in 0..3 {
         back_up(&mut guest, &format!("backup{round}"));
-        kill_all(&guest);
+        kill_all(guest.pid());
         // Every thread of the guest soon waits in a write, and none must see it fail.
         guest.wait_for_standstill();
         guest.assert_alive();
@@ -162,10 +111,10 @@ fn a_backup_of_a_target_whose_keepers_were_all_killed_rescues_it() {
     let _alone = alone();
     let mut guest = rings();
     back_up(&mut guest, "first");
-    kill_all(&guest);
+    kill_all(guest.pid());
     guest.wait_for_standstill();
     back_up(&mut guest, "next");
-    pair(&guest);
+    pair(guest.pid());
 }
 
 #[test]
@@ -173,11 +122,8 @@ fn keepers_end_when_their_target_does() {
     let _alone = alone();
     let mut guest = rings();
     back_up(&mut guest, "first");
-    pair(&guest);
+    pair(guest.pid());
     guest.kill();
-    let began = Instant::now();
-    while !keepers(&guest).is_empty() {
-        assert!(began.elapsed() < Duration::from_secs(10), "the keepers outlive their target: {:?}", keepers(&guest));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let target = guest.pid();
+    wait_until("the keepers end with their target", || keepers(target).is_empty());
 }

@@ -75,7 +75,13 @@ pub struct Outcome {
 
 /// Starts a backup of `pid` to `dest`; `more` are further arguments.
 pub fn start(pid: i32, dest: &Path, more: &[&str]) -> Running {
+    start_failing(pid, dest, more, "")
+}
+
+/// The same with fail points, as in `hold.parked:stop` (see `tracer/event/src/failpoint.rs`).
+pub fn start_failing(pid: i32, dest: &Path, more: &[&str], failpoints: &str) -> Running {
     let mut child = Command::new(HOTBACKUP)
+        .env("HOTBACKUP_FAILPOINT", failpoints)
         .args(["backup", "--json", "--pid", &pid.to_string()])
         .args(more)
         .arg(dest)

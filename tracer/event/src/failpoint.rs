@@ -82,13 +82,18 @@ pub fn hit(name: &'static str) {
     let _ = name;
 }
 
+/// From here on nothing happens in this process any more: one that was forked is not the one that was meant.
+pub fn disarm() {
+    #[cfg(debug_assertions)]
+    armed::DISARMED.store(true, std::sync::atomic::Ordering::SeqCst);
+}
+
 #[cfg(debug_assertions)]
 mod armed {
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::getpid;
+    use nix::sys::signal::{Signal, raise};
 
     /// What is to happen at one step.
     #[derive(Debug)]
@@ -99,13 +104,17 @@ mod armed {
         left: AtomicU32,
     }
 
+    pub(super) static DISARMED: AtomicBool = AtomicBool::new(false);
     static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
 
     pub(super) fn hit(name: &str) {
         let armed = ARMED.get_or_init(|| parse(&std::env::var(super::VARIABLE).unwrap_or_default()));
         for point in armed.iter().filter(|point| point.name == name) {
-            if point.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1) {
-                let _ = kill(getpid(), point.signal);
+            if !DISARMED.load(Ordering::SeqCst)
+                && point.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1)
+            {
+                // To this very thread: it must not come any further.
+                let _ = raise(point.signal);
             }
         }
     }

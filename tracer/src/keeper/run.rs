@@ -39,9 +39,11 @@ pub(super) const LOOK: Duration = Duration::from_millis(200);
 pub(super) const LOOKS: u32 = 5;
 /// How often a filter that was being installed is looked for.
 const WATCH_ATTACH: Duration = Duration::from_millis(100);
-/// How often the ptracer is looked at while it holds a thread, and after how many looks without progress it is killed.
+/// How long the supervisor may take to answer once there is a filter.
+const ATTACH_LEASE: Duration = Duration::from_millis(500);
+/// How often the ptracer is looked at while it is at work, and after how many looks without progress it is killed.
 const WATCH_PTRACER: Duration = Duration::from_millis(10);
-const PTRACER_LOOKS: u32 = 5;
+const PTRACER_LOOKS: u32 = 10;
 
 pub(super) struct Keeper {
     pub target: Process,
@@ -53,6 +55,8 @@ pub(super) struct Keeper {
     twin: Twin,
     /// Looks without progress of the supervisor.
     idle_looks: u32,
+    /// Since when there has been a filter that nobody answers for yet.
+    found: Option<Instant>,
     /// The slot for calls that the keeper receives itself. A twin uses another than the keeper it follows, in case that
     /// one is slow to die.
     own_slot: usize,
@@ -80,6 +84,7 @@ impl Keeper {
             supervisor: None,
             twin: Twin::default(),
             idle_looks: 0,
+            found: None,
             own_slot: SLOTS - 1,
             inherited: false,
             ptracer: Pulse::default(),
@@ -126,18 +131,18 @@ impl Keeper {
         let gone = self.supervisor_gone();
         if self.memory.armed.load(Ordering::SeqCst) == UNARMED {
             // Nothing was begun, or it is proven that it came to nothing. And nothing must begin once we are gone.
-            self.idle_looks = 0;
             let closed =
                 gone && self.memory.armed.compare_exchange(UNARMED, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
             return !closed;
         }
         // A filter may come at any time, even late: a thread may be frozen on its way to it. And if the supervisor
         // hangs with a filter installed, the target must not wait for it.
-        self.idle_looks += 1;
-        if !gone && self.idle_looks < LOOKS {
+        if !self.find_listener() {
+            self.found = None;
             return true;
         }
-        !self.find_listener() || self.take_over(control)
+        let found = self.found.get_or_insert_with(Instant::now);
+        (!gone && found.elapsed() < ATTACH_LEASE) || self.take_over(control)
     }
 
     fn find_listener(&mut self) -> bool {

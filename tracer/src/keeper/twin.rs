@@ -98,6 +98,7 @@ impl Twin {
                 let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
                 outlive(parent.as_fd(), memory);
                 failpoint::hit("twin.acting");
+                failpoint::disarm();
                 true
             }
             Err(_) => {

@@ -20,11 +20,12 @@ use crate::error::errno;
 use crate::filter::{USER_NOTIF, emulate};
 use crate::keeper::state::{ARMED, UNARMED};
 use crate::process::Process;
-use crate::sys::mapping::Mapping;
 use crate::sys::trace::{self, Running, Stopped, Waited};
 
 /// How long a thread may take to stop: one that is in an uninterruptible call is left to itself.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How often a stop is looked for in quick succession.
+const QUICK_ROUNDS: u32 = 100;
 /// How many threads are tried in a round, and how long: the only thread may be in an uninterruptible call just now.
 const ATTEMPTS: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -40,7 +41,7 @@ enum Attempt {
 /// The line of code to run.
 struct Line<'a> {
     process: &'a Process,
-    shared: &'a Mapping,
+    hold: &'a Hold<'a>,
     memory: File,
     site: u64,
     calls: &'a [Call],
@@ -50,7 +51,7 @@ struct Line<'a> {
 /// Has a thread run `calls`, and returns for how long it was stopped. When this returns the thread is on its way.
 pub(super) fn run(
     process: &Process,
-    shared: &Mapping,
+    hold: &Hold<'_>,
     calls: &[Call],
     store: Option<u64>,
     arm: bool,
@@ -62,16 +63,18 @@ pub(super) fn run(
         .ok_or_else(|| Failure::NoThread("no room for code in any executable mapping".into()))?;
     if arm {
         // The keeper ends when its supervisor dies before this; one of the two comes first.
-        let armed = shared.armed.compare_exchange(UNARMED, ARMED, Ordering::SeqCst, Ordering::SeqCst);
+        hold.progress();
+        let armed = hold.0.armed.compare_exchange(UNARMED, ARMED, Ordering::SeqCst, Ordering::SeqCst);
         if !matches!(armed, Ok(_) | Err(ARMED)) {
             return Err(Failure::NoKeeper);
         }
         failpoint::hit("inject.armed");
     }
-    let line = Line { process, shared, memory, site, calls, store };
+    let line = Line { process, hold, memory, site, calls, store };
     let mut reason = String::from("none sleeps in a restartable call or runs");
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit && process.is_alive() {
+        hold.progress();
         for tid in site::candidates(process).into_iter().take(ATTEMPTS) {
             match line.try_thread(tid) {
                 Ok(stopped) => {
@@ -89,7 +92,7 @@ pub(super) fn run(
 
 impl Line<'_> {
     fn try_thread(&self, tid: i32) -> Result<Duration, Attempt> {
-        let hold = Hold::begin(self.shared);
+        self.hold.progress();
         let running = match trace::seize(Pid::from_raw(tid)) {
             Ok(running) => running,
             Err(Errno::ESRCH) => return Err(Attempt::Next("it ended")),
@@ -102,7 +105,7 @@ impl Line<'_> {
             Err(errno) => return Err(Attempt::Fatal(Failure::Ptrace(errno as i32))),
         };
         running.interrupt().map_err(|_| Attempt::Next("it ended"))?;
-        let stopped = wait_stopped(running, &hold).ok_or(Attempt::Next("it did not stop"))?;
+        let stopped = wait_stopped(running, self.hold).ok_or(Attempt::Next("it did not stop"))?;
         let began = Instant::now();
         failpoint::hit("inject.thread-held");
         self.redirect(stopped)?;
@@ -178,6 +181,7 @@ fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
 /// Waits for a stop. The request to a thread that does not stop in time is taken back when this tracer thread ends.
 fn wait_stopped(mut running: Running, hold: &Hold<'_>) -> Option<Stopped> {
     let limit = Instant::now() + STOP_LIMIT;
+    let mut round = 0;
     loop {
         match running.poll() {
             Waited::Stopped(stopped) => return Some(stopped),
@@ -188,7 +192,9 @@ fn wait_stopped(mut running: Running, hold: &Hold<'_>) -> Option<Stopped> {
             return None;
         }
         hold.progress();
-        // Not spinning: the thread waited for may be queued for this very processor.
-        std::thread::sleep(Duration::from_micros(5));
+        // Not spinning: the thread waited for may be queued for this very processor. At first it is a matter of
+        // microseconds; later it is the machine that is busy.
+        std::thread::sleep(if round < QUICK_ROUNDS { Duration::from_micros(5) } else { Duration::from_micros(200) });
+        round += 1;
     }
 }

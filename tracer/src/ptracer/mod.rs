@@ -26,7 +26,7 @@ use crate::sys::mapping::Mapping;
 /// What it is called.
 pub const KIND: Kind = Kind { name: c"hotbackup-trace", subcommand: "ptracer" };
 
-/// While this lives, a thread of the target may be stopped, and the keeper counts our progress.
+/// While this lives, a request is being served and a thread of the target may be stopped: the keeper counts our progress.
 struct Hold<'a>(&'a Mapping);
 
 impl<'a> Hold<'a> {

@@ -10,7 +10,6 @@ use nix::unistd::Pid;
 
 use super::Hold;
 use crate::process::{Process, ThreadState};
-use crate::sys::mapping::Mapping;
 use crate::sys::trace::{self, Running, Waited};
 
 /// How long one round may take: a thread that does not stop is tried again.
@@ -19,11 +18,11 @@ const ROUND: Duration = Duration::from_millis(20);
 const FILTERED: &str = "2";
 
 /// Stops these threads, and returns those that did stop or are gone.
-pub(super) fn pause(process: &Process, memory: &Mapping, tids: Vec<i32>) -> Vec<i32> {
+pub(super) fn pause(process: &Process, hold: &Hold<'_>, tids: Vec<i32>) -> Vec<i32> {
     let mut over = Vec::new();
     let mut seized: HashMap<i32, Running> = HashMap::new();
-    let hold = Hold::begin(memory);
     for tid in tids {
+        hold.progress();
         // A number that came back as another program's thread: ours is over, and that one is not to be touched.
         if process.status_field(tid, "Seccomp").as_deref() != Some(FILTERED) {
             over.push(tid);

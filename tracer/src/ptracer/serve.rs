@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 use super::request::{Reply, Request};
-use super::{inject, is_held, pause};
+use super::{Hold, inject, is_held, pause};
 use crate::helper;
 use crate::process::Process;
 use crate::sys::mapping::Mapping;
@@ -52,13 +52,14 @@ fn run(arguments: &[String]) -> Result<(), String> {
 fn answer(process: &Process, memory: &Mapping, request: Request) -> Reply {
     std::thread::scope(|scope| {
         let tracer = scope.spawn(|| {
+            let hold = Hold::begin(memory);
             crate::sys::process::hurry();
             match request {
-                Request::Run { calls, store, arm } => match inject::run(process, memory, &calls, store, arm) {
+                Request::Run { calls, store, arm } => match inject::run(process, &hold, &calls, store, arm) {
                     Ok(stopped) => Reply::Ran(stopped.as_nanos() as u64),
                     Err(failure) => Reply::Failed(failure),
                 },
-                Request::Pause { tids } => Reply::Paused(pause::pause(process, memory, tids)),
+                Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),
             }
         });
         tracer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

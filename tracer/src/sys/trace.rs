@@ -54,23 +54,29 @@ impl Running {
         check(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, self.0.as_raw(), 0usize, 0usize) }).map(drop)
     }
 
-    /// Looks whether it has stopped, without waiting.
+    /// Looks whether it has stopped, without waiting. The stop is not consumed (`WNOWAIT`): if we die before the thread is
+    /// let go, the signal that it stopped for is delivered all the same; after waitpid(2) it would be lost.
     pub fn poll(self) -> Waited {
-        let mut status = 0;
-        // SAFETY: the kernel writes one int.
-        let found = unsafe { libc::waitpid(self.0.as_raw(), &raw mut status, libc::__WALL | libc::WNOHANG) };
-        if found == 0 {
-            return Waited::Running(self);
-        }
+        // SAFETY: all zeros is a valid siginfo_t.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        // SAFETY: the kernel writes one siginfo_t.
+        let found = unsafe { libc::waitid(libc::P_PID, self.0.as_raw() as libc::id_t, &raw mut info, options) };
         if found < 0 {
             return if Errno::last() == Errno::EINTR { Waited::Running(self) } else { Waited::Gone };
         }
-        if !libc::WIFSTOPPED(status) {
+        // SAFETY: waitid fills in the fields of SIGCHLD, or leaves zeros when there is nothing to tell.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        if pid == 0 {
+            return Waited::Running(self);
+        }
+        if !matches!(info.si_code, libc::CLD_STOPPED | libc::CLD_TRAPPED) {
+            // SAFETY: no memory is passed. A dead thread of another process is reaped by its tracer first.
+            unsafe { libc::waitpid(self.0.as_raw(), std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
             return Waited::Gone;
         }
-        let event = status >> 16;
         // An event stop (ours, or a group stop) has no signal to deliver.
-        let signal = if event != 0 { 0 } else { libc::WSTOPSIG(status) };
+        let signal = if status >> 8 != 0 { 0 } else { status & 0x7f };
         Waited::Stopped(Stopped { tid: self.0, signal })
     }
 }

@@ -130,7 +130,7 @@ fn job(args: &Args, plans: &[Plan], next: &AtomicU64, tally: &Mutex<Tally>) {
         if plan.spins || !verdict.wrong.is_empty() {
             guest = None;
         }
-        tell(args, plan, &verdict, began);
+        tell(args, "guest", plan, &verdict, began);
         lock().count(plan, &verdict);
     }
 }
@@ -143,7 +143,7 @@ fn guarded(fault: impl FnOnce() -> Verdict) -> Verdict {
     })
 }
 
-fn tell(args: &Args, plan: &Plan, verdict: &Verdict, began: Instant) {
+fn tell(args: &Args, whom: &str, plan: &Plan, verdict: &Verdict, began: Instant) {
     if args.verbose {
         println!(
             "{:>5} {:<36} {} {:>5} {:>6} {:?}+{:?} -> {} {}, wait {:?} (raw {:?}: {}), stall {:?}, {:?}",
@@ -164,7 +164,7 @@ fn tell(args: &Args, plan: &Plan, verdict: &Verdict, began: Instant) {
         );
     }
     if !verdict.wrong.is_empty() {
-        println!("FAILED: fault {} of seed {}: {}: {plan:?}", plan.number, args.seed, plan.kind);
+        println!("FAILED: {whom}, fault {} of seed {}: {}: {plan:?}", plan.number, args.seed, plan.kind);
         for wrong in &verdict.wrong {
             println!("    {wrong}");
         }

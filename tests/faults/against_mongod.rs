@@ -99,7 +99,7 @@ impl Target for Server {
 pub fn run(args: &Args) -> Tally {
     let mut tally = Tally::default();
     let mut server: Option<Server> = None;
-    for turn in 0..args.mongod {
+    for turn in 0..if args.only.is_some() { 1 } else { args.mongod } {
         if INTERRUPTED.load(std::sync::atomic::Ordering::SeqCst) {
             break;
         }
@@ -107,11 +107,11 @@ pub fn run(args: &Args) -> Tally {
         let began = std::time::Instant::now();
         let verdict = guarded(|| judge::fault(server.get_or_insert_with(|| Server::start(args.seed)), &plan));
         let failed = !verdict.wrong.is_empty();
-        tell(args, &plan, &verdict, began);
+        tell(args, "mongod", &plan, &verdict, began);
         tally.count(&plan, &verdict);
         if failed {
             server = None;
-        } else if (turn + 1).is_multiple_of(EACH) || turn + 1 == args.mongod {
+        } else if (turn + 1).is_multiple_of(EACH) || turn + 1 == args.mongod || args.only.is_some() {
             let last = guarded(|| server.take().expect("it runs").end());
             if !last.wrong.is_empty() {
                 println!("FAILED: mongod after fault {turn} of seed {}: {}", args.seed, last.wrong.join("\n    "));
@@ -126,7 +126,8 @@ pub fn run(args: &Args) -> Tally {
 /// As for guests, but a server is fresh only once, and there is more to copy.
 fn plan(args: &Args, turn: u64) -> Plan {
     // Another part of the sequence, or a short run would see only the first steps.
-    let mut plan = plan::plan(args.seed, turn + 1 + args.seed % 1000, cfg!(debug_assertions));
+    let number = args.only.unwrap_or(turn + 1 + args.seed % 1000);
+    let mut plan = plan::plan(args.seed, number, cfg!(debug_assertions));
     plan.fresh = turn.is_multiple_of(EACH);
     plan.spins = false;
     plan.throttle = plan.throttle.map(|rate| if rate == "8MiB" { "32MiB" } else { "16MiB" });

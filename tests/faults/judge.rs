@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::page::{Wait, now};
-use super::plan::{Anchor, Kind, Plan};
+use super::plan::{Kind, Plan};
 use super::processes::{self, keepers, wait_until};
 use super::strike::{Strike, Struck};
 use super::supervisor::{Ended, Supervisor, command};
@@ -154,7 +154,7 @@ fn exit(plan: &Plan, ended: &Ended, met: bool) -> Result<(), String> {
         Kind::Terminate => &[130, REVOKED],
         Kind::KillActing | Kind::KillTwin => &[KEEPER, REVOKED],
         Kind::StopSupervisor | Kind::StopSupervisorBriefly | Kind::Starve => &[REVOKED, ATTACH_FAILED, KEEPER],
-        Kind::StopActing | Kind::StopTwin => &[REVOKED, KEEPER],
+        Kind::KillKeepers | Kind::StopActing | Kind::StopTwin => &[REVOKED, KEEPER],
         Kind::StopHelper | Kind::KillAt(_) | Kind::StopAt(_) => &[REVOKED, ATTACH_FAILED, KEEPER, QUIESCE],
         _ => &[REVOKED],
     };
@@ -206,6 +206,13 @@ fn clean(dest: &Path) {
 /// A supervisor that was stopped for so long that another took over says so, and publishes nothing.
 fn revoked(target: &dyn Target, plan: &Plan, struck: &Struck) -> Result<(), String> {
     let (Some(stopped), Some(ended)) = (struck.stopped, &struck.ended) else { return Ok(()) };
+    // In Publish everything is saved, and who answers no longer matters to the backup.
+    let publishing = |phase: &&serde_json::Value| phase["phase"] == "publish";
+    let phases = ended.last["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let publish = phases.iter().find(publishing).and_then(|phase| phase["start_ns"].as_u64());
+    if publish.is_some_and(|publish| publish < struck.stopped_at) {
+        return Ok(());
+    }
     let waited = target.longest(&[], Some(stopped));
     let in_hold = plan.kind.step().is_some_and(|step| step.starts_with("hold") && step != "hold.over");
     let limit = if in_hold { REVOKED_HOLD } else { REVOKED };

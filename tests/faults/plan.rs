@@ -57,6 +57,8 @@ pub enum Kind {
     KillTwin,
     /// ... of the acting keeper and the supervisor in one instant: the twin is left.
     KillActingAndSupervisor,
+    /// ... of both keepers in one instant: the supervisor is left.
+    KillKeepers,
     /// ... of all three in one instant: nobody is left.
     KillAll,
     /// The supervisor is stopped until somebody else answers.
@@ -88,6 +90,7 @@ impl Kind {
             Self::KillActing => "kill acting keeper",
             Self::KillTwin => "kill twin",
             Self::KillActingAndSupervisor => "kill keeper+supervisor",
+            Self::KillKeepers => "kill both keepers",
             Self::KillAll => "kill all three",
             Self::StopSupervisor => "stop supervisor",
             Self::StopSupervisorBriefly => "stop supervisor briefly",
@@ -203,6 +206,7 @@ const WEIGHTS: &[(Kind, u64)] = &[
     (Kind::KillActing, 15),
     (Kind::KillTwin, 8),
     (Kind::KillActingAndSupervisor, 12),
+    (Kind::KillKeepers, 5),
     (Kind::KillAll, 6),
     (Kind::StopSupervisor, 3),
     (Kind::StopSupervisorBriefly, 4),

@@ -20,6 +20,9 @@ static MACHINE: RwLock<()> = RwLock::new(());
 
 /// A stopped keeper or helper must be gone after this long: a lease, and looks on either side of it.
 const REPLACED: Duration = Duration::from_secs(3);
+/// A stopped helper may hold a thread of the target for this long: it is killed after some 100 ms, on a machine that stands
+/// still at times.
+const HELD: Duration = Duration::from_secs(1);
 /// A target whose supervisor is stopped must go on within this: a lease, looks, and a slow machine. The promise itself
 /// is held against the longest wait.
 const TAKEN_OVER: Duration = Duration::from_secs(10);
@@ -35,6 +38,8 @@ pub struct Struck {
     pub nobody_since: Option<u64>,
     /// From when to when the supervisor was stopped.
     pub stopped: Option<Span>,
+    /// The same beginning, in realtime.
+    pub stopped_at: u64,
     /// Whatever went wrong on the way.
     pub wrong: Vec<String>,
 }
@@ -118,7 +123,18 @@ impl<'a> Strike<'a> {
                 keeper.map(|keeper| send(keeper, Signal::SIGKILL));
                 signal_supervisor(Signal::SIGKILL);
             }
-            Kind::KillAll => self.kill_all(supervisor_pid),
+            Kind::KillKeepers => {
+                let since = now();
+                self.kill_together(None);
+                // Once the backup is done its keepers are on their own.
+                if supervisor.is_none_or(|supervisor| supervisor.has_come_to("done")) {
+                    self.struck.nobody_since = Some(since);
+                }
+            }
+            Kind::KillAll => {
+                self.struck.nobody_since = Some(now());
+                self.kill_together(supervisor_pid);
+            }
             Kind::StopSupervisor => self.stop_supervisor(supervisor.expect("this kind is never between"))?,
             Kind::StopSupervisorBriefly => {
                 let supervisor = supervisor_pid.expect("this kind is never between");
@@ -131,13 +147,13 @@ impl<'a> Strike<'a> {
             Kind::StopActing => {
                 if let Some(keeper) = acting(pid).filter(|&keeper| stop(keeper)) {
                     self.struck.met = true;
-                    self.stopped_is_replaced(keeper, "acting keeper", supervisor);
+                    self.stopped_is_replaced(keeper, "acting keeper");
                 }
             }
             Kind::StopTwin => {
                 if let Some(keeper) = twin(pid).filter(|&keeper| stop(keeper)) {
                     self.struck.met = true;
-                    self.stopped_is_replaced(keeper, "twin", supervisor);
+                    self.stopped_is_replaced(keeper, "twin");
                 }
             }
             Kind::StopHelper => self.stop_helper(supervisor.expect("this kind is never between")),
@@ -146,9 +162,8 @@ impl<'a> Strike<'a> {
         Ok(())
     }
 
-    /// All stop before any is killed, or one would bring back another.
-    fn kill_all(&mut self, supervisor: Option<i32>) {
-        let since = now();
+    /// Kills both keepers and whom else is given. All stop before any is killed, or one would bring back another.
+    fn kill_together(&mut self, supervisor: Option<i32>) {
         let mut stopped: Vec<i32> = supervisor.into_iter().filter(|&pid| stop(pid)).collect();
         let mut known = Vec::new();
         loop {
@@ -164,7 +179,6 @@ impl<'a> Strike<'a> {
             send(pid, Signal::SIGKILL);
         }
         self.struck.met = !known.is_empty();
-        self.struck.nobody_since = Some(since);
     }
 
     /// Stops the supervisor until every thread of the target has got on, which takes somebody else if the supervisor was
@@ -172,6 +186,7 @@ impl<'a> Strike<'a> {
     fn stop_supervisor(&mut self, supervisor: &mut Supervisor) -> Result<(), String> {
         let begin = now();
         self.struck.met = stop(supervisor.pid());
+        self.struck.stopped_at = crate::common::load::now();
         let on = if self.struck.met { goes_on(self.target, 10, TAKEN_OVER) } else { Ok(()) };
         if on.is_ok() {
             std::thread::sleep(self.plan.length);
@@ -182,7 +197,7 @@ impl<'a> Strike<'a> {
     }
 
     /// A stopped keeper has to be replaced by a living one.
-    fn stopped_is_replaced(&mut self, stopped: i32, who: &str, _supervisor: Option<&mut Supervisor>) {
+    fn stopped_is_replaced(&mut self, stopped: i32, who: &str) {
         if !wait_until(REPLACED, || processes::state(stopped).is_none()) {
             self.struck.wrong.push(format!("a stopped {who} ({stopped}) was still there after {REPLACED:?}"));
             send(stopped, Signal::SIGKILL);
@@ -203,8 +218,16 @@ impl<'a> Strike<'a> {
         }
     }
 
-    /// A stopped helper is done for as soon as it is missed, and at the latest when its supervisor ends.
+    /// A stopped helper holds no thread for long. It is done for as soon as it is missed, and at the latest when its
+    /// supervisor ends.
     fn helper_is_given_up(&mut self, helper: i32, supervisor: &mut Supervisor) {
+        let pid = self.target.pid();
+        if !wait_until(HELD, || processes::stopped_threads(pid).is_empty()) {
+            let doing = processes::doing(pid);
+            self.struck
+                .wrong
+                .push(format!("a stopped helper holds a thread of the target for more than {HELD:?}\n{doing}"));
+        }
         let began = Instant::now();
         let gone = |_: &()| processes::state(helper).is_none();
         while !gone(&()) && supervisor.is_running() && began.elapsed() < super::supervisor::LIMIT {
@@ -290,7 +313,7 @@ impl Strike<'_> {
         let since = now();
         match self.plan.kind {
             Kind::StopAt(_) if who == supervisor.pid() => self.stop_supervisor(supervisor)?,
-            Kind::StopAt(_) if keepers(pid).all.contains(&who) => self.stopped_is_replaced(who, step, Some(supervisor)),
+            Kind::StopAt(_) if keepers(pid).all.contains(&who) => self.stopped_is_replaced(who, step),
             Kind::StopAt(_) => self.helper_is_given_up(who, supervisor),
             // Both keepers may be dead now, one by us and one by itself.
             _ if of_keeper && matches!(self.plan.also, Also::KillActing | Also::KillTwin) => {

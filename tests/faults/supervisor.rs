@@ -18,7 +18,7 @@ use super::target::Target;
 use crate::common::backup::HOTBACKUP;
 
 /// A backup here takes well under a second; one that takes this long hangs.
-pub const LIMIT: Duration = Duration::from_secs(40);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running backup, killed when dropped.
 pub struct Supervisor {
@@ -109,6 +109,14 @@ impl Supervisor {
             }
         }
         true
+    }
+
+    /// Whether it has said that it is in `phase`, or has ended.
+    pub fn has_come_to(&mut self, phase: &str) -> bool {
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(&line);
+        }
+        !self.is_running() || self.phases.iter().any(|known| known == phase)
     }
 
     fn take(&mut self, line: &str) {

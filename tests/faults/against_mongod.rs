@@ -24,8 +24,8 @@ use crate::common::validate;
 const EACH: u64 = 40;
 
 struct Server {
-    server: Mongod,
     load: Load,
+    server: Mongod,
     scratch: TempDir,
 }
 

@@ -126,8 +126,10 @@ impl<'a> Strike<'a> {
             Kind::KillKeepers => {
                 let since = now();
                 self.kill_together(None);
-                // Once the backup is done its keepers are on their own.
-                if supervisor.is_none_or(|supervisor| supervisor.has_come_to("done")) {
+                // Before the attach and once the backup is done the keepers are all there is.
+                let alone =
+                    |supervisor: &mut Supervisor| !supervisor.has_come_to("track") || supervisor.has_come_to("done");
+                if supervisor.is_none_or(alone) {
                     self.struck.nobody_since = Some(since);
                 }
             }
@@ -135,7 +137,11 @@ impl<'a> Strike<'a> {
                 self.struck.nobody_since = Some(now());
                 self.kill_together(supervisor_pid);
             }
-            Kind::StopSupervisor => self.stop_supervisor(supervisor.expect("this kind is never between"))?,
+            Kind::StopSupervisor => {
+                let supervisor = supervisor.expect("this kind is never between");
+                self.struck.met = stop(supervisor.pid());
+                self.supervisor_is_stopped(supervisor)?;
+            }
             Kind::StopSupervisorBriefly => {
                 let supervisor = supervisor_pid.expect("this kind is never between");
                 let begin = now();
@@ -181,11 +187,10 @@ impl<'a> Strike<'a> {
         self.struck.met = !known.is_empty();
     }
 
-    /// Stops the supervisor until every thread of the target has got on, which takes somebody else if the supervisor was
-    /// the one to answer; then lets it find out.
-    fn stop_supervisor(&mut self, supervisor: &mut Supervisor) -> Result<(), String> {
+    /// The supervisor stays stopped until every thread of the target has got on, which takes somebody else if the supervisor
+    /// was the one to answer; then it may find out.
+    fn supervisor_is_stopped(&mut self, supervisor: &mut Supervisor) -> Result<(), String> {
         let begin = now();
-        self.struck.met = stop(supervisor.pid());
         self.struck.stopped_at = crate::common::load::now();
         let on = if self.struck.met { goes_on(self.target, 10, TAKEN_OVER) } else { Ok(()) };
         if on.is_ok() {
@@ -312,7 +317,13 @@ impl Strike<'_> {
         self.struck.met = true;
         let since = now();
         match self.plan.kind {
-            Kind::StopAt(_) if who == supervisor.pid() => self.stop_supervisor(supervisor)?,
+            Kind::StopAt(_) if who == supervisor.pid() => {
+                // It leaves word first. A second signal from here might come first, too, and stop it once more later.
+                if !wait_until(Duration::from_secs(5), || processes::state(who) == Some('T')) {
+                    return Err(format!("{step} was reached, but its process does not stop"));
+                }
+                self.supervisor_is_stopped(supervisor)?;
+            }
             Kind::StopAt(_) if keepers(pid).all.contains(&who) => self.stopped_is_replaced(who, step),
             Kind::StopAt(_) => self.helper_is_given_up(who, supervisor),
             // Both keepers may be dead now, one by us and one by itself.

@@ -65,7 +65,7 @@ pub struct Guest {
 }
 
 /// How many threads of it write.
-const WORKERS: usize = 3;
+pub const WORKERS: usize = 3;
 const SLOTS: usize = 32;
 const PAUSE_US: usize = 300;
 

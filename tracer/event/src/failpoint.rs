@@ -4,6 +4,10 @@
 //! [`VARIABLE`] chooses what happens there: `hold.parked:kill`, or `hold.parked:stop:3` for the third time the step is
 //! reached; several are separated by commas. In a release build, and without the variable, nothing ever happens.
 //!
+//! `hold.parked:kill@/a/file` makes the file when it strikes, with a line `NAME PID` in it, and does not strike where the
+//! file is there already. So a step is met once however many processes come to it (a keeper and then its twin), and
+//! the test knows that it was met, and by whom.
+//!
 //! The names are the steps of attach, hand-over, hold, drain and publish, and of the keeper's life; [`NAMES`] lists
 //! them all, so that a test can meet every one.
 
@@ -18,12 +22,12 @@ pub const NAMES: &[&str] = &[
     "attach.keeper-ready",
     "attach.page-mapped",
     "attach.page-written",
-    "attach.armed",
     "attach.installed",
     "attach.listener-taken",
     "attach.supervised",
     "attach.receiving",
-    // The helper that holds threads by ptrace; each while one is held.
+    // The ptracer, with a thread of the target in its hands.
+    "inject.armed",
     "inject.thread-held",
     "inject.code-written",
     "inject.redirected",
@@ -90,10 +94,13 @@ pub fn disarm() {
 
 #[cfg(debug_assertions)]
 mod armed {
+    use std::io::Write;
+    use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use nix::sys::signal::{Signal, raise};
+    use nix::unistd::getpid;
 
     /// What is to happen at one step.
     #[derive(Debug)]
@@ -102,6 +109,17 @@ mod armed {
         pub signal: Signal,
         /// How many times the step is still to be passed, this time included.
         left: AtomicU32,
+        /// Made by the one process that this strikes.
+        pub once: Option<PathBuf>,
+    }
+
+    impl Armed {
+        /// Whether no process was struck before this one.
+        fn is_first(&self) -> bool {
+            let Some(path) = &self.once else { return true };
+            let made = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+            made.is_ok_and(|mut file| writeln!(file, "{} {}", self.name, getpid()).is_ok())
+        }
     }
 
     pub(super) static DISARMED: AtomicBool = AtomicBool::new(false);
@@ -112,6 +130,7 @@ mod armed {
         for point in armed.iter().filter(|point| point.name == name) {
             if !DISARMED.load(Ordering::SeqCst)
                 && point.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1)
+                && point.is_first()
             {
                 // To this very thread: it must not come any further.
                 let _ = raise(point.signal);
@@ -122,6 +141,10 @@ mod armed {
     /// Reads the variable. What cannot be read panics: a test that misspells it must not pass.
     pub(super) fn parse(text: &str) -> Vec<Armed> {
         let read = |part: &str| {
+            let (part, once) = match part.split_once('@') {
+                Some((part, path)) => (part, Some(PathBuf::from(path))),
+                None => (part, None),
+            };
             let mut fields = part.split(':');
             let name = fields.next()?.to_owned();
             let signal = match fields.next()? {
@@ -131,7 +154,7 @@ mod armed {
             };
             let left = AtomicU32::new(fields.next().map_or(Some(1), |count| count.parse().ok())?);
             let known = super::NAMES.contains(&&*name) && fields.next().is_none();
-            known.then_some(Armed { name, signal, left })
+            known.then_some(Armed { name, signal, left, once })
         };
         let parts = text.split(',').filter(|part| !part.is_empty());
         parts.map(|part| read(part).unwrap_or_else(|| panic!("no such fail point: {part:?}"))).collect()
@@ -148,6 +171,14 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), NAMES.len());
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    fn a_step_may_name_a_file_that_is_made_when_it_strikes() {
+        let armed = armed::parse("hold.parked:stop:3@/a/b,twin.acting:kill");
+        let told: Vec<_> = armed.iter().map(|point| (&*point.name, point.once.as_deref())).collect();
+        assert_eq!(told, [("hold.parked", Some(std::path::Path::new("/a/b"))), ("twin.acting", None)]);
     }
 
     #[test]

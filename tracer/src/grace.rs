@@ -86,6 +86,6 @@ fn unsettled(pending: &[Call], waited: Duration) -> String {
 fn stop_for_an_instant(process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>, calls: &[Call]) -> Vec<Call> {
     let tids = calls.iter().map(|call| call.tid).collect();
     let paused = ptracer.lock().unwrap_or_else(PoisonError::into_inner).pause(process, tids);
-    let is_over = |call: &&Call| paused.contains(&call.tid) || inflight.now(call) != Some(call.state);
+    let is_over = |call: &&Call| paused.contains(&call.tid) || inflight.now(call).is_none();
     calls.iter().filter(is_over).copied().collect()
 }

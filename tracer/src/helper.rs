@@ -115,6 +115,12 @@ pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
     owner.is_ok_and(|owner| owner == 0 || owner == nix::unistd::geteuid().as_raw())
 }
 
+/// Whether a process is stopped by a signal (proc_pid_stat(5)).
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -252,14 +252,19 @@ impl Drop for Tracer {
     /// Hands the target to its keeper: first nothing more is received, then the keeper answers. In between a call
     /// waits for some microseconds.
     fn drop(&mut self) {
-        drop(self.warden.take());
-        self.shared.stop.store(true, Ordering::SeqCst);
-        self.receivers.join();
-        failpoint::hit("handover.deaf");
-        let control = self.shared.generation;
-        control.change(&self.shared.memory.control, control.with(Role::Kept));
-        failpoint::hit("handover.kept");
-        self.wake.rouse();
+        let Self { shared, receivers, .. } = self;
+        let mut give = || {
+            shared.stop.store(true, Ordering::SeqCst);
+            receivers.join();
+            failpoint::hit("handover.deaf");
+            let control = shared.generation;
+            control.change(&shared.memory.control, control.with(Role::Kept));
+            failpoint::hit("handover.kept");
+        };
+        match self.warden.take() {
+            Some(warden) => warden.hand_over(give),
+            None => give(),
+        }
     }
 }
 

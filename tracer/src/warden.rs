@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
@@ -19,6 +19,8 @@ use crate::sys::pidfd;
 const LOOK: Duration = Duration::from_millis(100);
 /// Looks without any keeper after which another pair is started: a twin needs less than one to take its keeper's place.
 const LOOKS: u32 = 2;
+/// How long a keeper may take to take the target back; one that hangs is replaced by its twin after a second.
+const TAKE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Wakes the keeper that acts, whichever that is by now.
 pub(crate) struct Wake(Mutex<OwnedFd>);
@@ -37,8 +39,42 @@ impl Wake {
     }
 }
 
-/// The thread that watches. Ends when dropped.
+/// What it takes to start another pair.
+#[derive(Clone)]
+struct Replacement {
+    shared: Arc<Answering>,
+    program: PathBuf,
+    wake: Arc<Wake>,
+}
+
+impl Replacement {
+    /// Whether the keeper that acts is there, or somebody else is to blame if it is not.
+    fn is_there(&self) -> bool {
+        let Answering { process, memory, .. } = &*self.shared;
+        helper::is(memory.keeper.load(Ordering::SeqCst), keeper::KIND, process) || !process.is_alive()
+    }
+
+    /// Starts another pair, if no keeper is left.
+    fn start(&self) {
+        let Answering { process, memory, .. } = &*self.shared;
+        if !matches!(find::find(process), Ok(None)) {
+            return;
+        }
+        match spawn::spawn(process, &self.program, memory) {
+            Ok(pid) => {
+                tracing::warn!(pid, "both keepers were gone; there are new ones");
+                if let Some(new) = pidfd::open(pid).ok().and_then(|keeper| find::wake_fd(&keeper)) {
+                    self.wake.replace(new);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "there is no keeper"),
+        }
+    }
+}
+
+/// The thread that watches.
 pub(crate) struct Warden {
+    replacement: Replacement,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -46,38 +82,55 @@ pub(crate) struct Warden {
 impl Warden {
     pub fn start(shared: Arc<Answering>, program: PathBuf, wake: Arc<Wake>) -> std::io::Result<Self> {
         let (stop, stopped) = bounded::<()>(0);
+        let replacement = Replacement { shared, program, wake };
+        let watching = replacement.clone();
         let watch = move || {
             let mut missing = 0;
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                let process = &shared.process;
-                let acting = shared.memory.keeper.load(Ordering::SeqCst);
-                let is_there = helper::is(acting, keeper::KIND, process);
-                missing = if is_there || shared.is_revoked() || !process.is_alive() { 0 } else { missing + 1 };
-                if missing < LOOKS || !matches!(find::find(process), Ok(None)) {
-                    continue;
-                }
-                match spawn::spawn(process, &program, &shared.memory) {
-                    Ok(pid) => {
-                        if let Some(new) = pidfd::open(pid).ok().and_then(|keeper| find::wake_fd(&keeper)) {
-                            wake.replace(new);
-                        }
-                        tracing::warn!(pid, "both keepers were gone; there are new ones");
-                        missing = 0;
-                    }
-                    Err(error) => tracing::warn!(%error, "there is no keeper"),
+                missing = if watching.is_there() || watching.shared.is_revoked() { 0 } else { missing + 1 };
+                if missing >= LOOKS {
+                    watching.start();
+                    missing = 0;
                 }
             }
         };
         let thread = std::thread::Builder::new().name("warden".into()).spawn(watch)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { replacement, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Hands the target to its keeper, which must take it: keepers may be killed in this very moment, too.
+    pub fn hand_over(mut self, give: impl FnOnce()) {
+        self.end();
+        let Replacement { shared, wake, .. } = &self.replacement;
+        let limit = Instant::now() + TAKE_LIMIT;
+        if !self.replacement.is_there() {
+            self.replacement.start();
+        }
+        give();
+        wake.rouse();
+        let is_taken = || shared.memory.kept.load(Ordering::SeqCst) >= shared.generation.generation;
+        let mut missing = None;
+        while !is_taken() && shared.process.is_alive() && Instant::now() < limit {
+            if self.replacement.is_there() {
+                missing = None;
+            } else if missing.get_or_insert_with(Instant::now).elapsed() > LOOK * LOOKS {
+                self.replacement.start();
+                missing = None;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    fn end(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
 impl Drop for Warden {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.end();
     }
 }

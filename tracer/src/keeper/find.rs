@@ -21,6 +21,8 @@ use crate::sys::pidfd;
 const LISTENER: &[u8] = b"anon_inode:seccomp notify";
 /// How long a keeper may take to look at a new supervisor.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
+/// How long a keeper may take to give a sign of life.
+const ALIVE_LIMIT: Duration = Duration::from_secs(2);
 /// How long the ptracer of a dead supervisor may take to end.
 const PTRACER_LIMIT: Duration = Duration::from_secs(1);
 
@@ -45,11 +47,31 @@ pub struct Found {
     pub memory: Mapping,
 }
 
-/// Finds the keeper of `target`.
+/// Finds the keeper of `target`, which is seen to be alive: one that was killed just now may still be there, and one that
+/// is stopped is replaced by its twin in a second.
 ///
 /// # Errors
-/// [`Error::Keeper`] when there is one of another version.
+/// [`Error::Keeper`] when there is one of another version, or one that gives no sign of life, as in a frozen cgroup.
 pub fn find(target: &Process) -> Result<Option<Found>, Error> {
+    let limit = Instant::now() + ALIVE_LIMIT;
+    loop {
+        let Some(found) = look_for(target)? else { return Ok(None) };
+        if found.is_alive(limit) {
+            let pid = found.memory.keeper.load(Ordering::SeqCst);
+            return Ok(Some(Found { pid, ..found }));
+        }
+        let is_stopped = helper::is_stopped(found.pid);
+        if is_stopped && Instant::now() >= limit {
+            // Both of a pair were stopped, by a signal: nothing else will end that.
+            let _ = pidfd::kill(found.pidfd.as_fd());
+        } else if Instant::now() >= limit + ALIVE_LIMIT {
+            return Err(Error::Keeper { pid: target.pid(), problem: "does not answer (is its cgroup frozen?)".into() });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn look_for(target: &Process) -> Result<Option<Found>, Error> {
     for pid in crate::process::list_numbers(target.proc(), ".") {
         if !helper::is(pid, KIND, target) {
             continue;
@@ -65,13 +87,26 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
         if memory.magic.load(Ordering::SeqCst) != MAGIC {
             return Err(wrong("is of another version: restart the target"));
         }
-        let pid = memory.keeper.load(Ordering::SeqCst);
         return Ok(Some(Found { pid, pidfd: keeper, memory }));
     }
     Ok(None)
 }
 
 impl Found {
+    /// Whether it, or its twin in its place, gives a sign of life before the time is over or it has ended.
+    fn is_alive(&self, limit: Instant) -> bool {
+        let before = self.memory.keeper_beat.load(Ordering::SeqCst);
+        if let Some(wake) = self.wake_fd() {
+            rouse(&wake);
+        }
+        while self.memory.keeper_beat.load(Ordering::SeqCst) == before {
+            if Instant::now() >= limit || super::run::ends_within(self.pidfd.as_fd(), Duration::from_micros(200)) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Whether its supervisor died while it attached: then the keeper waits for a filter that may never come.
     pub fn is_orphaned(&self) -> bool {
         Control::load(&self.memory.control).role == Role::Attaching && !self.old_supervisor_lives()

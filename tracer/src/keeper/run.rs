@@ -213,6 +213,7 @@ impl Keeper {
             return !self.wait(Duration::from_millis(1), false).target_gone;
         }
         self.answer_slots();
+        self.memory.kept.store(control.generation, Ordering::SeqCst);
         while Control::load(&self.memory.control) == control {
             let revoked_lives = self.supervisor.is_some();
             let woken = self.wait(LOOK, true);

@@ -65,6 +65,8 @@ pub struct Shared {
     pub armed: AtomicU32,
     /// The generation whose supervisor the keeper watches.
     pub watched: AtomicU32,
+    /// The generation after which the keeper last began to answer.
+    pub kept: AtomicU32,
     /// Counts up while the supervisor's receiver makes progress.
     pub beat: AtomicU64,
     /// Counts up while the keeper that acts makes progress, and while its twin does.

@@ -133,6 +133,20 @@ impl Guest {
         status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
     }
 
+    /// Waits for its end, which it was asked for; fails when a call of its own went wrong.
+    pub fn assert_ends_well(&mut self) {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                // What it started may hold its stderr open: that is not waited for.
+                assert!(status.success(), "the guest ended with {status}");
+                return;
+            }
+            assert!(began.elapsed() < STANDSTILL, "the guest does not end\n{}", waits(self.pid()));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Kills it.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

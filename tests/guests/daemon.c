@@ -46,7 +46,7 @@ int main(int argc, char **argv) {
     char path[4096];
     join_path(path, sizeof path, argv[1], "0");
     struct ring ring;
-    ring_open(&ring, path, 64);
+    ring_open(&ring, path, 160);
     ready();
     for (int started = 0;;) {
         ring_write(&ring);

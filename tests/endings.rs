@@ -100,9 +100,16 @@ fn a_target_may_end_in_any_way_while_it_is_tracked_or_drained() {
     }
 }
 
-fn signal_all(pids: &[i32], signal: Signal) {
+fn stop_all(pids: &[i32]) {
     for &pid in pids {
-        kill(Pid::from_raw(pid), signal).expect("it lives");
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it lives");
+    }
+}
+
+fn continue_all(pids: &[i32]) {
+    for &pid in pids {
+        // A keeper that goes on and finds its target gone ends its twin.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
     }
 }
 
@@ -125,10 +132,10 @@ fn a_target_may_end_in_any_way_while_its_threads_wait_for_an_answer() {
         running.wait_for_copying();
         // Nobody answers: soon every writer stands in its call.
         let answering: Vec<i32> = pair(guest.pid()).into_iter().chain([running.pid()]).collect();
-        signal_all(&answering, Signal::SIGSTOP);
+        stop_all(&answering);
         wait_until("the writers to stand still", || waiting_writers(&guest) == RINGS);
         end(&mut guest, how);
-        signal_all(&answering, Signal::SIGCONT);
+        continue_all(&answering);
         let outcome = running.finish();
         let succeeded = assert_right_or_failed(&outcome, RINGS, &["target_exited", "revoked"]);
         assert!(!succeeded || point == "start", "it ended well, though its point lay after the target's end");
@@ -172,7 +179,7 @@ fn a_process_that_gets_a_dead_targets_number_is_a_new_one() {
     let number = old.pid();
     // Stopped, the old one's keepers cannot end: the new one meets them.
     let stale = pair(number);
-    signal_all(&stale, Signal::SIGSTOP);
+    stop_all(&stale);
     old.kill();
     let rings = compile("rings", Linked::Dynamically);
     let mut new = Guest::start_as(number, &rings, &["4", "32", "100"]);
@@ -186,7 +193,7 @@ fn a_process_that_gets_a_dead_targets_number_is_a_new_one() {
     let outcome = backup::take(number, &new.beside("backup"), &["--source", path(&new.dir)]);
     assert_right(&outcome, RINGS);
     new.assert_goes_on();
-    signal_all(&stale, Signal::SIGCONT);
+    continue_all(&stale);
     wait_until("the old keepers' end", || keepers(number).len() == 2);
     assert!(keepers(number).iter().all(|keeper| !stale.contains(keeper)));
     new.assert_goes_on();

@@ -134,6 +134,7 @@ fn a_server_rotates_its_log_during_and_between_backups() {
         running.wait_for_copying();
         rotate(&server);
         rotate(&server);
+        assert!(running.is_running(), "the backup was over before the log was put aside");
         let outcome = running.finish();
         outcome.report();
         outcomes.push(outcome);

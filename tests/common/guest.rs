@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,16 @@ impl Guest {
         fs::create_dir(&dir).expect("a data directory");
         let mut command = Command::new(compile(name, linked));
         command.arg(&dir).args(arguments);
+        Self::spawn(scratch, dir, command)
+    }
+
+    /// Starts a program as process `number`, which must be free. [`Self::pid`] is another's then: the one that waits for it.
+    pub fn start_as(number: i32, program: &Path, arguments: &[&str]) -> Self {
+        let scratch = scratch();
+        let dir = scratch.path().join("data");
+        fs::create_dir(&dir).expect("a data directory");
+        let mut command = Command::new(compile("as_process", Linked::Dynamically));
+        command.arg(number.to_string()).arg(program).arg(&dir).args(arguments);
         Self::spawn(scratch, dir, command)
     }
 
@@ -131,6 +141,25 @@ impl Guest {
     pub fn is_filtered(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the guest lives");
         status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
+    }
+
+    /// Waits for its end, which it was asked for; fails when a call of its own went wrong.
+    pub fn assert_ends_well(&mut self) {
+        // What it started may hold its stderr open: that is not waited for.
+        let status = self.wait_for_end();
+        assert!(status.success(), "the guest ended with {status}");
+    }
+
+    /// Waits for its end, however it comes.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                return status;
+            }
+            assert!(began.elapsed() < STANDSTILL, "the guest does not end\n{}", waits(self.pid()));
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Kills it.

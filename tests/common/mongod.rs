@@ -194,11 +194,24 @@ impl Mongod {
         assert!(complaints.is_empty(), "mongod complains:\n{}", complaints.join("\n"));
     }
 
-    /// The first few lines of the log with severity error or fatal, cut: WiredTiger prints a damaged block whole.
+    /// The log it writes now.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The logs that it has put aside.
+    pub fn rotated_logs(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.log.parent().expect("a directory")).expect("readable");
+        let name = self.log.file_name().expect("a name").to_string_lossy().into_owned() + ".";
+        let paths = entries.map(|entry| entry.expect("readable").path());
+        paths.filter(|path| path.file_name().is_some_and(|found| found.to_string_lossy().starts_with(&name))).collect()
+    }
+
+    /// The first few lines of the logs with severity error or fatal, cut: WiredTiger prints a damaged block whole.
     fn complaints(&self) -> Vec<String> {
-        let Ok(log) = File::open(&self.log) else { return Vec::new() };
-        BufReader::new(log)
-            .lines()
+        let logs = self.rotated_logs().into_iter().chain([self.log.clone()]);
+        logs.filter_map(|log| File::open(log).ok())
+            .flat_map(|log| BufReader::new(log).lines())
             .map_while(Result::ok)
             .filter(|line| line.contains(r#""s":"E""#) || line.contains(r#""s":"F""#))
             .take(10)

@@ -8,12 +8,15 @@
 //! 3. the thread's end;
 //! 4. the thread stopped by ptrace: it stops on its way out of the kernel, or outside of it. This is only for a
 //!    thread that stays on a processor, and never for one whose notification is held, which would not stop until
-//!    answered.
+//!    answered;
+//! 5. the thread found stopped, by job control or another's ptrace, for the same reason: /proc still shows the call that it
+//!    was on its way out of. (ptrace also stops a thread on its way *into* a call. That is then its next one, which the filter
+//!    is still to see; only for a call from before the filter it proves nothing.)
 //!
 //! A call moves through these states:
 //!
 //! ```text
-//!   Received --admitting--> Admitting --answered--> LetGo --(1..4)--> gone
+//!   Received --admitting--> Admitting --answered--> LetGo --(1..5)--> gone
 //!                               |                     ^
 //!                               +--held--> Parked ----+
 //! ```
@@ -142,6 +145,7 @@ impl InFlight {
             // The same call with the same arguments may be the next one, waiting for us: that one will be received.
             nr != i64::from(call.data.nr) || args != call.data.args
         };
+        let over = over || is_stopped(process, call);
         if over { Verdict::Settled } else { Verdict::InCall }
     }
 
@@ -171,6 +175,17 @@ impl InFlight {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Call>> {
         self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Whether a thread is stopped in a way that proves its call to be over.
+fn is_stopped(process: &Process, call: &Call) -> bool {
+    const BY_JOB_CONTROL: char = 'T';
+    const BY_PTRACE: char = 't';
+    match process.status_field(call.tid, "State").and_then(|state| state.chars().next()) {
+        Some(BY_JOB_CONTROL) => true,
+        Some(BY_PTRACE) => call.state != State::BeforeFilter,
+        _ => false,
     }
 }
 

@@ -191,6 +191,11 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
         if looked.elapsed() >= LOOK {
             looked = Instant::now();
             hangs = shared.hangs();
+            // Its children may go on calling, so that poll(2) below never has time to find its end.
+            if !shared.process.is_alive() {
+                sink.lost(crate::Error::TargetExited(shared.process.pid()));
+                return;
+            }
         }
         if !hangs {
             shared.memory.beat.fetch_add(1, Ordering::SeqCst);

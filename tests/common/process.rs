@@ -1,0 +1,102 @@
+//! What /proc says of processes, and the keepers of a target.
+// Each test binary uses its own part of this module.
+#![allow(dead_code)]
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::backup::{self, Outcome, verify};
+use super::guest::{Guest, check_rings};
+
+/// Longer than anything that is waited for takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until `done`; fails when that takes too long.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A field of a process's or thread's status; `None` when it is gone.
+pub fn status(pid: i32, field: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// Who traces each thread of a process.
+pub fn tracers(pid: i32) -> Vec<String> {
+    threads(pid).into_iter().filter_map(|tid| status(tid, "TracerPid")).collect()
+}
+
+/// The threads of a process.
+pub fn threads(pid: i32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Every process there is.
+fn processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc is there");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The keepers of a target: the one that acts and its twin.
+pub fn keepers(target: i32) -> Vec<i32> {
+    let wanted = target.to_string();
+    let is_keeper = |pid: &i32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<_> = line.split('\0').collect();
+        words.get(1) == Some(&"keeper") && words.get(2) == Some(&wanted.as_str())
+    };
+    processes().into_iter().filter(is_keeper).collect()
+}
+
+/// A target's two keepers, once both are there.
+pub fn pair(target: i32) -> Vec<i32> {
+    wait_until("two keepers", || keepers(target).len() == 2);
+    keepers(target)
+}
+
+/// Fails unless a target's keepers end soon.
+pub fn assert_keepers_end(target: i32) {
+    wait_until("the end of the keepers", || keepers(target).is_empty());
+}
+
+/// A path as an argument.
+pub fn path(path: &Path) -> &str {
+    path.to_str().expect("test directories have plain names")
+}
+
+/// A whole backup of a guest with `rings` rings, which must be right.
+pub fn back_up(guest: &mut Guest, rings: usize, name: &str) -> Outcome {
+    let dest = guest.beside(name);
+    let outcome = backup::take(guest.pid(), &dest, &["--source", path(&guest.dir)]);
+    assert_right(&outcome, rings);
+    guest.assert_goes_on();
+    outcome
+}
+
+/// Fails unless a backup succeeded and holds a state that existed.
+pub fn assert_right(outcome: &Outcome, rings: usize) {
+    let report = outcome.report();
+    verify(&outcome.dest);
+    check_rings(&outcome.dest, rings).unwrap_or_else(|wrong| panic!("{wrong}\n{report}"));
+}
+
+/// Fails when a backup says that it succeeded and is wrong, or fails for a cause that is none of `causes`. Says whether
+/// it succeeded.
+pub fn assert_right_or_failed(outcome: &Outcome, rings: usize, causes: &[&str]) -> bool {
+    if outcome.status.success() {
+        assert_right(outcome, rings);
+        return true;
+    }
+    let kind = outcome.events.iter().find(|event| event["event"] == "error").map(|event| event["kind"].clone());
+    let kind = kind.as_ref().and_then(serde_json::Value::as_str).unwrap_or("none");
+    assert!(causes.contains(&kind), "it failed for {kind:?}, not one of {causes:?}: {}", outcome.stderr);
+    outcome.failure(kind);
+    false
+}

@@ -1,0 +1,62 @@
+/* daemon DIR TRIGGER END: writes the ring DIR/0. Once the file TRIGGER is there it starts a daemon in the usual way: two
+ * forks, a session, and every descriptor above 2 closed, whoever it may belong to. The daemon puts its number into DIR/../pid
+ * and writes the ring DIR/1, for ever. The guest ends once the file END is there. */
+#include "guest.h"
+#include <sys/wait.h>
+
+static void run(const char *dir) {
+    struct ring ring;
+    ring_open(&ring, dir, 32);
+    char path[4200], text[32];
+    MUST(snprintf(path, sizeof path, "%s/../../pid.new", dir) < (int)sizeof path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+    MUST(fd >= 0);
+    int length = snprintf(text, sizeof text, "%d", getpid());
+    MUST(write(fd, text, (size_t)length) == length);
+    MUST(close(fd) == 0);
+    char name[4200];
+    MUST(snprintf(name, sizeof name, "%s/../../pid", dir) < (int)sizeof name);
+    MUST(rename(path, name) == 0);
+    for (;;) {
+        ring_write(&ring);
+        nap(500);
+    }
+}
+
+static void start_daemon(const char *dir) {
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child == 0) {
+        MUST(setsid() > 0);
+        pid_t daemon = fork();
+        MUST(daemon >= 0);
+        if (daemon > 0)
+            _exit(0);
+        MUST(chdir("/") == 0);
+        MUST(syscall(SYS_close_range, 3, ~0U, 0) == 0);
+        run(dir);
+    }
+    int status;
+    MUST(waitpid(child, &status, 0) == child);
+    MUST(status == 0);
+}
+
+int main(int argc, char **argv) {
+    MUST(argc == 4);
+    char path[4096];
+    join_path(path, sizeof path, argv[1], "0");
+    struct ring ring;
+    ring_open(&ring, path, 160);
+    ready();
+    for (int started = 0;;) {
+        ring_write(&ring);
+        nap(500);
+        if (!started && access(argv[2], F_OK) == 0) {
+            join_path(path, sizeof path, argv[1], "1");
+            start_daemon(path);
+            started = 1;
+        }
+        if (access(argv[3], F_OK) == 0)
+            return 0;
+    }
+}

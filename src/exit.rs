@@ -41,6 +41,8 @@ causes! {
     Keeper = 11,
     /// The keeper took the process over because this supervisor did not answer in time.
     Revoked = 12,
+    /// A call of the process had waited too long, so it was let go: a disk stands still, or hotbackup hangs.
+    WaitedTooLong = 13,
     /// The destination holds something already.
     DestNotEmpty = 20,
     /// The destination and a source lie inside one another.
@@ -83,6 +85,12 @@ causes! {
     BeforeImagesFull = 44,
     /// The target was let go before everything was saved.
     LetGo = 45,
+    /// No point in time could be fixed without holding the process for too long.
+    HoldTooLong = 46,
+    /// The process changed more names than can be remembered while hotbackup waited for a disk.
+    TooManyMarks = 47,
+    /// What the process overwrites could not be read in time.
+    BeforeImageSlow = 48,
     /// verify: the directory holds no finished backup.
     ManifestMissing = 50,
     /// verify: the manifest cannot be understood.
@@ -127,6 +135,7 @@ impl Cause {
             Error::OwnExecutable(_) => Self::Internal,
             Error::Copier(error) => Self::of_copier(error),
             Error::Discover(error) => Self::of_discover(error),
+            Error::Limits(_) => Self::Usage,
         }
     }
 
@@ -149,6 +158,7 @@ impl Cause {
             Error::Ptracer { .. } => Self::AttachFailed,
             Error::NothingToRescue(_) => Self::NothingToRescue,
             Error::Revoked(_) => Self::Revoked,
+            Error::WaitedTooLong { .. } => Self::WaitedTooLong,
             _ => Self::Internal,
         }
     }
@@ -177,6 +187,9 @@ impl Cause {
             Error::Untraceable { .. } => Self::Untraceable,
             Error::ForeignChange { .. } => Self::ForeignChange,
             Error::BeforeImagesFull { .. } => Self::BeforeImagesFull,
+            Error::BeforeImageSlow { .. } => Self::BeforeImageSlow,
+            Error::HoldTooLong { .. } => Self::HoldTooLong,
+            Error::TooManyMarks { .. } => Self::TooManyMarks,
             Error::LetGo => Self::LetGo,
             Error::Cancelled => Self::Cancelled,
             Error::ManifestMissing { .. } => Self::ManifestMissing,

@@ -13,6 +13,7 @@ use crate::tree::Tree;
 use crate::{BeforeImages, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Spec, Tuning};
 use crate::{foreign, hash, sys};
 use crossbeam::channel::{Receiver, unbounded};
+use hotbackup_event::failpoint::hit;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -54,7 +55,7 @@ impl<P: Send + 'static> Backup<P> {
         let stage = Stage::prepare(&spec, io)?;
         let ledger = Arc::new(Ledger::default());
         let tree = Tree::new(Arc::clone(&ledger), spec, stage.id()?)?;
-        Ok(Self { gate: LetGo(Arc::new(Capture::new(ledger))), tree, stage, point, tuning, pid })
+        Ok(Self { gate: LetGo(Arc::new(Capture::new(ledger, &tuning))), tree, stage, point, tuning, pid })
     }
 
     /// Where to deliver the target's calls, from before [`Backup::run`] on.
@@ -132,7 +133,9 @@ fn copy<P: Send + 'static>(context: &Context<'_, P>, tree: Tree, point: Point) -
             let held = tracker.hold(jobs)?;
             context.phase(Phase::Drain);
             drain(context, &mut copier, &held.tree)?;
+            hit("drain.complete");
             capture.release()?;
+            hit("drain.released");
             Ok((held, passes))
         })();
         if let Err(error) = result {

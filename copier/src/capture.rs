@@ -13,34 +13,86 @@
 //! when the gate has been switched to Holding, every call that passed it before has been let go, and the grace that
 //! follows waits for those; every call that comes later is parked. What was received but has not come to the gate yet
 //! is parked when it does. Nothing that may take long is done under either lock.
+//!
+//! # The lease of a hold, and the race between its cut and the point in time
+//!
+//! The thread that runs the backup may be stuck in the hold, in a grace or at a dead disk, or may not get a processor.
+//! So it is not alone in ending one: whoever receives calls also calls [`Capture::tick`], which *cuts* a hold whose
+//! lease is over, that is, switches the gate from Holding back to Tracking.
+//!
+//! Both the cut and the fixing of the point in time are one step under the gate's write lock, and both begin with a look
+//! whether this hold is still on. So exactly one of them happens. If the cut comes first, the one who comes to fix the
+//! point in time, however late, finds its hold cut, and the try counts for nothing. If fixing comes first, there is no
+//! hold left to cut. Every hold is a [`Hold`] of its own: the end of one's lease never cuts the next.
+//!
+//! What was looked at in a hold that is then cut: [`Hold::is_cut`] turns true before the first of its calls goes on. So
+//! who looks at the source, and *afterwards* finds the hold not cut, has seen what nobody was changing. If it is cut,
+//! the look was worth as much as one while tracking, and the marks of the calls that go on are there for the next sync.
+//! Marks must not be taken while such calls are on their way between their mark and their answer, where a grace does not
+//! see them: [`Capture::unpark`] returns only when none is.
+//!
+//! What was parked goes on by way of a queue that both threads take from. So a call is not left waiting because the one
+//! who ended the hold was put aside right after.
 use crate::drain::{Drain, Need};
 use crate::ledger::Ledger;
 use crate::util::{lock, read, write};
-use crate::{Error, tree::Tree};
+use crate::{Error, Tuning, tree::Tree};
 use crossbeam::channel::Sender;
 use hotbackup_event::Effect;
+use hotbackup_event::failpoint::hit;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Takes in the target's stopped calls. `P` is what lets a call run when it is dropped.
 pub struct Capture<P: Send + 'static> {
     pub(crate) ledger: Arc<Ledger>,
     gate: RwLock<Gate<P>>,
+    /// What a hold parked and that may go on now.
+    released: Mutex<VecDeque<Parked<P>>>,
+    /// How many of those are taken out, and not let go yet.
+    in_hand: AtomicUsize,
+    /// When the lease of the hold that is on ends, or of one whose calls have not all gone on; 0 for none. In
+    /// nanoseconds since `began`.
+    lease_ends: AtomicU64,
+    began: Instant,
+    lease: Duration,
+    max_marks: usize,
 }
+
+type Parked<P> = (Vec<Effect>, P);
 
 enum Gate<P> {
     Tracking,
-    Holding(Mutex<Vec<(Vec<Effect>, P)>>),
+    Holding(Hold, Mutex<Vec<Parked<P>>>),
     Draining(Drain<P>),
     /// `true`: everything of the point in time is saved.
     Open(bool),
+}
+
+/// One hold. Clones are the same hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Hold(Arc<HoldState>);
+
+#[derive(Debug)]
+struct HoldState {
+    cut: AtomicBool,
+    ends: u64,
+}
+
+impl Hold {
+    /// Whether it was ended because its lease was over. Once `true`, its calls may be running.
+    pub fn is_cut(&self) -> bool {
+        self.0.cut.load(Ordering::SeqCst)
+    }
 }
 
 impl<P: Send + 'static> std::fmt::Debug for Capture<P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let gate = match *read(&self.gate) {
             Gate::Tracking => "tracking",
-            Gate::Holding(_) => "holding",
+            Gate::Holding(..) => "holding",
             Gate::Draining(_) => "draining",
             Gate::Open(_) => "open",
         };
@@ -56,28 +108,77 @@ pub(crate) struct Job<P> {
 }
 
 impl<P: Send + 'static> Capture<P> {
-    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
-        Self { ledger, gate: RwLock::new(Gate::Tracking) }
+    pub(crate) fn new(ledger: Arc<Ledger>, tuning: &Tuning) -> Self {
+        Self {
+            ledger,
+            gate: RwLock::new(Gate::Tracking),
+            released: Mutex::default(),
+            in_hand: AtomicUsize::new(0),
+            lease_ends: AtomicU64::new(0),
+            began: Instant::now(),
+            lease: tuning.hold_lease,
+            max_marks: tuning.most_entry_marks,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_nanos() as u64
     }
 
     /// Takes in a stopped call, before it runs: what it may change, and the permit that lets it run when dropped.
     /// Never waits for I/O. The permit may be dropped before this returns, or later by another thread.
     pub fn admit(&self, effects: Vec<Effect>, permit: P) {
-        let gate = read(&self.gate);
-        match &*gate {
-            Gate::Tracking => self.pass(&effects, permit),
-            Gate::Holding(_) if !self.ledger.concerns(&effects) => self.pass(&effects, permit),
-            Gate::Holding(parked) => lock(parked).push((effects, permit)),
-            Gate::Draining(drain) => drain.admit(&effects, permit),
-            Gate::Open(_) => drop(permit),
+        let marks = {
+            let gate = read(&self.gate);
+            match &*gate {
+                Gate::Tracking => self.pass(&effects, permit),
+                Gate::Holding(..) if !self.ledger.concerns(&effects) => self.pass(&effects, permit),
+                Gate::Holding(_, parked) => {
+                    lock(parked).push((effects, permit));
+                    0
+                }
+                Gate::Draining(drain) => {
+                    drain.admit(&effects, permit);
+                    0
+                }
+                Gate::Open(_) => 0,
+            }
+        };
+        if marks > self.max_marks {
+            // Nobody has come to look at them for long: rather no backup than no memory.
+            self.fail(Error::TooManyMarks { marks });
         }
     }
 
-    fn pass(&self, effects: &[Effect], permit: P) {
+    /// Marks, and lets go. Returns how many names are marked by now.
+    fn pass(&self, effects: &[Effect], permit: P) -> usize {
         for effect in effects {
             self.ledger.mark(effect);
         }
         drop(permit);
+        self.ledger.entry_count()
+    }
+
+    /// To be called again and again while calls are received, by a thread that nothing holds up: ends a hold whose lease
+    /// is over. Takes a moment only, unless there is something to be let go.
+    pub fn tick(&self) {
+        let ends = self.lease_ends.load(Ordering::SeqCst);
+        if ends == 0 || self.now() < ends {
+            return;
+        }
+        {
+            let mut gate = write(&self.gate);
+            // By now it may be the next hold, with a lease of its own.
+            if let Gate::Holding(hold, parked) = &mut *gate
+                && self.now() >= hold.0.ends
+            {
+                // In this order: who sees the hold cut finds what it parked in the queue.
+                lock(&self.released).extend(std::mem::take(parked.get_mut().unwrap_or_else(|e| e.into_inner())));
+                hold.0.cut.store(true, Ordering::SeqCst);
+                *gate = Gate::Tracking;
+            }
+        }
+        self.go_on(ends);
     }
 
     /// Something happened that cannot be tracked: unless everything is saved already, the backup fails with this cause.
@@ -94,7 +195,7 @@ impl<P: Send + 'static> Capture<P> {
 
     /// Whether calls are being held.
     pub fn is_holding(&self) -> bool {
-        matches!(*read(&self.gate), Gate::Holding(_))
+        matches!(*read(&self.gate), Gate::Holding(..))
     }
 
     /// The backup cannot succeed. Lets the target go.
@@ -119,6 +220,7 @@ impl<P: Send + 'static> Capture<P> {
         // Parked permits are dropped here. Those in the hands of the threads that save before-images are dropped by
         // them, which look for the failure wherever they wait.
         drop(before);
+        self.go_on(self.lease_ends.load(Ordering::SeqCst));
     }
 
     /// Everything is saved: the target is free. Fails if it had been let go before.
@@ -134,41 +236,86 @@ impl<P: Send + 'static> Capture<P> {
         Ok(())
     }
 
-    /// Tracking to Holding.
-    pub(crate) fn park(&self) -> Result<(), Error> {
+    /// Tracking to Holding, for as long as the lease at most.
+    pub(crate) fn park(&self) -> Result<Hold, Error> {
         let mut gate = write(&self.gate);
         match *gate {
-            Gate::Tracking => *gate = Gate::Holding(Mutex::default()),
-            _ => return Err(Error::LetGo),
+            Gate::Tracking => {
+                let ends = self.now() + self.lease.as_nanos() as u64;
+                let hold = Hold(Arc::new(HoldState { cut: AtomicBool::new(false), ends }));
+                *gate = Gate::Holding(hold.clone(), Mutex::default());
+                self.lease_ends.store(ends, Ordering::SeqCst);
+                Ok(hold)
+            }
+            _ => Err(Error::LetGo),
+        }
+    }
+
+    /// Holding back to Tracking, unless the hold was cut: what was parked is marked and goes on. When this returns, all of
+    /// it has gone on, whoever ended the hold.
+    pub(crate) fn unpark(&self, hold: &Hold) -> Result<(), Error> {
+        self.leave(hold, Gate::Tracking)?;
+        self.go_on(hold.0.ends);
+        while self.in_hand.load(Ordering::SeqCst) > 0 {
+            self.ledger.check()?;
+            std::thread::sleep(Duration::from_micros(20));
         }
         Ok(())
     }
 
-    /// Holding back to Tracking: what was parked is marked and goes on.
-    pub(crate) fn unpark(&self) -> Result<(), Error> {
-        for (effects, permit) in self.leave_hold(Gate::Tracking)? {
-            self.pass(&effects, permit);
-        }
-        Ok(())
-    }
-
-    /// Holding to Draining: what was parked goes the way of all calls from now on.
-    pub(crate) fn drain(&self, tree: Arc<Tree>, jobs: Sender<Job<P>>) -> Result<(), Error> {
+    /// Holding to Draining: what was parked goes the way of all calls from now on. `false`: the hold was cut before.
+    pub(crate) fn drain(&self, hold: &Hold, tree: Arc<Tree>, jobs: Sender<Job<P>>) -> Result<bool, Error> {
         let drain = Drain::new(Arc::clone(&self.ledger), tree, jobs);
-        for (effects, permit) in self.leave_hold(Gate::Draining(drain))? {
+        let fixed = self.leave(hold, Gate::Draining(drain))?;
+        if fixed {
+            hit("hold.fixed");
+            self.go_on(hold.0.ends);
+        }
+        Ok(fixed)
+    }
+
+    /// Ends a hold; what it parked may go on. `false`: it was cut before.
+    fn leave(&self, hold: &Hold, next: Gate<P>) -> Result<bool, Error> {
+        let mut gate = write(&self.gate);
+        match &mut *gate {
+            Gate::Holding(_, parked) => {
+                lock(&self.released).extend(std::mem::take(parked.get_mut().unwrap_or_else(|e| e.into_inner())));
+                *gate = next;
+                Ok(true)
+            }
+            Gate::Tracking if hold.is_cut() => Ok(false),
+            _ => Err(Error::LetGo),
+        }
+    }
+
+    /// What may go on goes on, in whatever way the gate says now. Two threads may be at it. `ends` says whose calls these
+    /// are: the lease of a later hold is not touched.
+    fn go_on(&self, ends: u64) {
+        loop {
+            let next = {
+                let mut released = lock(&self.released);
+                let next = released.pop_front();
+                // Before the queue can be seen without it.
+                self.in_hand.fetch_add(usize::from(next.is_some()), Ordering::SeqCst);
+                next
+            };
+            let Some((effects, permit)) = next else { break };
+            let _in_hand = InHand(&self.in_hand);
             self.admit(effects, permit);
         }
-        Ok(())
-    }
-
-    fn leave_hold(&self, next: Gate<P>) -> Result<Vec<(Vec<Effect>, P)>, Error> {
-        let mut gate = write(&self.gate);
-        if !matches!(*gate, Gate::Holding(_)) {
-            return Err(Error::LetGo);
-        }
-        match std::mem::replace(&mut *gate, next) {
-            Gate::Holding(parked) => Ok(parked.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)),
-            _ => Ok(Vec::new()),
-        }
+        let _ = self.lease_ends.compare_exchange(ends, 0, Ordering::SeqCst, Ordering::SeqCst);
     }
 }
+
+/// A call that was taken from the queue, until it has gone on.
+struct InHand<'a>(&'a AtomicUsize);
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+#[path = "capture_tests.rs"]
+mod tests;

@@ -73,17 +73,21 @@ impl<'a, P: Send + 'static> Context<'a, P> {
         Ok(())
     }
 
-    /// Waits until the rate allows to read this much. `idle` is called whenever there is time for other things.
+    /// Waits until the rate allows to read this much. `idle` is called at least once, and as long as this waits: also one
+    /// large file that is copied without a limit must leave time for other things.
     pub fn turn(&self, bytes: u64, mut idle: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
         loop {
             self.check()?;
-            match self.control.turn(bytes) {
-                Turn::Go => return Ok(()),
-                Turn::Cancelled => return Err(Error::Cancelled),
-                Turn::Wait => {
-                    self.tell(false);
-                    idle()?;
-                }
+            let turn = self.control.turn(bytes);
+            if turn == Turn::Cancelled {
+                return Err(Error::Cancelled);
+            }
+            if turn == Turn::Wait {
+                self.tell(false);
+            }
+            idle()?;
+            if turn == Turn::Go {
+                return Ok(());
             }
         }
     }

@@ -148,6 +148,43 @@ pub enum Error {
         /// How long the call had waited.
         waited_ms: u64,
     },
+    /// A before-image could not be read in time.
+    #[error(
+        "{} is read too slowly: a call that changes it waited {waited_ms} ms for its before-image; let calls wait longer \
+         (--max-wait), or take the backup when the disk has less to do",
+        path.display()
+    )]
+    BeforeImageSlow {
+        /// The file that was about to be changed.
+        path: PathBuf,
+        /// How long the call had waited.
+        waited_ms: u64,
+    },
+    /// No hold was short enough.
+    #[error(
+        "no point in time could be fixed without holding the target's calls for more than {lease_ms} ms, in {tries} tries: \
+         in the last, waiting for calls under way took {grace_ms} ms, and looking up changed names {names_ms} ms; take the \
+         backup when the disk has less to do and fewer files are created and renamed, or allow a longer hold (--hold)"
+    )]
+    HoldTooLong {
+        /// How long calls that had begun before the hold were waited for, in the last try.
+        grace_ms: u64,
+        /// How long changed names and sizes were looked up after that.
+        names_ms: u64,
+        /// The longest that a hold may take.
+        lease_ms: u64,
+        /// How many holds were tried.
+        tries: u32,
+    },
+    /// Marked names piled up.
+    #[error(
+        "the target changed {marks} names while hotbackup could not look at them: it waits for a disk that is slow or \
+         stands still; use a faster destination, or take the backup when fewer files are created and renamed"
+    )]
+    TooManyMarks {
+        /// How many names.
+        marks: usize,
+    },
     /// The target was let go before everything of the point in time was saved.
     #[error("the target was let go before the backup was complete")]
     LetGo,

@@ -172,7 +172,11 @@ impl Ledger {
                     node.flags().meta.store(true, Ordering::SeqCst);
                     self.touch(&node);
                 }
-                None => drop(lock(&self.others).insert(*file)),
+                None => {
+                    if lock(&self.others).insert(*file) {
+                        self.entry_count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
             },
             Effect::Untraceable { file, cause } => drop(lock(&self.untraceable).insert(*file, cause)),
         }
@@ -223,6 +227,19 @@ impl Ledger {
         dirty.into_iter().map(take).collect()
     }
 
+    /// Marks all of this again: it could not be looked at.
+    pub fn put_back(&self, taken: Taken) {
+        for mark in taken.entries {
+            self.put_back_entry(mark);
+        }
+        for (node, meta) in taken.dirty {
+            self.put_back_dirty(&node, meta);
+        }
+        for file in taken.others {
+            self.mark(&Effect::Metadata { file });
+        }
+    }
+
     /// Marks an entry again that could not be looked at yet.
     pub fn put_back_entry(&self, mark: EntryMark) {
         if lock(&self.entries).insert(mark) {
@@ -238,7 +255,7 @@ impl Ledger {
         self.touch(node);
     }
 
-    /// Names marked and not taken yet.
+    /// Names (and other things that are remembered because they are not known) marked and not taken yet.
     pub fn entry_count(&self) -> usize {
         self.entry_count.load(Ordering::Relaxed)
     }

@@ -11,6 +11,7 @@ use crate::sys::{self, Attributes, Kind, Stat};
 use crate::tree::{DirNode, Entry, OWN_DIR, Other, Shown, Tree, relative};
 use crate::{Error, Report};
 use hotbackup_event::FileId;
+use hotbackup_event::failpoint::hit;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -66,6 +67,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             }
         }
         stage.clear_data()?;
+        hit("publish.placed");
         if !self.sync_each {
             stage.io.sync_all(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
         }
@@ -73,6 +75,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         (report.files, report.directories, report.bytes_total) = (files, directories, bytes);
         report.phases = self.context.phases();
         self.write_manifest(&report)?;
+        hit("publish.described");
         // The root's own metadata comes last: until then nobody else can look inside.
         if let [root] = &*self.tree.roots
             && root.name.is_none()
@@ -81,6 +84,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             self.apply_to_dir(node, &stage.root, Path::new(""))?;
         }
         stage.io.sync(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
+        hit("publish.synced");
         for (what, (count, first)) in &self.lacking {
             let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
             self.context.monitor.warning(&format!("{what}: {}{more}", first.display()));

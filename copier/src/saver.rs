@@ -10,11 +10,12 @@ use crate::context::{Context, Images};
 use crate::copy::{RUN, segments};
 use crate::drain::{GLANCE, Need};
 use crate::ledger::Ledger;
-use crate::node::{File, OpenError, Opened, Xattrs};
+use crate::node::{File, FileState, OpenError, Opened, Xattrs};
 use crate::stage::Stage;
 use crate::util::{lock, micros, wait};
 use crate::{Capture, Error, sys, tree};
 use crossbeam::channel::{Receiver, Sender};
+use hotbackup_event::failpoint::hit;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -111,8 +112,7 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
                 if let Some(source) = source(file, self.pid)? {
                     save_xattrs(file, &source)?;
                 }
-                file.wait_until(self.ledger, |state| matches!(state.xattrs, Xattrs::Known(_)));
-                Ok(())
+                self.wait_for(file, since, |state| matches!(state.xattrs, Xattrs::Known(_)))
             }
             Need::Blocks(file, blocks) => self.save_blocks(file, blocks, since, images),
         }
@@ -131,6 +131,9 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
                 state.map.due_run(blocks.clone(), RUN)
             };
             let Some(due) = due else { break };
+            if since.elapsed() >= self.max_wait {
+                return Err(self.too_slow(file, since));
+            }
             let Some(source) = source(file, self.pid)? else { break };
             let room = ((due.end - due.start) * BLOCK) as usize;
             if !self.room.take(room, since + self.max_wait, self.ledger) {
@@ -139,8 +142,11 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             }
             let mut kept = 0;
             if let Some(run) = file.claim(blocks.clone(), due.end - due.start) {
+                hit("drain.claimed");
                 let read = self.read(file, &source, run.clone())?;
+                hit("drain.read");
                 file.done(run.clone());
+                hit("drain.saved");
                 self.counts.count.fetch_add(run.end - run.start, Ordering::Relaxed);
                 for image in read {
                     let bytes = image.data.as_ref().map_or(0, Vec::len);
@@ -152,8 +158,18 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             }
             self.room.give(room - kept);
         }
-        file.wait_until(self.ledger, |state| !state.map.is_busy(blocks.clone()));
-        Ok(())
+        self.wait_for(file, since, |state| !state.map.is_busy(blocks.clone()))
+    }
+
+    /// Waits for what others have claimed.
+    fn wait_for(&self, file: &Arc<File>, since: Instant, ready: impl Fn(&FileState) -> bool) -> Result<(), Error> {
+        let over = || since.elapsed() >= self.max_wait;
+        file.wait_until(self.ledger, |state| ready(state) || over());
+        if ready(&file.state()) || self.ledger.has_failed() { Ok(()) } else { Err(self.too_slow(file, since)) }
+    }
+
+    fn too_slow(&self, file: &File, since: Instant) -> Error {
+        Error::BeforeImageSlow { path: file.path(), waited_ms: micros(since.elapsed()) / 1000 }
     }
 
     /// Reads claimed blocks.

@@ -57,18 +57,27 @@ pub struct Tuning {
     /// Hold after this many passes at the latest.
     pub max_passes: u32,
     /// How long a hold may take before it is given up and tried again after another look at what changed. Doubled
-    /// with each try; the last try is not limited.
+    /// with each try; the last try has the whole lease. This is the backup's own limit, which it looks at between two
+    /// names, so that it seldom comes to a cut.
     pub hold_budget: Duration,
-    /// How many holds are tried.
+    /// The longest that a hold ever lasts: then [`Capture::tick`](crate::Capture::tick) cuts it, whatever the thread
+    /// that runs the backup is doing.
+    pub hold_lease: Duration,
+    /// How many holds are tried. When none was short enough, the backup fails.
     pub hold_tries: u32,
-    /// Memory for before-images that are not written yet, in bytes.
+    /// Memory for before-images that are not written yet, in bytes. Half of what all of hotbackup is to need: the rest is
+    /// for marks and for what every backup needs. The disk takes in a burst of this size in a fraction of a second.
     pub before_image_bytes: usize,
-    /// The longest a call may wait for its before-images. After that the backup fails and the call goes on.
+    /// The longest a call may wait for its before-images. After that the backup fails and the call goes on. Looked at
+    /// between two reads.
     pub max_wait: Duration,
     /// Threads that save before-images.
     pub before_image_threads: usize,
     /// Changed names that are remembered before they are looked up. Bounds memory while copying is slow or paused.
     pub max_entry_marks: usize,
+    /// With more than this many the backup fails: nobody has looked them up because what it is doing does not end, a
+    /// write to a disk that stands still, say. Some 100 bytes each.
+    pub most_entry_marks: usize,
     /// Up to this many files each is synced on its own; above it the whole destination file system is.
     pub sync_each_below: usize,
 }
@@ -79,11 +88,13 @@ impl Default for Tuning {
             hold_below: 8 << 20,
             max_passes: 8,
             hold_budget: Duration::from_millis(4),
+            hold_lease: Duration::from_millis(50),
             hold_tries: 6,
             before_image_bytes: 32 << 20,
-            max_wait: Duration::from_secs(2),
+            max_wait: Duration::from_millis(500),
             before_image_threads: 2,
             max_entry_marks: 16 << 10,
+            most_entry_marks: 128 << 10,
             sync_each_below: 512,
         }
     }

@@ -6,6 +6,7 @@
 use crate::tree::OWN_DIR;
 use crate::{Error, Source, Spec, io::Io, sys};
 use hotbackup_event::FileId;
+use hotbackup_event::failpoint::hit;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -155,6 +156,7 @@ impl Stage {
             other => other,
         };
         renamed.map_err(failed)?;
+        hit("publish.renamed");
         self.published = true;
         self.io.sync(self.parent.as_fd()).map_err(|error| dest_error("sync", self.dest.clone(), error))
     }

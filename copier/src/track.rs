@@ -24,7 +24,7 @@ impl<P: Send + 'static> Tracker<'_, P> {
     pub fn track(&mut self, copier: &mut Copier, point: Point) -> Result<u32, Error> {
         let context = self.context;
         // The walk itself: nothing is marked yet that it could miss, as names are marked for unknown directories too.
-        self.tree.resolve(Default::default(), Look { exact: false, deadline: None })?;
+        self.tree.resolve(Default::default(), Look::default())?;
         self.tell_totals();
         let mut due_after = Vec::new();
         if point == Point::End {
@@ -49,7 +49,7 @@ impl<P: Send + 'static> Tracker<'_, P> {
         let taken = context.ledger.take();
         let files = if blocks { self.take_blocks() } else { Vec::new() };
         context.grace()?;
-        self.tree.resolve(taken, Look { exact: false, deadline: None })?;
+        self.tree.resolve(taken, Look::default())?;
         if let Some((file, cause)) = context.ledger.untraceable() {
             return Err(Error::Untraceable { path: file.path(), cause });
         }

@@ -9,7 +9,7 @@ use hotbackup_copier::{Backup, Control, Point, Report, verify};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
@@ -64,9 +64,15 @@ fn check(log: &Log, report: &Report) {
     panic!("{}: no state of the source: {differences:#?}\nlast operations: {last:#?}", log.dir.display());
 }
 
-fn run(seed: u64, point: Point) {
+/// Returns how many holds were given up.
+fn run(seed: u64, point: Point, cut: bool) -> u32 {
     let mut bench = Bench::new();
     let mut random = Random::new(seed);
+    if cut {
+        // Whichever hold is on when the ticker comes is cut, at whatever step it is.
+        (bench.tuning.hold_lease, bench.tuning.hold_budget) = (Duration::ZERO, Duration::from_secs(60));
+        bench.tuning.hold_tries = u32::MAX;
+    }
     bench.tuning.hold_below = [0, 100_000, 8 << 20][random.below(3) as usize];
     bench.tuning.max_passes = 1 + random.below(4) as u32;
     bench.tuning.max_entry_marks = [3, 1000][random.below(2) as usize];
@@ -87,6 +93,15 @@ fn run(seed: u64, point: Point) {
                 scope.spawn(move || work(target, source, &format!("t{thread}"), seed, stop, ready))
             })
             .collect();
+        if cut {
+            scope.spawn(|| {
+                let mut random = Random::new(seed);
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_micros(random.below(4_000)));
+                    target.capture.tick();
+                }
+            });
+        }
         ready.wait();
         let report = backup.run(&*target.calls, &Quiet, &control);
         stop.store(true, Ordering::Relaxed);
@@ -98,6 +113,7 @@ fn run(seed: u64, point: Point) {
     }
     let verified = verify(&report.dest, &Quiet).unwrap();
     assert_eq!(verified.problems, [], "seed {seed}");
+    report.hold.abandoned
 }
 
 /// `COPIER_SEEDS` many, from `COPIER_FIRST_SEED` on.
@@ -109,10 +125,22 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn the_end_is_one_moment_for_all_threads() {
-    seeds(40).for_each(|seed| run(seed, Point::End));
+    seeds(40).for_each(|seed| {
+        run(seed, Point::End, false);
+    });
 }
 
 #[test]
 fn the_start_is_one_moment_for_all_threads() {
-    seeds(40).for_each(|seed| run(seed, Point::Start));
+    seeds(40).for_each(|seed| {
+        run(seed, Point::Start, false);
+    });
+}
+
+/// Holds are cut at random moments: in their grace, while names are looked up, when the point in time is about to be
+/// fixed, while what was parked goes on.
+#[test]
+fn no_cut_of_a_hold_makes_the_backup_another_state() {
+    let cuts: u32 = seeds(30).map(|seed| run(seed, Point::End, true) + run(seed, Point::Start, true)).sum();
+    assert!(cuts > 0, "no hold was cut");
 }

@@ -3,6 +3,7 @@
 //! Every verb ends in a [`Cause`]; that is the exit code, and with `--json` the last line says it too.
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind as Usage;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -11,6 +12,7 @@ use crate::exit::Cause;
 use crate::session::Point;
 
 pub mod draw;
+pub mod duration;
 pub mod size;
 pub mod time;
 mod verbs;
@@ -68,6 +70,18 @@ struct Backup {
     /// Leave out what matches, relative to the source; may be given more than once
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
+    /// Memory for content that is saved before it is overwritten; when it is full, such writes wait
+    #[arg(long, value_name = "SIZE", value_parser = size::bytes, default_value = "32MiB")]
+    before_images: u64,
+    /// How long a write may wait for what it overwrites to be saved; then the backup is given up
+    #[arg(long, value_name = "DURATION", value_parser = duration::duration, default_value = "500ms")]
+    max_wait: Duration,
+    /// How long writes are held at the point in time, at most; then it is tried again a little later
+    #[arg(long, value_name = "DURATION", value_parser = duration::duration, default_value = "50ms")]
+    hold: Duration,
+    /// How long a call of the process waits at most, whatever hangs; then the backup is given up
+    #[arg(long, value_name = "DURATION", value_parser = duration::duration, default_value = "1s")]
+    lease: Duration,
     #[command(flatten)]
     output: Output,
     /// Where the backup goes: a new directory, or an empty one
@@ -226,13 +240,25 @@ mod tests {
     #[test]
     fn a_backup_reads_all_its_flags() {
         let line = "hotbackup backup --pid 7 --source /a --source /b --throttle 64MiB --point start --exclude *.tmp \
-                    --json -q /dest";
+                    --before-images 64MiB --max-wait 2s --hold 5ms --lease 3s --json -q /dest";
         let Verb::Backup(flags) = Command::try_parse_from(line.split_whitespace()).unwrap().verb else { panic!() };
         assert_eq!((flags.pid, flags.throttle), (7, Some(64 << 20)));
         assert_eq!(flags.source, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(Point::from(flags.point), Point::Start);
         assert_eq!(flags.exclude, ["*.tmp"]);
+        assert_eq!(flags.before_images, 64 << 20);
+        let limits = [flags.max_wait, flags.hold, flags.lease].map(|limit| limit.as_millis());
+        assert_eq!(limits, [2000, 5, 3000]);
         assert!(flags.output.json && flags.output.quiet);
+    }
+
+    #[test]
+    fn the_limits_of_a_backup_are_those_of_the_library_unless_others_are_given() {
+        let line = ["hotbackup", "backup", "--pid=7", "/dest"];
+        let Verb::Backup(flags) = Command::try_parse_from(line).unwrap().verb else { panic!() };
+        let usual = crate::session::Options::new(7, "/dest".into());
+        assert_eq!(flags.before_images, usual.before_images);
+        assert_eq!((flags.max_wait, flags.hold, flags.lease), (usual.max_wait, usual.hold, usual.lease));
     }
 
     #[test]

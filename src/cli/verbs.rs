@@ -29,6 +29,10 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         throttle: flags.throttle,
         point: flags.point.into(),
         exclude: flags.exclude,
+        before_images: flags.before_images,
+        max_wait: flags.max_wait,
+        hold: flags.hold,
+        lease: flags.lease,
     };
     let result = session::backup(&options, &drawing, &control);
     drawing.finish();

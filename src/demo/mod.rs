@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::draw::{Drawing, Style, say};
 use crate::exit::Cause;
-use crate::session::{self, Control, Point, Report};
+use crate::session::{self, Control, Report};
 
 mod builtin;
 pub mod check;
@@ -222,12 +222,9 @@ fn in_directory(
     let dest = base.join("backup");
     let drawing = Drawing::new(style);
     let request = session::Options {
-        pid: load.pid(),
         sources: load.sources(),
-        dest: dest.clone(),
         throttle: control.throttle(),
-        point: Point::End,
-        exclude: Vec::new(),
+        ..session::Options::new(load.pid(), dest.clone())
     };
     let began = Instant::now();
     let backed_up = session::backup(&request, &drawing, control);

@@ -16,12 +16,14 @@ const GLANCE: Duration = Duration::from_micros(100);
 /// Takes what the tracer sees to the copier.
 pub(super) struct Join {
     capture: Arc<Capture<Permit>>,
+    /// How long a call may wait.
+    patience: Duration,
     lost: Mutex<Option<hotbackup_tracer::Error>>,
 }
 
 impl Join {
-    pub fn new(capture: Arc<Capture<Permit>>) -> Arc<Self> {
-        Arc::new(Self { capture, lost: Mutex::new(None) })
+    pub fn new(capture: Arc<Capture<Permit>>, patience: Duration) -> Arc<Self> {
+        Arc::new(Self { capture, patience, lost: Mutex::new(None) })
     }
 
     /// Why the tracer stopped delivering, if it did.
@@ -58,8 +60,20 @@ impl Sink for Join {
         }
     }
 
+    fn tick(&self) {
+        self.capture.tick();
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
+    }
+
     fn lost(&self, cause: hotbackup_tracer::Error) {
         let words = cause.to_string();
+        if matches!(cause, hotbackup_tracer::Error::WaitedTooLong { .. }) {
+            // Said at once: a thread of ours is stuck, and it may be long until the backup can end.
+            tracing::error!("{words}");
+        }
         lock(&self.lost).get_or_insert(cause);
         self.capture.blind(words);
     }
@@ -103,4 +117,53 @@ impl Quiesce for Grace<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotbackup_copier::{Backup, Control, Point, Source, Spec, Tuning};
+    use std::time::Instant;
+
+    struct Silent;
+    impl Monitor for Silent {}
+
+    /// In the first hold this ends only when the hold is over.
+    struct Stuck(Arc<Join>);
+
+    impl Quiesce for Stuck {
+        fn grace(&self) -> Result<(), String> {
+            let limit = Instant::now() + Duration::from_secs(60);
+            while self.0.capture.is_holding() {
+                if Instant::now() > limit {
+                    return Err("the hold was never cut".into());
+                }
+                // As the receiver does.
+                self.0.tick();
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_receivers_tick_cuts_a_hold_at_the_end_of_its_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let root = std::fs::File::open(&source).unwrap().into();
+        let backup = Backup::prepare(Spec {
+            sources: vec![Source { root, path: source, name: None }],
+            dest: dir.path().join("dest"),
+            point: Point::Start,
+            exclude: Vec::new(),
+            tuning: Tuning { hold_tries: 2, ..Tuning::default() },
+            pid: 1,
+            root: None,
+        });
+        let backup = backup.unwrap();
+        let join = Join::new(backup.capture(), Duration::from_secs(1));
+        let result = backup.run(&Stuck(join), &Silent, &Control::default());
+        // Every hold was cut, so none gave a point in time.
+        assert!(matches!(result, Err(hotbackup_copier::Error::HoldTooLong { tries: 2, .. })), "{result:?}");
+    }
 }

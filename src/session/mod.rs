@@ -10,9 +10,11 @@
 
 mod check;
 mod join;
+mod limits;
 mod sources;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hotbackup_copier::{Backup, Spec, Tuning};
 use hotbackup_tracer::{Process, Tracer};
@@ -36,6 +38,34 @@ pub struct Options {
     pub point: Point,
     /// Globs to leave out, relative to the source.
     pub exclude: Vec<String>,
+    /// Memory for before-images, in bytes.
+    pub before_images: u64,
+    /// The longest that a call may wait for its before-image; then the backup is given up.
+    pub max_wait: Duration,
+    /// The longest hold. One that takes longer is ended, and tried again.
+    pub hold: Duration,
+    /// The longest that a call waits for whatever reason, and the longest that this supervisor may make no progress until
+    /// the keeper takes over. Either makes the backup fail.
+    pub lease: Duration,
+}
+
+impl Options {
+    /// A backup of process `pid` to `dest`, with defaults for all else.
+    pub fn new(pid: i32, dest: PathBuf) -> Self {
+        let tuning = Tuning::default();
+        Self {
+            pid,
+            sources: Vec::new(),
+            dest,
+            throttle: None,
+            point: Point::End,
+            exclude: Vec::new(),
+            before_images: tuning.before_image_bytes as u64,
+            max_wait: tuning.max_wait,
+            hold: tuning.hold_lease,
+            lease: limits::LEASE,
+        }
+    }
 }
 
 /// A finished backup.
@@ -67,6 +97,9 @@ pub enum Error {
     /// The copier's.
     #[error(transparent)]
     Copier(#[from] hotbackup_copier::Error),
+    /// Limits that cannot be kept.
+    #[error("{0}")]
+    Limits(String),
     /// No dbpath found.
     #[error(transparent)]
     Discover(#[from] crate::discover::Error),
@@ -80,6 +113,7 @@ pub enum Error {
 /// # Errors
 /// Each cause of its own; the target runs on, and nothing is left at the destination.
 pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
+    let tuning = limits::tuning(options)?;
     let process = Process::open(options.pid)?;
     let tracer_options = tracer_options()?;
     hotbackup_tracer::attach::preflight::check(&process)?;
@@ -90,14 +124,14 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
         dest: options.dest.clone(),
         point: options.point,
         exclude: options.exclude.clone(),
-        tuning: Tuning::default(),
+        tuning,
         pid: options.pid,
         root: sources::root_if_other(&process)?,
     })?;
     drop(process);
 
     monitor.phase(Phase::Attach);
-    let join = join::Join::new(backup.capture());
+    let join = join::Join::new(backup.capture(), options.lease);
     let tracer = match Tracer::attach(options.pid, &tracer_options, join.clone()) {
         Ok(tracer) => tracer,
         Err(error) => {
@@ -120,8 +154,19 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
             calls_seen,
             longest_wait_us: longest.as_micros() as u64,
         }),
-        // What the tracer lost explains what the copier saw of it.
-        Err(error) => Err(join.take_lost().map_or(Error::Copier(error), Error::Tracer)),
+        Err(error) => Err(explain(error, join.take_lost())),
+    }
+}
+
+/// What the tracer lost explains what the copier saw of it. A call that waited too long, though, may only have done so
+/// because the backup had failed before, and a thread of ours was slow to notice.
+fn explain(seen: hotbackup_copier::Error, lost: Option<hotbackup_tracer::Error>) -> Error {
+    use hotbackup_copier::Error as Seen;
+    use hotbackup_tracer::Error as Lost;
+    match lost {
+        Some(Lost::WaitedTooLong { .. }) if !matches!(seen, Seen::Blind(_) | Seen::LetGo) => Error::Copier(seen),
+        Some(lost) => Error::Tracer(lost),
+        None => Error::Copier(seen),
     }
 }
 

@@ -133,6 +133,16 @@ impl Running {
         panic!("the backup ended before it copied anything: {:#?}", self.events);
     }
 
+    /// Reads on until it has said that it failed.
+    pub fn wait_for_error(&mut self) {
+        while let Some(event) = self.read() {
+            if event["event"] == "error" {
+                return;
+            }
+        }
+        panic!("the backup ended without an error: {:#?}", self.events);
+    }
+
     fn read(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.out.as_mut()?.read_line(&mut line).expect("stdout is text");

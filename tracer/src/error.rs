@@ -94,6 +94,21 @@ pub enum Error {
     /// the keeper took over
     #[error("the keeper took process {0} over, because this supervisor did not answer in time: take the backup again")]
     Revoked(i32),
+    /// a call was held for too long
+    #[error(
+        "{call} of thread {tid} of process {pid} had waited for {waited_ms} ms, so it was let go and the backup given up: does \
+         a disk or a network file system that the process uses stand still?"
+    )]
+    WaitedTooLong {
+        /// The target.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+        /// What it was about to do.
+        call: &'static str,
+        /// For how long it was held.
+        waited_ms: u64,
+    },
     /// any other call of ours
     #[error("{operation} for process {pid} failed: {errno}")]
     Os {

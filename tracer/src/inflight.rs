@@ -27,7 +27,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hotbackup_event::FileId;
 
@@ -71,6 +71,8 @@ pub(crate) enum Verdict {
 pub(crate) struct InFlight {
     calls: Mutex<HashMap<i32, Call>>,
     serial: AtomicU64,
+    /// The backup is given up: nothing depends on grace any more, and it is not to wait for a call that may never end.
+    given_up: AtomicBool,
 }
 
 impl InFlight {
@@ -102,6 +104,17 @@ impl InFlight {
         });
     }
 
+    /// The backup is given up, and whoever took it has been told: every call that was held or is being looked at is about to
+    /// be answered, whoever has it, and no grace waits from here on.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
+        for call in self.lock().values_mut() {
+            if matches!(call.state, State::Received | State::Admitting | State::Parked) {
+                call.state = State::LetGo;
+            }
+        }
+    }
+
     /// Notes that a call reads or moves the position of a file.
     pub fn set_positions(&self, tid: i32, serial: u64, file: FileId) {
         self.update(tid, serial, |call| call.positions = Some(file));
@@ -122,6 +135,9 @@ impl InFlight {
 
     /// Whether `call` is over; if so it is forgotten.
     pub fn judge(&self, process: &Process, call: &Call) -> Verdict {
+        if self.given_up.load(Ordering::SeqCst) {
+            return Verdict::Settled;
+        }
         match self.now(call) {
             None | Some(State::Parked | State::Received) => return Verdict::Settled,
             Some(State::Admitting) => return Verdict::InCall,
@@ -226,6 +242,19 @@ mod tests {
         let call = inflight.pending()[0];
         assert_eq!(inflight.judge(&process, &call), Verdict::InCall);
         inflight.begin(7, data(1));
+        assert_eq!(inflight.judge(&process, &call), Verdict::Settled);
+    }
+
+    #[test]
+    fn nothing_is_waited_for_once_the_backup_is_given_up() {
+        let process = Process::open(std::process::id() as i32).unwrap();
+        let inflight = InFlight::default();
+        let serial = inflight.begin(7, data(1));
+        inflight.set_state(7, serial, State::Admitting);
+        let call = inflight.pending()[0];
+        assert_eq!(inflight.judge(&process, &call), Verdict::InCall);
+        inflight.give_up();
+        assert_eq!(inflight.now(&call), Some(State::LetGo));
         assert_eq!(inflight.judge(&process, &call), Verdict::Settled);
     }
 

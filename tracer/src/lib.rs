@@ -9,6 +9,7 @@
 //! The receiver stands behind one narrow interface, [`listener::Sink`]: an event in, an answer out.
 #![deny(unsafe_code)]
 
+mod answering;
 pub mod attach;
 pub mod calls;
 mod error;

@@ -7,14 +7,15 @@
 //! Two threads: the receiver decodes calls by descriptor itself, in a few microseconds; calls by path go to the
 //! second, one after the other (see `calls/names.rs`). Neither ever waits for the destination.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use crossbeam::queue::ArrayQueue;
 use hotbackup_event::Effect;
+use hotbackup_event::failpoint::hit;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -22,20 +23,23 @@ use crate::calls::decode::{Decoder, Descriptors};
 use crate::calls::names::Order;
 use crate::calls::resolve::Resolver;
 use crate::calls::{Decode, Row, TABLE};
-use crate::inflight::{InFlight, State};
-use crate::keeper::state::Control;
-use crate::process::Process;
-use crate::sys::mapping::{Mapping, SLOTS, SUPERVISOR_SLOTS};
+use crate::inflight::State;
+use crate::sys::mapping::SLOTS;
 use crate::sys::notify::{self, Notification};
-use crate::unseen::Unseen;
+
+pub(crate) use crate::answering::Answering;
+pub use crate::answering::Ticket;
 
 /// How often the receiver shows the keeper that it lives, when nothing comes.
 pub const BEAT: Duration = Duration::from_millis(10);
+/// The same while a hold is on: it is to be cut when its lease ends, not some time later.
+const BEAT_IN_HOLD: Duration = Duration::from_millis(1);
 /// How often the receiver looks whether a call has waited for too long.
-const LOOK: Duration = Duration::from_millis(100);
-/// A call that has waited this long for its answer means that we hang, whatever the reason: the beat stops, and the
-/// keeper takes over.
-const LONGEST_WAIT: Duration = Duration::from_secs(4);
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a call waits for its answer at most, where the sink knows no better.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the second thread is waited for at the end. What it holds after that, the keeper answers.
+const FAREWELL: Duration = Duration::from_millis(50);
 const X86_64: u32 = 0xc000_003e;
 const X32_BIT: i32 = 0x4000_0000;
 
@@ -64,97 +68,19 @@ pub trait Sink: Send + Sync + 'static {
     fn wait_until_released(&self);
     /// Nobody will deliver any more: the target ended, or the keeper took over.
     fn lost(&self, cause: crate::Error);
-    /// Called every [`BEAT`] or so, and at each call: time to cut short what takes too long.
+    /// Called every [`BEAT`] or so, more often in a hold, and at each call: time to cut short what takes too long.
     fn tick(&self) {}
-}
-
-/// What receiver, tickets and grace share.
-pub(crate) struct Answering {
-    pub process: Process,
-    pub memory: Mapping,
-    pub listener: OwnedFd,
-    pub inflight: InFlight,
-    pub generation: Control,
-    /// The net under 8-byte writes, when those are not shown.
-    pub unseen: Option<Mutex<Unseen>>,
-    pub stop: AtomicBool,
-    pub probed: AtomicBool,
-    /// Calls received.
-    pub received: AtomicU64,
-    /// Longest time between receipt and answer, in nanoseconds.
-    pub longest: AtomicU64,
-    free: ArrayQueue<usize>,
-    /// When each slot's call was received, in nanoseconds since `began`; 0 for none.
-    since: Vec<AtomicU64>,
-    began: Instant,
-}
-
-impl Answering {
-    pub fn new(process: Process, memory: Mapping, listener: OwnedFd, generation: Control) -> Self {
-        let free = ArrayQueue::new(SLOTS);
-        for slot in 0..SUPERVISOR_SLOTS {
-            let _ = free.push(slot);
-        }
-        let unseen = (memory.eight_bytes_unseen.load(Ordering::SeqCst) != 0).then(Mutex::default);
-        Self {
-            process,
-            memory,
-            listener,
-            inflight: InFlight::default(),
-            generation,
-            unseen,
-            stop: AtomicBool::new(false),
-            probed: AtomicBool::new(false),
-            received: AtomicU64::new(0),
-            longest: AtomicU64::new(0),
-            free,
-            since: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
-            began: Instant::now(),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        (self.began.elapsed().as_nanos() as u64).max(1)
-    }
-
-    /// Whether some call has waited for too long.
-    fn hangs(&self) -> bool {
-        let limit = LONGEST_WAIT.as_nanos() as u64;
-        let now = self.now();
-        self.since.iter().map(|since| since.load(Ordering::Relaxed)).any(|at| at != 0 && now.saturating_sub(at) > limit)
-    }
-
-    pub fn is_revoked(&self) -> bool {
-        Control::load(&self.memory.control) != self.generation
-    }
-}
-
-/// The right, and the duty, to let one stopped call go. Dropping it does.
-pub struct Ticket {
-    shared: Arc<Answering>,
-    slot: usize,
-    id: u64,
-    tid: i32,
-    serial: u64,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let shared = &self.shared;
-        // Before the answer: grace must never look between the two and see nothing.
-        shared.inflight.set_state(self.tid, self.serial, State::LetGo);
-        // ENOENT: a fatal signal ended the wait, or the keeper was quicker. Both are fine.
-        while notify::let_go(shared.listener.as_fd(), self.id) == Err(Errno::EINTR) {}
-        shared.memory.clear_slot(self.slot);
-        let since = shared.since[self.slot].swap(0, Ordering::Relaxed);
-        shared.longest.fetch_max(shared.now().saturating_sub(since), Ordering::Relaxed);
-        let _ = shared.free.push(self.slot);
+    /// How long a call may wait for its ticket to be dropped. After that the sink is [lost](Self::lost), and the call is
+    /// answered.
+    fn patience(&self) -> Duration {
+        PATIENCE
     }
 }
 
 /// The threads that receive.
 pub(crate) struct Receivers {
-    threads: Vec<std::thread::JoinHandle<()>>,
+    receiver: Option<JoinHandle<()>>,
+    paths: Option<JoinHandle<()>>,
 }
 
 impl Receivers {
@@ -167,12 +93,19 @@ impl Receivers {
         let shared = shared.clone();
         let receiver =
             std::thread::Builder::new().name("receiver".into()).spawn(move || receive(&shared, &sender, &*sink))?;
-        Ok(Self { threads: vec![receiver, paths] })
+        Ok(Self { receiver: Some(receiver), paths: Some(paths) })
     }
 
+    /// Waits for the threads' end; not for one that is stuck in a lookup, as nobody receives any more meanwhile.
     pub fn join(&mut self) {
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
+        let _ = self.receiver.take().map(JoinHandle::join);
+        let Some(paths) = self.paths.take() else { return };
+        let limit = Instant::now() + FAREWELL;
+        while !paths.is_finished() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if paths.is_finished() {
+            let _ = paths.join();
         }
     }
 }
@@ -186,19 +119,22 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
         rows[row.nr as usize] = Some(row);
     }
     let mut descriptors = Descriptors::default();
-    let (mut looked, mut hangs) = (Instant::now(), false);
+    let (mut looked, mut given_up) = (Instant::now(), false);
     while !shared.stop.load(Ordering::SeqCst) {
-        if looked.elapsed() >= LOOK {
+        shared.memory.beat.fetch_add(1, Ordering::SeqCst);
+        if looked.elapsed() >= LOOK && !given_up {
             looked = Instant::now();
-            hangs = shared.hangs();
+            if let Some((slot, waited)) = shared.overdue(sink.patience()) {
+                given_up = true;
+                // In this order: no call runs unseen in a backup that may still succeed.
+                sink.lost(shared.waited_too_long(slot, waited));
+                shared.answer_all();
+            }
             // Its children may go on calling, so that poll(2) below never has time to find its end.
             if !shared.process.is_alive() {
                 sink.lost(crate::Error::TargetExited(shared.process.pid()));
                 return;
             }
-        }
-        if !hangs {
-            shared.memory.beat.fetch_add(1, Ordering::SeqCst);
         }
         if shared.is_revoked() {
             sink.lost(crate::Error::Revoked(shared.process.pid()));
@@ -206,10 +142,13 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
         }
         sink.tick();
         let mut fds = [PollFd::new(shared.listener.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut fds, PollTimeout::from(BEAT.as_millis() as u16));
+        let beat = if shared.memory.holding.load(Ordering::Relaxed) != 0 { BEAT_IN_HOLD } else { BEAT };
+        let _ = poll(&mut fds, PollTimeout::from(beat.as_millis() as u16));
         let events = fds[0].revents().unwrap_or(PollFlags::empty());
         if events.contains(PollFlags::POLLIN) {
-            if let Some((ticket, stopped)) = take(shared) {
+            if let Some((ticket, stopped)) = take(shared)
+                && !given_up
+            {
                 dispatch(shared, &rows, &mut descriptors, paths, sink, ticket, stopped);
             }
         } else if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) || !shared.process.is_alive() {
@@ -219,25 +158,14 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
     }
 }
 
-/// Receives one call into a free slot. Without one, the call waits in the kernel until a slot is free.
+/// Takes in one call, if there is one.
 fn take(shared: &Arc<Answering>) -> Option<(Ticket, Notification)> {
-    let Some(slot) = shared.free.pop() else {
-        std::thread::sleep(Duration::from_micros(50));
-        return None;
-    };
-    if notify::receive(shared.listener.as_fd(), shared.memory.slot_ptr(slot)).is_err() {
-        let _ = shared.free.push(slot);
-        return None;
-    }
-    shared.since[slot].store(shared.now(), Ordering::Relaxed);
-    shared.received.fetch_add(1, Ordering::Relaxed);
-    let stopped = shared.memory.slot(slot);
+    let (ticket, stopped) = shared.receive()?;
     if shared.memory.kept_by_target.load(Ordering::Relaxed) == 0 {
         leave_copy(shared, stopped.id);
+        hit("receive.copy-left");
     }
-    let tid = stopped.pid as i32;
-    let serial = shared.inflight.begin(tid, stopped.data);
-    Some((Ticket { shared: shared.clone(), slot, id: stopped.id, tid, serial }, stopped))
+    Some((ticket, stopped))
 }
 
 /// Leaves a copy of the shared memory with the target, as it holds one of the listener: if supervisor and keepers are
@@ -304,6 +232,7 @@ fn resolve_paths(shared: &Arc<Answering>, stopped: &Receiver<Stopped>, sink: &dy
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
+        hit("receive.path");
         if shared.stop.load(Ordering::SeqCst) {
             continue; // nobody is interested any more: let it go
         }

@@ -141,7 +141,7 @@ impl Tree {
 
     /// Fails if a link leads to a directory that it is in: the backup would have no end. While names change, what looks
     /// like it may be two halves of a rename, so it must be seen twice, or when nothing moves.
-    pub(super) fn check_loops(&mut self, look: Look) -> Result<(), Error> {
+    pub(super) fn check_loops(&mut self, look: Look<'_>) -> Result<(), Error> {
         let mut loops = HashSet::new();
         for (dir, name) in &self.volatile {
             let node = self.dirs.get(dir);
@@ -149,7 +149,7 @@ impl Tree {
                 && self.is_above(child, dir)
             {
                 let link: (FileId, Name) = (*dir, Arc::clone(name));
-                if look.exact || self.loops.contains(&link) {
+                if look.was_exact() || self.loops.contains(&link) {
                     let path = node.map(|node| node.dir.path().join(&**name)).unwrap_or_default();
                     return Err(Error::SymlinkLoop { path });
                 }

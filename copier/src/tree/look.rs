@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 impl Tree {
     /// Takes over the status of a file or directory. Must follow a grace after its dirty flag was cleared.
-    pub(super) fn look_at(&mut self, node: &Node, meta: bool, look: Look) -> Result<(), Error> {
+    pub(super) fn look_at(&mut self, node: &Node, meta: bool, look: Look<'_>) -> Result<(), Error> {
         match node {
             Node::File(file) => self.look_at_file(file, meta, look),
             Node::Dir(dir) => {
@@ -26,7 +26,7 @@ impl Tree {
         }
     }
 
-    fn look_at_file(&mut self, file: &Arc<File>, meta: bool, look: Look) -> Result<(), Error> {
+    fn look_at_file(&mut self, file: &Arc<File>, meta: bool, look: Look<'_>) -> Result<(), Error> {
         if self.ledger.file(&file.id).is_none_or(|known| !Arc::ptr_eq(&known, file)) {
             return Ok(());
         }
@@ -44,7 +44,7 @@ impl Tree {
                 self.ledger.add_due(added);
             }
             // Renamed or removed since; the mark of that call says where to look.
-            None if !look.exact => self.ledger.put_back_dirty(&Node::File(Arc::clone(file)), meta),
+            None if !look.was_exact() => self.ledger.put_back_dirty(&Node::File(Arc::clone(file)), meta),
             None => return Err(self.foreign(file.path())),
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Taking over names: each marked entry is looked at, and the model is made to agree with what is there.
 use super::{Entry, Other, Tree, links::Leads};
 use crate::Error;
+use crate::capture::Hold;
 use crate::ledger::{EntryMark, Taken};
 use crate::node::{File, Link, Name, Node, sys_gone};
 use crate::sys::{self, Found, Kind};
@@ -15,17 +16,23 @@ use std::time::Instant;
 const TRIES: u32 = 4;
 
 /// How a sync looks.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Look {
-    /// Nothing moves: what does not fit together was changed by somebody else.
-    pub exact: bool,
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Look<'a> {
+    /// In this hold. As long as it was not cut nothing moves, and what does not fit together was changed by somebody
+    /// else. `None`: everything may move.
+    pub hold: Option<&'a Hold>,
     /// When to stop; what is left stays marked.
     pub deadline: Option<Instant>,
 }
 
-impl Look {
+impl Look<'_> {
     fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.hold.is_some_and(Hold::is_cut) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Whether what was looked at until now stood still. To be asked after the look: see `capture`.
+    pub fn was_exact(&self) -> bool {
+        self.hold.is_some_and(|hold| !hold.is_cut())
     }
 }
 
@@ -47,7 +54,7 @@ enum New {
 impl Tree {
     /// Makes the model agree with what was marked. Must follow a grace after the marks were taken. Returns `false`
     /// when the time was over before all was done; what is left is marked again.
-    pub fn resolve(&mut self, taken: Taken, look: Look) -> Result<bool, Error> {
+    pub fn resolve(&mut self, taken: Taken, look: Look<'_>) -> Result<bool, Error> {
         self.round += 1;
         let volatile = self.volatile.iter().map(|(dir, name)| ((*dir, name.to_os_string()), false));
         let mut marks: Vec<(EntryMark, bool)> = volatile.collect();
@@ -74,8 +81,9 @@ impl Tree {
         }
         let mut nodes: Vec<(Node, bool)> = std::mem::take(&mut self.moved).into_iter().map(|n| (n, false)).collect();
         nodes.extend(taken.dirty);
-        if look.exact {
-            // Everything listed since has not run, or was listed by us: it is exact now, whatever comes later.
+        if look.hold.is_some() {
+            // Everything listed since has not run, or was listed by us: it is exact now, whatever comes later. If the hold
+            // was cut and it has run after all, the look is over, and all of this is put back.
             nodes.extend(self.ledger.take_dirty());
         }
         for (node, meta) in nodes {
@@ -90,7 +98,7 @@ impl Tree {
     }
 
     /// Reads the directories that became known, and those that they hold in turn.
-    fn read_dirs(&mut self, look: Look) -> Result<bool, Error> {
+    fn read_dirs(&mut self, look: Look<'_>) -> Result<bool, Error> {
         while let Some(id) = self.unread.pop() {
             let Some(node) = self.dirs.get(&id) else { continue };
             let dir = Arc::clone(&node.dir);
@@ -113,12 +121,12 @@ impl Tree {
     }
 
     /// Looks at one entry. `marked`: a call may have changed it, so what it names may have another status now.
-    fn resolve_entry(&mut self, dir: FileId, name: &OsStr, marked: bool, look: Look) -> Result<(), Error> {
+    fn resolve_entry(&mut self, dir: FileId, name: &OsStr, marked: bool, look: Look<'_>) -> Result<(), Error> {
         let Some(node) = self.dirs.get(&dir) else { return Ok(()) };
         let owner = Arc::clone(&node.dir);
         let new = if self.is_excluded(&dir, name) { Some(None) } else { self.find(&owner.fd, dir, name)? };
         let Some(new) = new else {
-            if look.exact {
+            if look.was_exact() {
                 return Err(self.foreign(owner.path().join(name)));
             }
             self.ledger.put_back_entry((dir, name.to_owned()));
@@ -332,11 +340,11 @@ impl Tree {
     }
 
     /// Forgets what has had no name for a whole sync, or, when nothing moves, what has none now.
-    fn drop_orphans(&mut self, look: Look) {
+    fn drop_orphans(&mut self, look: Look<'_>) {
         loop {
             let orphans = std::mem::take(&mut self.orphans);
-            let round = self.round;
-            let (old, young): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|(_, at)| look.exact || *at < round);
+            let (round, exact) = (self.round, look.was_exact());
+            let (old, young): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|(_, at)| exact || *at < round);
             self.orphans = young;
             if old.is_empty() {
                 return;

@@ -26,6 +26,8 @@ pub struct Faulty {
     pub failed: AtomicBool,
     stalled: Mutex<bool>,
     moving: Condvar,
+    /// Writes that wait.
+    waiting: AtomicU64,
 }
 
 impl Faulty {
@@ -41,6 +43,11 @@ impl Faulty {
     pub fn stall(&self, stalled: bool) {
         *self.stalled.lock().unwrap() = stalled;
         self.moving.notify_all();
+    }
+
+    /// Whether a write waits.
+    pub fn is_stalling(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
     }
 
     fn step(&self, kind: Kind) -> io::Result<()> {
@@ -68,9 +75,11 @@ impl Io for Faulty {
 
     fn write_at(&self, fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> io::Result<()> {
         let mut stalled = self.stalled.lock().unwrap();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         while *stalled {
             stalled = self.moving.wait(stalled).unwrap();
         }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
         drop(stalled);
         self.step(Kind::Write)?;
         Direct.write_at(fd, data, offset)

@@ -84,15 +84,34 @@ fn frozen_while_draining_the_backup_is_given_up_and_the_target_goes_on() {
     assert_next_succeeds(&mut guest, &dest);
 }
 
+/// Waits until so many of the backup's threads are in calls that no signal interrupts, and stay there.
+fn wait_until_stuck(pid: i32, threads: usize) {
+    let began = Instant::now();
+    let mut stuck = 0;
+    while stuck < 20 {
+        stuck = if stuck_threads(pid) == threads { stuck + 1 } else { 0 };
+        assert!(began.elapsed() < Duration::from_secs(30), "the backup does not wait for its destination");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn stuck_threads(pid: i32) -> usize {
+    let stats = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let stats = stats.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+    stats.filter(|stat| stat.contains(" (backup) D ")).count()
+}
+
 fn cancelled_while_frozen(point: &str, phase: &str, seconds: u64) {
     let _alone = alone();
     let mut guest = rings(48);
     let volume = volume(&guest);
     let dest = dest_on(&volume.at);
-    let mut running = start(&guest, &dest, &["--throttle", "1MiB", "--point", point]);
+    let mut running = start(&guest, &dest, &["--throttle", "8MiB", "--point", point]);
     running.wait_for_phase(phase);
     running.wait_for_copying();
     let frozen = Frozen::new(&volume.at);
+    // The one that runs it; in the drain also the one that writes before-images.
+    wait_until_stuck(running.pid(), if phase == "drain" { 2 } else { 1 });
     running.signal(Signal::SIGTERM);
     stay_frozen(&mut guest, frozen, seconds);
     // Not that before-images filled up: nobody waited for them any more.

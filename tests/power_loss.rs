@@ -23,7 +23,7 @@ mod common {
     pub mod disk;
 }
 use common::backup::{alone, number_from, scratch, seed};
-use common::disk::{Disk, Loop, Mount, Step, make_file_system};
+use common::disk::{Disk, Loop, Mount, Step, make_file_system, run};
 
 /// Large enough for the smallest file systems.
 const DISK: usize = 40 << 20;
@@ -165,18 +165,23 @@ enum Found {
 
 /// A place where disks are built and mounted.
 struct Bench {
-    file: File,
+    // In the order in which it is taken down.
     device: Loop,
-    at: TempDir,
+    file: File,
+    /// Memory: a real disk would be asked to flush for each of them.
+    memory: Mount,
+    _at: TempDir,
 }
 
 impl Bench {
     fn new() -> Self {
         let at = scratch();
-        let file = File::create_new(at.path().join("disk")).expect("made");
+        run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "tmpfs".as_ref(), at.path().as_os_str()]);
+        let memory = Mount(at.path().to_owned());
+        let file = File::create_new(memory.0.join("disk")).expect("made");
         file.set_len(DISK as u64).expect("grown");
-        let device = Loop::new(&at.path().join("disk"));
-        Self { file, device, at }
+        let device = Loop::new(&memory.0.join("disk"));
+        Self { device, file, memory, _at: at }
     }
 
     fn mount(&self, image: &[u8]) -> Mount {
@@ -187,7 +192,7 @@ impl Bench {
                 self.file.write_all_at(piece, (index * ZEROS.len()) as u64).expect("written");
             }
         }
-        Mount::new(&self.device.0, self.at.path().join("mount"))
+        Mount::new(&self.device.0, self.memory.0.join("mount"))
     }
 
     fn look(&self, image: &[u8], source: &Path, takes_the_next: bool) -> Found {

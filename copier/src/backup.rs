@@ -69,6 +69,13 @@ impl<P: Send + 'static> Backup<P> {
     pub fn run(self, quiesce: &dyn Quiesce, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
         let Self { gate, tree, mut stage, point, tuning, pid } = self;
         let capture = &gate.0;
+        // At once, even while this thread waits for a destination that stands still.
+        let gone = Arc::downgrade(capture);
+        control.on_cancel(move || {
+            if let Some(capture) = gone.upgrade() {
+                capture.fail(Error::Cancelled);
+            }
+        });
         let mut report = {
             let context = Context::new(capture, &stage, quiesce, monitor, control, (&tuning, pid));
             let (held, passes) = copy(&context, tree, point)?;

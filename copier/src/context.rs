@@ -59,8 +59,8 @@ impl<'a, P: Send + 'static> Context<'a, P> {
 
     /// Fails if the backup has failed elsewhere, or was cancelled.
     pub fn check(&self) -> Result<(), Error> {
-        self.ledger.check()?;
-        if self.control.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+        // Cancelling fails the backup, too: this is the cause, and the rest follows from it.
+        if self.control.is_cancelled() { Err(Error::Cancelled) } else { self.ledger.check() }
     }
 
     /// Waits for every call that was let go, and fails if that cannot be done.

@@ -10,6 +10,17 @@ pub struct Control(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     changed: Condvar,
+    on_cancel: Mutex<Vec<OnCancel>>,
+}
+
+/// What is to be done at once, by whoever cancels: the thread that runs the backup may be stuck in a call on the
+/// destination.
+struct OnCancel(Box<dyn Fn() + Send>);
+
+impl std::fmt::Debug for OnCancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnCancel")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +70,23 @@ impl Control {
     pub fn cancel(&self) {
         self.lock().cancelled = true;
         self.0.changed.notify_all();
+        for what in self.on_cancels().drain(..) {
+            (what.0)();
+        }
+    }
+
+    /// Has something done as soon as the backup is cancelled, or now if it was.
+    pub(crate) fn on_cancel(&self, what: impl Fn() + Send + 'static) {
+        let mut all = self.on_cancels();
+        if self.is_cancelled() {
+            what();
+        } else {
+            all.push(OnCancel(Box::new(what)));
+        }
+    }
+
+    fn on_cancels(&self) -> std::sync::MutexGuard<'_, Vec<OnCancel>> {
+        self.0.on_cancel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether [`Control::cancel`] was called.
@@ -133,6 +161,25 @@ mod tests {
         assert_eq!(control.turn(1 << 20), Turn::Go);
         control.set_throttle(Some(1 << 30));
         assert_eq!(control.turn(1), Turn::Go);
+    }
+
+    #[test]
+    fn what_is_to_be_done_on_cancelling_is_done_once_then_or_now() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let (control, done) = (Control::default(), Arc::new(AtomicU32::new(0)));
+        let count = || {
+            let done = Arc::clone(&done);
+            move || {
+                done.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        control.on_cancel(count());
+        assert_eq!(done.load(Ordering::SeqCst), 0);
+        control.cancel();
+        control.cancel();
+        assert_eq!(done.load(Ordering::SeqCst), 1);
+        control.on_cancel(count());
+        assert_eq!(done.load(Ordering::SeqCst), 2);
     }
 
     #[test]

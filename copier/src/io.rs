@@ -1,6 +1,6 @@
 //! The operations that move data, behind a trait, so that tests can record, count, delay and fail each of them.
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
@@ -46,7 +46,7 @@ pub trait Io: Send + Sync {
     /// Opens a staged file for writing and reading; makes it where it does not exist.
     fn create(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?)
+        Ok(retry_on_intr(|| rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR))?)
     }
 
     /// Writes all of `data` to a staged file at an offset.
@@ -76,9 +76,9 @@ pub trait Io: Send + Sync {
     /// change the file's length.
     fn punch(&self, fd: BorrowedFd<'_>, range: Range<u64>) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(fd, flags, range.start, range.end - range.start) {
+        match retry_on_intr(|| rustix::fs::fallocate(fd, flags, range.start, range.end - range.start)) {
             Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP) => {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let end = range.end.min(rustix::fs::fstat(fd)?.st_size as u64);
                 let zeros = [0; 64 << 10];
                 let mut at = range.start;
@@ -95,17 +95,18 @@ pub trait Io: Send + Sync {
 
     /// Sets the length of a staged file.
     fn set_len(&self, fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::ftruncate(fd, len)?)
+        Ok(retry_on_intr(|| rustix::fs::ftruncate(fd, len))?)
     }
 
     /// Makes a staged file or directory durable.
     fn sync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(rustix::fs::fsync(fd)?)
+        Ok(retry_on_intr(|| rustix::fs::fsync(fd))?)
     }
 
-    /// Makes the whole file system of a staged file or directory durable.
+    /// Makes the whole file system of a staged file or directory durable, and tells the errors of everything written to it
+    /// since `fd` was opened.
     fn sync_all(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(fd)?)
+        Ok(retry_on_intr(|| rustix::fs::syncfs(fd))?)
     }
 }
 

@@ -10,8 +10,7 @@ use crate::stage::dest_error;
 use crate::sys::{self, Attributes, Kind, Stat};
 use crate::tree::{DirNode, Entry, OWN_DIR, Other, Shown, Tree, relative};
 use crate::{Error, Report};
-use hotbackup_event::FileId;
-use hotbackup_event::failpoint::hit;
+use hotbackup_event::{FileId, failpoint};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -51,7 +50,8 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         let stage = self.context.stage;
         let failed = |op, path: PathBuf| move |error: io::Error| dest_error(op, path, error);
         let files = self.context.ledger.files();
-        self.sync_each = files.len() <= self.context.tuning.sync_each_below;
+        self.sync_each = stage.syncs_each(files.len(), self.context.tuning.sync_each_below);
+        stage.check_parent()?;
         let data = sys::stat_fd(stage.data()).map_err(failed("look at", stage.path()))?.stat;
         self.owner = (data.uid, data.gid);
         for file in &files {
@@ -67,7 +67,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             }
         }
         stage.clear_data()?;
-        hit("publish.placed");
+        failpoint::hit("publish.placed");
         if !self.sync_each {
             stage.io.sync_all(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
         }
@@ -75,7 +75,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         (report.files, report.directories, report.bytes_total) = (files, directories, bytes);
         report.phases = self.context.phases();
         self.write_manifest(&report)?;
-        hit("publish.described");
+        failpoint::hit("publish.described");
         // The root's own metadata comes last: until then nobody else can look inside.
         if let [root] = &*self.tree.roots
             && root.name.is_none()
@@ -84,7 +84,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             self.apply_to_dir(node, &stage.root, Path::new(""))?;
         }
         stage.io.sync(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
-        hit("publish.synced");
+        failpoint::hit("publish.synced");
         for (what, (count, first)) in &self.lacking {
             let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
             self.context.monitor.warning(&format!("{what}: {}{more}", first.display()));
@@ -186,17 +186,15 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             (state.stat, state.links.len() > 1 || self.twice, xattrs)
         };
         self.apply(out, name, &stat, &path)?;
-        if self.sync_each || !xattrs.is_empty() {
+        if !xattrs.is_empty() {
             let open = rustix::fs::openat(out, &**name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             let fd = open.map_err(|error| dest_error("open", path.clone(), error))?;
-            if !xattrs.is_empty() {
-                self.apply_xattrs(&fd, &xattrs, &path)?;
-                rustix::fs::futimens(&fd, &times(&stat))
-                    .map_err(|error| dest_error("set the times of", path.clone(), error))?;
-            }
-            if self.sync_each {
-                stage.io.sync(fd.as_fd()).map_err(|error| dest_error("sync", path.clone(), error))?;
-            }
+            self.apply_xattrs(&fd, &xattrs, &path)?;
+            rustix::fs::futimens(&fd, &times(&stat))
+                .map_err(|error| dest_error("set the times of", path.clone(), error))?;
+        }
+        if self.sync_each {
+            stage.sync_file(file.number, out, name).map_err(|error| dest_error("sync", path.clone(), error))?;
         }
         if several {
             self.placed.insert(file.number, path);
@@ -312,13 +310,13 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             self.describe(&root.id, &path, &mut entries, &mut first).map_err(failed)?;
         }
         drop(entries.finish().map_err(failed)?);
-        stage.io.sync(fd.as_fd()).map_err(failed)?;
         // Whoever owns the data may also throw the manifest away.
         if let Some(node) = self.tree.roots.first().and_then(|root| self.tree.dir(&root.id)) {
             let (uid, gid) = owner(&node.dir.state().stat);
             let _ = rustix::fs::fchown(&fd, Some(uid), Some(gid));
             let _ = rustix::fs::fchown(&stage.own, Some(uid), Some(gid));
         }
+        stage.io.sync(fd.as_fd()).map_err(failed)?;
         stage.io.sync(stage.own.as_fd()).map_err(failed)
     }
 

@@ -18,6 +18,19 @@ fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Cause::Internal, format!("cannot handle signals: {error}")))
 }
 
+/// Does work in a thread of its own. A signal to the process is given to its first thread if that does not block it, and
+/// stays there unseen while the thread is stuck in a call on a destination that stands still.
+fn beside_signals<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    /// As much as a first thread usually has: trees are walked by recursion.
+    const STACK: usize = 8 << 20;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("backup".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let thread =
+            thread.map_err(|error| Failure::new(Cause::Internal, format!("cannot start a thread: {error}")))?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
 pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
     let control = Control::new(flags.throttle);
     cancel_on_signals(&control)?;
@@ -34,7 +47,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         hold: flags.hold,
         lease: flags.lease,
     };
-    let result = session::backup(&options, &drawing, &control);
+    let result = beside_signals(|| session::backup(&options, &drawing, &control))?;
     drawing.finish();
     let report = result.map_err(|error| Failure::new(Cause::of(&error), error))?;
     show(flags.output, &report, || backup_text(&report))

@@ -50,6 +50,10 @@ impl Faulty {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
+    pub fn is_stalled(&self) -> bool {
+        *self.stalled.lock().unwrap()
+    }
+
     fn step(&self, kind: Kind) -> io::Result<()> {
         let number = self.counts[kind as usize].fetch_add(1, Ordering::SeqCst);
         match self.fail {

@@ -1,0 +1,115 @@
+//! A destination that is full, at any stage of a backup: the cause is told, nothing is left, the target goes on, and with
+//! room made, the next backup to the same place succeeds.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+mod common {
+    pub mod backup;
+    pub mod destination;
+    pub mod disk;
+    pub mod guest;
+}
+use common::backup::alone;
+use common::destination::{add_files, assert_next_succeeds, catch_in_publish, dest_on, rings, start};
+use common::disk::Volume;
+use common::guest::Guest;
+
+/// Takes all the room there is but so many KiB.
+fn fill(volume: &Path, leave_kib: u64) -> PathBuf {
+    let path = volume.join("filler");
+    let file = File::create(&path).expect("made");
+    let mut done = 0;
+    // In ever smaller pieces.
+    let mut piece: i64 = 16 << 20;
+    while piece >= 4096 {
+        match fallocate(&file, FallocateFlags::empty(), done, piece) {
+            Ok(()) => done += piece,
+            Err(_) => piece /= 2,
+        }
+    }
+    let len = (done as u64).saturating_sub(leave_kib << 10);
+    file.set_len(len).and_then(|()| file.sync_all()).expect("cut");
+    path
+}
+
+fn volume(guest: &Guest, kind: &str) -> Volume {
+    let more: &[&str] = if kind == "xfs" { &["--unsupported"] } else { &["-m", "0"] };
+    Volume::new(kind, 64, more, guest.beside("volume"))
+}
+
+/// Backs up to a volume that has room for a part of the data.
+fn fills_up(kind: &str, more: &[&str]) {
+    let _alone = alone();
+    let mut guest = rings(8);
+    let volume = volume(&guest, kind);
+    let dest = dest_on(&volume.at);
+    let filler = fill(&volume.at, 3 << 10);
+    let said = start(&guest, &dest, more).finish().failure("dest_full");
+    assert!(said.contains("volume") && said.contains("free space"), "{said}");
+    assert_eq!(volume.names(), ["filler"], "something was left behind");
+    fs::remove_file(filler).expect("ours");
+    assert_next_succeeds(&mut guest, &dest);
+}
+
+#[test]
+fn full_while_copying_on_ext4() {
+    fills_up("ext4", &["--point", "end"]);
+}
+
+#[test]
+fn full_while_copying_on_xfs() {
+    fills_up("xfs", &["--point", "end"]);
+}
+
+#[test]
+fn full_while_draining() {
+    fills_up("ext4", &["--point", "start"]);
+}
+
+/// Nothing is copied but what the guest is about to overwrite.
+#[test]
+fn full_of_before_images() {
+    fills_up("ext4", &["--point", "start", "--throttle", "0"]);
+}
+
+#[test]
+fn full_while_publishing() {
+    let _alone = alone();
+    let mut guest = rings(8);
+    add_files(&guest, 400);
+    let volume = volume(&guest, "ext4");
+    let dest = dest_on(&volume.at);
+    let (filler, running) = catch_in_publish(&guest, &dest, || Filler(fill(&volume.at, 0)));
+    running.finish().failure("dest_full");
+    assert_eq!(volume.names(), ["filler"], "something was left behind");
+    drop(filler);
+    assert_next_succeeds(&mut guest, &dest);
+}
+
+/// Removed when dropped.
+struct Filler(PathBuf);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn out_of_inodes() {
+    let _alone = alone();
+    let mut guest = rings(8);
+    add_files(&guest, 200);
+    let volume = Volume::new("ext4", 64, &["-N", "128"], guest.beside("volume"));
+    let dest = dest_on(&volume.at);
+    start(&guest, &dest, &[]).finish().failure("dest_full");
+    assert_eq!(volume.names(), [""; 0]);
+    for number in 0..200 {
+        fs::remove_dir_all(guest.dir.join(format!("d{number}"))).expect("ours");
+    }
+    assert_next_succeeds(&mut guest, &dest);
+}

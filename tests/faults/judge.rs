@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::page::{Wait, now};
-use super::plan::{Kind, Plan};
+use super::plan::{Also, Kind, Plan};
 use super::processes::{self, keepers, wait_until};
 use super::strike::{Strike, Struck};
 use super::supervisor::{Ended, Supervisor, command};
@@ -150,6 +150,7 @@ fn exit(plan: &Plan, ended: &Ended, met: bool) -> Result<(), String> {
         _ if !met => &[REVOKED],
         Kind::KillSupervisor | Kind::KillActingAndSupervisor | Kind::KillAll if killed => return Ok(()),
         Kind::KillAt(_) if killed => return Ok(()),
+        Kind::StopAt(_) if killed && matches!(plan.also, Also::KillSupervisor | Also::SupervisorAt(_)) => return Ok(()),
         Kind::Terminate if ended.status.signal() == Some(15) => return Ok(()),
         Kind::Terminate => &[130, REVOKED],
         Kind::KillActing | Kind::KillTwin => &[KEEPER, REVOKED],

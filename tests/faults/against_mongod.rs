@@ -79,6 +79,10 @@ impl Target for Server {
         vec![self.load.done()]
     }
 
+    fn calls(&self) -> u64 {
+        self.load.done()
+    }
+
     fn begin(&mut self) {}
 
     fn longest(&self, _: &[Span], _: Option<Span>) -> Wait {

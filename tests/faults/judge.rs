@@ -50,7 +50,7 @@ pub fn fault(target: &mut dyn Target, plan: &Plan) -> Verdict {
         verdict.wrong.push(format!("before the fault: {wrong}"));
         return verdict;
     }
-    let calls: u64 = target.counts().iter().sum();
+    let calls = target.calls();
     let dest = target.scratch().join(format!("backup-{}", plan.number));
     if plan.kind == Kind::Undisturbed {
         target.begin();
@@ -68,7 +68,7 @@ pub fn fault(target: &mut dyn Target, plan: &Plan) -> Verdict {
         Err(wrong) => verdict.wrong.push(wrong),
     }
     if verdict.wrong.is_empty() {
-        verdict.calls = target.counts().iter().sum::<u64>() - calls;
+        verdict.calls = target.calls() - calls;
     } else if let Some(said) = target.died().filter(|said| !verdict.wrong.contains(said)) {
         verdict.wrong.push(said);
     }

@@ -207,11 +207,11 @@ fn clean(dest: &Path) {
 /// A supervisor that was stopped for so long that another took over says so, and publishes nothing.
 fn revoked(target: &dyn Target, plan: &Plan, struck: &Struck) -> Result<(), String> {
     let (Some(stopped), Some(ended)) = (struck.stopped, &struck.ended) else { return Ok(()) };
-    // In Publish everything is saved, and who answers no longer matters to the backup.
+    // With the drain over everything is saved, and who answers no longer matters to the backup.
     let publishing = |phase: &&serde_json::Value| phase["phase"] == "publish";
     let phases = ended.last["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
     let publish = phases.iter().find(publishing).and_then(|phase| phase["start_ns"].as_u64());
-    if publish.is_some_and(|publish| publish < struck.stopped_at) {
+    if plan.kind.step() == Some("drain.released") || publish.is_some_and(|publish| publish < struck.stopped_at) {
         return Ok(());
     }
     let waited = target.longest(&[], Some(stopped));

@@ -79,6 +79,10 @@ impl Target for Server {
         vec![self.load.done()]
     }
 
+    fn calls(&self) -> u64 {
+        self.load.done()
+    }
+
     fn begin(&mut self) {}
 
     fn longest(&self, _: &[Span], _: Option<Span>) -> Wait {
@@ -128,7 +132,12 @@ fn plan(args: &Args, turn: u64) -> Plan {
     // Another part of the sequence, or a short run would see only the first steps.
     let number = args.only.unwrap_or(turn + 1 + args.seed % 1000);
     let mut plan = plan::plan(args.seed, number, cfg!(debug_assertions));
-    plan.fresh = turn.is_multiple_of(EACH);
+    let at_attach = |step: &str| ["attach", "inject", "keeper", "twin"].iter().any(|part| step.starts_with(part));
+    let fresh = turn.is_multiple_of(EACH);
+    if !fresh && plan.kind.step().is_some_and(at_attach) {
+        plan = plan::plan(args.seed, number, false);
+    }
+    plan.fresh = fresh;
     plan.spins = false;
     plan.throttle = plan.throttle.map(|rate| if rate == "8MiB" { "32MiB" } else { "16MiB" });
     plan

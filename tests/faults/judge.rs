@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::page::{Wait, now};
-use super::plan::{Kind, Plan};
+use super::plan::{Also, Kind, Plan};
 use super::processes::{self, keepers, wait_until};
 use super::strike::{Strike, Struck};
 use super::supervisor::{Ended, Supervisor, command};
@@ -50,7 +50,7 @@ pub fn fault(target: &mut dyn Target, plan: &Plan) -> Verdict {
         verdict.wrong.push(format!("before the fault: {wrong}"));
         return verdict;
     }
-    let calls: u64 = target.counts().iter().sum();
+    let calls = target.calls();
     let dest = target.scratch().join(format!("backup-{}", plan.number));
     if plan.kind == Kind::Undisturbed {
         target.begin();
@@ -68,7 +68,7 @@ pub fn fault(target: &mut dyn Target, plan: &Plan) -> Verdict {
         Err(wrong) => verdict.wrong.push(wrong),
     }
     if verdict.wrong.is_empty() {
-        verdict.calls = target.counts().iter().sum::<u64>() - calls;
+        verdict.calls = target.calls() - calls;
     } else if let Some(said) = target.died().filter(|said| !verdict.wrong.contains(said)) {
         verdict.wrong.push(said);
     }
@@ -150,6 +150,7 @@ fn exit(plan: &Plan, ended: &Ended, met: bool) -> Result<(), String> {
         _ if !met => &[REVOKED],
         Kind::KillSupervisor | Kind::KillActingAndSupervisor | Kind::KillAll if killed => return Ok(()),
         Kind::KillAt(_) if killed => return Ok(()),
+        Kind::StopAt(_) if killed && matches!(plan.also, Also::KillSupervisor | Also::SupervisorAt(_)) => return Ok(()),
         Kind::Terminate if ended.status.signal() == Some(15) => return Ok(()),
         Kind::Terminate => &[130, REVOKED],
         Kind::KillActing | Kind::KillTwin => &[KEEPER, REVOKED],
@@ -206,11 +207,11 @@ fn clean(dest: &Path) {
 /// A supervisor that was stopped for so long that another took over says so, and publishes nothing.
 fn revoked(target: &dyn Target, plan: &Plan, struck: &Struck) -> Result<(), String> {
     let (Some(stopped), Some(ended)) = (struck.stopped, &struck.ended) else { return Ok(()) };
-    // In Publish everything is saved, and who answers no longer matters to the backup.
+    // With the drain over everything is saved, and who answers no longer matters to the backup.
     let publishing = |phase: &&serde_json::Value| phase["phase"] == "publish";
     let phases = ended.last["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
     let publish = phases.iter().find(publishing).and_then(|phase| phase["start_ns"].as_u64());
-    if publish.is_some_and(|publish| publish < struck.stopped_at) {
+    if plan.kind.step() == Some("drain.released") || publish.is_some_and(|publish| publish < struck.stopped_at) {
         return Ok(());
     }
     let waited = target.longest(&[], Some(stopped));

@@ -69,14 +69,14 @@ impl Page {
         self.file.write_all_at(&self.epoch.to_ne_bytes(), 8 * EPOCH).expect("the page can be written");
     }
 
-    /// Calls finished, of each worker.
+    /// Calls finished, of each worker; and last, how often the sleeper woke.
     pub fn counts(&self) -> Vec<u64> {
         let words = self.words();
-        (0..self.workers).map(|worker| words[BLOCK * (1 + worker)]).collect()
+        (0..self.workers).chain([STALL]).map(|part| words[BLOCK * (1 + part)]).collect()
     }
 
     /// The longest waits: of all calls, and of those that `span` touches. To be asked when every worker has finished a
-    /// call since.
+    /// call since, and the sleeper has woken.
     pub fn longest(&self, excused: &[Span], span: Option<Span>) -> Wait {
         let words = self.words();
         let stalls = self.entries(&words, STALL);

@@ -328,7 +328,8 @@ fn setting(plan: &mut Plan, step: &'static str) {
         "keeper.took-over" => plan.also = Also::KillSupervisor,
         "keeper.slot-answered" => plan.also = Also::SupervisorAt("receive.before-answer"),
         "keeper.found-listener" => plan.also = Also::SupervisorAt("attach.installed"),
-        "keeper.twin-made" => plan.also = Also::KillTwin,
+        // The first twin, or one that takes another's place.
+        "keeper.twin-made" if plan.by_backup => (plan.also, plan.pass) = (Also::KillTwin, 2),
         "twin.acting" => plan.also = Also::KillActing,
         _ => {}
     }

@@ -20,6 +20,8 @@ static MACHINE: RwLock<()> = RwLock::new(());
 
 /// A stopped keeper or helper must be gone after this long: a lease, and looks on either side of it.
 const REPLACED: Duration = Duration::from_secs(3);
+/// A keeper that does not start is given up after this long.
+const NOT_STARTED: Duration = Duration::from_secs(10);
 /// A stopped helper may hold a thread of the target for this long: it is killed after some 100 ms, on a machine that stands
 /// still at times.
 const HELD: Duration = Duration::from_secs(1);
@@ -153,13 +155,13 @@ impl<'a> Strike<'a> {
             Kind::StopActing => {
                 if let Some(keeper) = acting(pid).filter(|&keeper| stop(keeper)) {
                     self.struck.met = true;
-                    self.stopped_is_replaced(keeper, "acting keeper");
+                    self.stopped_is_replaced(keeper, "acting keeper", REPLACED);
                 }
             }
             Kind::StopTwin => {
                 if let Some(keeper) = twin(pid).filter(|&keeper| stop(keeper)) {
                     self.struck.met = true;
-                    self.stopped_is_replaced(keeper, "twin");
+                    self.stopped_is_replaced(keeper, "twin", REPLACED);
                 }
             }
             Kind::StopHelper => self.stop_helper(supervisor.expect("this kind is never between")),
@@ -202,9 +204,9 @@ impl<'a> Strike<'a> {
     }
 
     /// A stopped keeper has to be replaced by a living one.
-    fn stopped_is_replaced(&mut self, stopped: i32, who: &str) {
-        if !wait_until(REPLACED, || processes::state(stopped).is_none()) {
-            self.struck.wrong.push(format!("a stopped {who} ({stopped}) was still there after {REPLACED:?}"));
+    fn stopped_is_replaced(&mut self, stopped: i32, who: &str, limit: Duration) {
+        if !wait_until(limit, || processes::state(stopped).is_none()) {
+            self.struck.wrong.push(format!("a stopped {who} ({stopped}) was still there after {limit:?}"));
             send(stopped, Signal::SIGKILL);
         }
     }
@@ -290,13 +292,15 @@ impl Strike<'_> {
         let pid = self.target.pid();
         if !matches!(self.plan.also, Also::Nothing | Also::SupervisorAt(_)) {
             supervisor.wait_for("track", || self.word().is_some());
-            wait_for_instant(Instant::now() + self.plan.delay.min(Duration::from_millis(50)));
-            let victim = match self.plan.also {
-                Also::KillActing => acting(pid),
-                Also::KillTwin => twin(pid),
-                _ => Some(supervisor.pid()),
-            };
-            victim.map(|victim| send(victim, Signal::SIGKILL));
+            if self.word().is_none() {
+                wait_for_instant(Instant::now() + self.plan.delay.min(Duration::from_millis(50)));
+                let victim = match self.plan.also {
+                    Also::KillActing => acting(pid),
+                    Also::KillTwin => twin(pid),
+                    _ => Some(supervisor.pid()),
+                };
+                victim.map(|victim| send(victim, Signal::SIGKILL));
+            }
         }
         let step = self.plan.kind.step().expect("a fault at a step");
         let of_keeper = step.starts_with("keeper") || step.starts_with("twin");
@@ -324,7 +328,17 @@ impl Strike<'_> {
                 }
                 self.supervisor_is_stopped(supervisor)?;
             }
-            Kind::StopAt(_) if keepers(pid).all.contains(&who) => self.stopped_is_replaced(who, step),
+            // The keeper that was killed and the one that is stopped in its place were a pair: nobody is left but perhaps the
+            // supervisor, and somebody has to end the stopped one.
+            Kind::StopAt("twin.acting") => {
+                if !wait_until(REPLACED, || processes::state(who).is_none()) {
+                    send(who, Signal::SIGKILL);
+                }
+                self.struck.nobody_since = Some(since);
+            }
+            // It has no twin yet that could end it: its supervisor gives up waiting.
+            Kind::StopAt("keeper.started") => self.stopped_is_replaced(who, step, NOT_STARTED),
+            Kind::StopAt(_) if keepers(pid).all.contains(&who) => self.stopped_is_replaced(who, step, REPLACED),
             Kind::StopAt(_) => self.helper_is_given_up(who, supervisor),
             // Both keepers may be dead now, one by us and one by itself.
             _ if of_keeper && matches!(self.plan.also, Also::KillActing | Also::KillTwin) => {

@@ -40,7 +40,9 @@ impl Tally {
         line.missed += u64::from(!verdict.met);
         line.deaths += u64::from(verdict.wrong.iter().any(|wrong| wrong.contains("THE GUEST DIED")));
         line.failed += u64::from(!verdict.wrong.is_empty());
-        line.waits.push(verdict.wait.net);
+        if !verdict.wait.what.is_empty() {
+            line.waits.push(verdict.wait.net);
+        }
         line.raw = line.raw.max(verdict.wait.raw);
         line.stall = line.stall.max(verdict.stall);
         if !verdict.ended.is_empty() {
@@ -92,7 +94,10 @@ impl Tally {
         );
         for (name, line) in &mut self.lines {
             line.waits.sort_unstable();
-            let at = |share: f64| line.waits[((line.waits.len() - 1) as f64 * share) as usize];
+            let at = |share: f64| {
+                let place = (line.waits.len().saturating_sub(1) as f64 * share) as usize;
+                line.waits.get(place).copied().unwrap_or_default()
+            };
             let ended: Vec<_> = line.ended.iter().map(|(how, count)| format!("{how}: {count}")).collect();
             println!(
                 "{name:<24} {:>6} {:>6} {:>6} {:>6}  {:>9} {:>9} {:>9} {:>9} {:>9}  {}",
@@ -131,5 +136,8 @@ impl Tally {
 }
 
 fn ms(time: Duration) -> String {
+    if time.is_zero() {
+        return "-".into(); // never timed
+    }
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }

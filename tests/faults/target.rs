@@ -27,6 +27,8 @@ pub trait Target {
     fn died(&mut self) -> Option<String>;
     /// What each of its threads has finished so far.
     fn counts(&self) -> Vec<u64>;
+    /// How many calls that were.
+    fn calls(&self) -> u64;
     /// Forgets which waits were the longest.
     fn begin(&mut self);
     /// The longest wait since, of all calls or those that touch a span.
@@ -117,6 +119,10 @@ impl Target for Guest {
 
     fn counts(&self) -> Vec<u64> {
         self.page.counts()
+    }
+
+    fn calls(&self) -> u64 {
+        self.page.counts()[..WORKERS].iter().sum()
     }
 
     fn begin(&mut self) {

@@ -7,7 +7,7 @@ use hotbackup_tracer::attach::preflight;
 use hotbackup_tracer::{Event, Process, Sink, Ticket, Tracer};
 use serde::Serialize;
 
-use super::{Error, sources, tracer_options};
+use super::{Error, limits, sources, tracer_options};
 
 /// What `check` found.
 #[derive(Debug, Clone, Serialize)]
@@ -79,7 +79,7 @@ pub fn check(pid: i32, paths: &[PathBuf]) -> Result<CheckReport, Error> {
 }
 
 fn attach(pid: i32, report: &mut CheckReport) -> Result<(), Error> {
-    let tracer = match Tracer::attach(pid, &tracer_options()?, Arc::new(Observer)) {
+    let tracer = match Tracer::attach(pid, &tracer_options(limits::LEASE)?, Arc::new(Observer)) {
         Ok(tracer) => tracer,
         Err(error) => {
             report.add("attach", false, error.to_string());
@@ -123,6 +123,6 @@ impl Sink for Observer {
 /// # Errors
 /// When there is no such process, or it has no listener.
 pub fn rescue(pid: i32) -> Result<RescueReport, Error> {
-    let rescued = hotbackup_tracer::rescue(pid, &tracer_options()?)?;
+    let rescued = hotbackup_tracer::rescue(pid, &tracer_options(limits::LEASE)?)?;
     Ok(RescueReport { answered: rescued.answered, keeper_pid: rescued.keeper_pid, was_kept: rescued.was_kept })
 }

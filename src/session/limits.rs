@@ -10,7 +10,7 @@ use hotbackup_copier::Tuning;
 use super::{Error, Options};
 
 /// The usual lease.
-pub const LEASE: Duration = Duration::from_secs(1);
+pub const LEASE: Duration = hotbackup_tracer::LEASE;
 /// Shorter ones run out on a busy machine, with nothing wrong.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// What a server's clients may be asked to wait for, at the very most.

@@ -115,7 +115,7 @@ pub enum Error {
 pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
     let tuning = limits::tuning(options)?;
     let process = Process::open(options.pid)?;
-    let tracer_options = tracer_options()?;
+    let tracer_options = tracer_options(options.lease)?;
     hotbackup_tracer::attach::preflight::check(&process)?;
     let sources = sources::open(&process, &options.sources)?;
     control.set_throttle(options.throttle);
@@ -170,7 +170,7 @@ fn explain(seen: hotbackup_copier::Error, lost: Option<hotbackup_tracer::Error>)
     }
 }
 
-fn tracer_options() -> Result<hotbackup_tracer::Options, Error> {
+fn tracer_options(lease: Duration) -> Result<hotbackup_tracer::Options, Error> {
     let keeper_program = std::env::current_exe().map_err(Error::OwnExecutable)?;
-    Ok(hotbackup_tracer::Options { keeper_program, lease: hotbackup_tracer::LEASE })
+    Ok(hotbackup_tracer::Options { keeper_program, lease })
 }

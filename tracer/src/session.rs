@@ -26,6 +26,8 @@ use crate::unseen::{Look, Unseen};
 use crate::warden::{Wake, Warden};
 use crate::{calls, filter, grace, rescue};
 
+/// How often a keeper may end under our hands.
+const ATTACH_TRIES: u32 = 3;
 /// How long a call of the target's own is waited for, where none can be made for the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -44,9 +46,9 @@ pub struct Options {
 /// A target that is followed. Dropping it hands the target to its keeper.
 pub struct Tracer {
     shared: Arc<Answering>,
-    receivers: Receivers,
     wake: Arc<Wake>,
-    warden: Option<Warden>,
+    /// Until the target is handed over.
+    following: Mutex<Option<(Receivers, Warden)>>,
     ptracer: Mutex<Ptracer>,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
@@ -75,41 +77,58 @@ impl Tracer {
         preflight::check(&process)?;
         let lock = lock(&process)?;
         failpoint::hit("attach.locked");
-        let mut keeper = find::find(&process)?;
-        if keeper.is_none() && find::target_listener(&process).is_some() {
-            if find::target_memory(&process).is_none() {
-                return Err(Error::ForeignListener(pid));
-            }
-            // Its keepers were killed: what waits is answered first.
-            rescue::revive(&process, options)?;
-            keeper = find::find(&process)?;
-        }
-        let ptracer = |memory: &Mapping| Ptracer::start(&process, options.keeper_program.clone(), memory);
-        let attached = match keeper {
-            Some(keeper) if keeper.is_orphaned() => {
-                let (memory, wake) = keeper.adopt(&process)?;
-                let ptracer = ptracer(&memory)?;
-                install_with(&process, memory, wake, ptracer)?
-            }
-            Some(keeper) => {
-                // Before calls begin to wait for us.
-                let ptracer = ptracer(&keeper.memory)?;
-                let TakenOver { memory, listener, generation, wake } = keeper.take_over(&process)?;
-                Attached { memory, listener, generation, wake, ptracer, stopped: None }
-            }
-            None => {
-                let memory = spawn::new_memory(&process)?;
-                failpoint::hit("attach.memory-made");
-                let keeper = spawn::spawn(&process, &options.keeper_program, &memory)?;
-                let wake = pidfd::open(keeper).ok().and_then(|keeper| find::wake_fd(&keeper));
-                let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
-                failpoint::hit("attach.keeper-ready");
-                let ptracer = ptracer(&memory)?;
-                install_with(&process, memory, wake, ptracer)?
+        // Keepers may end, or be killed, at any moment of this.
+        let mut tries = 1..=ATTACH_TRIES;
+        let attached = loop {
+            let last = tries.next() == Some(ATTACH_TRIES);
+            match Self::attach_once(&process, options) {
+                Ok(Some(attached)) => break attached,
+                Ok(None) if !last => {}
+                Ok(None) => return Err(Error::Keeper { pid, problem: "ends again and again".into() }),
+                Err(Error::Keeper { problem, .. }) if !last => tracing::warn!(problem, "once more"),
+                Err(error) => return Err(error),
             }
         };
         spawn::set_lease(&attached.memory, options.lease);
         Self::start(process, attached, lock, sink, options)
+    }
+
+    /// Through the target's keeper, or with a new one. `None`: a keeper was there, but is gone.
+    fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>, Error> {
+        let pid = process.pid();
+        let mut keeper = find::find(process)?;
+        if keeper.is_none() && find::target_listener(process).is_some() {
+            if find::target_memory(process).is_none() {
+                return Err(Error::ForeignListener(pid));
+            }
+            // Its keepers were killed: what waits is answered first.
+            rescue::revive(process, options)?;
+            keeper = find::find(process)?;
+        }
+        let ptracer = |memory: &Mapping| Ptracer::start(process, options.keeper_program.clone(), memory);
+        Ok(Some(match keeper {
+            Some(keeper) if keeper.is_orphaned() => {
+                let Some((memory, wake)) = keeper.adopt(process)? else { return Ok(None) };
+                let ptracer = ptracer(&memory)?;
+                install_with(process, memory, wake, ptracer)?
+            }
+            Some(keeper) => {
+                // Before calls begin to wait for us.
+                let ptracer = ptracer(&keeper.memory)?;
+                let TakenOver { memory, listener, generation, wake } = keeper.take_over(process)?;
+                Attached { memory, listener, generation, wake, ptracer, stopped: None }
+            }
+            None => {
+                let memory = spawn::new_memory(process)?;
+                failpoint::hit("attach.memory-made");
+                let keeper = spawn::spawn(process, &options.keeper_program, &memory)?;
+                let wake = pidfd::open(keeper).ok().and_then(|keeper| find::wake_fd(&keeper));
+                let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
+                failpoint::hit("attach.keeper-ready");
+                let ptracer = ptracer(&memory)?;
+                install_with(process, memory, wake, ptracer)?
+            }
+        }))
     }
 
     fn start(
@@ -138,7 +157,8 @@ impl Tracer {
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
         let ptracer = Mutex::new(ptracer);
-        let tracer = Self { shared, receivers, wake, warden: Some(warden), ptracer, stopped, _lock: lock };
+        let following = Mutex::new(Some((receivers, warden)));
+        let tracer = Self { shared, wake, following, ptracer, stopped, _lock: lock };
         tracer.find_blind_spots(&*sink);
         Ok(tracer)
     }
@@ -186,6 +206,22 @@ impl Tracer {
         if holding {
             self.wake.rouse();
         }
+    }
+
+    /// Hands the target to its keeper, when nothing more is to be seen: first nothing more is received, then the keeper
+    /// answers. In between a call waits for some microseconds. Also done by dropping.
+    pub fn hand_over(&self) {
+        let following = self.following.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((mut receivers, warden)) = following else { return };
+        let shared = &self.shared;
+        warden.hand_over(|| {
+            shared.stop.store(true, Ordering::SeqCst);
+            receivers.join();
+            failpoint::hit("handover.deaf");
+            let control = shared.generation;
+            control.change(&shared.memory.control, control.with(Role::Kept));
+            failpoint::hit("handover.kept");
+        });
     }
 
     /// The target.
@@ -249,22 +285,8 @@ impl Tracer {
 }
 
 impl Drop for Tracer {
-    /// Hands the target to its keeper: first nothing more is received, then the keeper answers. In between a call
-    /// waits for some microseconds.
     fn drop(&mut self) {
-        let Self { shared, receivers, .. } = self;
-        let mut give = || {
-            shared.stop.store(true, Ordering::SeqCst);
-            receivers.join();
-            failpoint::hit("handover.deaf");
-            let control = shared.generation;
-            control.change(&shared.memory.control, control.with(Role::Kept));
-            failpoint::hit("handover.kept");
-        };
-        match self.warden.take() {
-            Some(warden) => warden.hand_over(give),
-            None => give(),
-        }
+        self.hand_over();
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
 
-use super::state::{Control, Role};
+use super::state::{CLOSED, Control, Role};
 use super::{KIND, MEMORY_FD, WAKE_FD};
 use crate::error::Error;
 use crate::helper;
@@ -112,23 +112,35 @@ impl Found {
         Control::load(&self.memory.control).role == Role::Attaching && !self.old_supervisor_lives()
     }
 
-    /// Takes the place of a supervisor that died while it attached.
+    /// Takes the place of a supervisor that died while it attached. `None`: the keeper was just about to end, as there was
+    /// nothing to keep; or it found the filter after all. Look again.
     ///
     /// # Errors
-    /// [`Error::Busy`] when somebody was quicker, or the keeper has found the filter after all.
-    pub fn adopt(self, target: &Process) -> Result<(Mapping, OwnedFd), Error> {
+    /// [`Error::Busy`] when somebody was quicker.
+    pub fn adopt(self, target: &Process) -> Result<Option<(Mapping, OwnedFd)>, Error> {
         let pid = target.pid();
         // It goes on with what the dead supervisor asked for, and ends at once.
         end_ptracer(&self.memory, target, PTRACER_LIMIT);
-        let wake = self.wake_fd().ok_or_else(|| Error::Keeper { pid, problem: "has ended".into() })?;
+        let Some(wake) = self.wake_fd() else { return Ok(None) };
         let control = Control::load(&self.memory.control);
+        if control.role != Role::Attaching {
+            return Ok(None);
+        }
         self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
         let next = Control { role: Role::Attaching, generation: control.generation + 1 };
-        if control.role != Role::Attaching || !control.change(&self.memory.control, next) {
+        if !control.change(&self.memory.control, next) {
             return Err(Error::Busy(pid));
         }
         rouse(&wake);
-        Ok((self.memory, wake))
+        // Until it says so, it may be about to end, because the other supervisor has.
+        let limit = Instant::now() + HANDOVER_LIMIT;
+        while self.memory.watched.load(Ordering::SeqCst) != next.generation {
+            let ended = super::run::ends_within(self.pidfd.as_fd(), Duration::from_micros(100));
+            if ended || self.memory.armed.load(Ordering::SeqCst) == CLOSED || Instant::now() > limit {
+                return Ok(None);
+            }
+        }
+        Ok(Some((self.memory, wake)))
     }
 
     /// Takes over from the keeper: afterwards this process answers, and the keeper watches it.

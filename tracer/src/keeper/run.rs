@@ -29,7 +29,7 @@ use super::state::{CLOSED, Control, Role, UNARMED};
 use super::twin::{Pulse, Twin};
 use crate::helper;
 use crate::process::Process;
-use crate::sys::mapping::{Mapping, SLOTS};
+use crate::sys::mapping::{Mapping, SLOTS, SUPERVISOR_SLOTS};
 use crate::sys::{notify, pidfd, process as low};
 
 /// How often keeper and twin look at one another.
@@ -122,12 +122,13 @@ impl Keeper {
         if woken.target_gone {
             return false;
         }
-        if woken.by_wake {
-            return true;
+        if Control::load(&self.memory.control) != control {
+            return true; // another supervisor, or all is done
         }
         if self.supervisor.as_ref().is_none_or(|(_, generation)| *generation != control.generation) {
             self.open_supervisor();
         }
+        self.memory.watched.store(control.generation, Ordering::SeqCst);
         let gone = self.supervisor_gone();
         if self.memory.armed.load(Ordering::SeqCst) == UNARMED {
             // Nothing was begun, or it is proven that it came to nothing. And nothing must begin once we are gone.
@@ -217,6 +218,10 @@ impl Keeper {
         while Control::load(&self.memory.control) == control {
             let revoked_lives = self.supervisor.is_some();
             let woken = self.wait(LOOK, true);
+            // A twin comes back from there, in another one's place and perhaps much later.
+            if Control::load(&self.memory.control) != control {
+                break;
+            }
             if std::mem::take(&mut self.inherited) {
                 self.answer_slots();
             }
@@ -241,12 +246,16 @@ impl Keeper {
     /// Answers every recorded call.
     fn answer_slots(&self) {
         for slot in 0..SLOTS {
-            let id = self.memory.slot_id(slot);
-            if id != 0 {
-                self.let_go(id);
-                failpoint::hit("keeper.slot-answered");
-                self.memory.clear_slot(slot);
-            }
+            self.answer_slot(slot);
+        }
+    }
+
+    fn answer_slot(&self, slot: usize) {
+        let id = self.memory.slot_id(slot);
+        if id != 0 {
+            self.let_go(id);
+            failpoint::hit("keeper.slot-answered");
+            self.memory.clear_slot(slot);
         }
     }
 
@@ -341,9 +350,13 @@ impl Keeper {
     /// Starts a twin where there is none. The twin comes back from here when it is to act, in the place of this one.
     pub fn renew_twin(&mut self) {
         if self.twin.renew(&self.memory) {
-            self.own_slot = if self.own_slot == SLOTS - 1 { SLOTS - 2 } else { SLOTS - 1 };
-            // This is the twin, and the one it watched has ended.
+            self.own_slot = if self.own_slot == SLOTS - 1 { SUPERVISOR_SLOTS } else { SLOTS - 1 };
+            // This is the twin, and the one it watched has ended, perhaps with a call in its hand: from before a supervisor
+            // took over, or else the supervisor would not have begun.
             self.inherited = true;
+            for slot in SUPERVISOR_SLOTS..SLOTS {
+                self.answer_slot(slot);
+            }
             self.memory.keeper.store(std::process::id() as i32, Ordering::SeqCst);
             self.open_supervisor();
             if Control::load(&self.memory.control).role != Role::Attaching {

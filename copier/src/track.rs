@@ -23,6 +23,8 @@ impl<P: Send + 'static> Tracker<'_, P> {
     /// Makes everything known, and copies it in passes unless the point in time is at the start. Returns how many.
     pub fn track(&mut self, copier: &mut Copier, point: Point) -> Result<u32, Error> {
         let context = self.context;
+        // Calls from before they were shown to us: nobody marked what they change, so none may run beside the walk.
+        context.grace()?;
         // The walk itself: nothing is marked yet that it could miss, as names are marked for unknown directories too.
         self.tree.resolve(Default::default(), Look::default())?;
         self.tell_totals();

@@ -144,6 +144,10 @@ fn exit(plan: &Plan, ended: &Ended, met: bool) -> Result<(), String> {
     const KEEPER: i32 = 11;
     const REVOKED: i32 = 12;
     const QUIESCE: i32 = 40;
+    const WAITED_TOO_LONG: i32 = 13;
+    const BEFORE_IMAGES_FULL: i32 = 44;
+    const HOLD_TOO_LONG: i32 = 46;
+    const BEFORE_IMAGE_SLOW: i32 = 48;
     let killed = ended.status.signal() == Some(9);
     let allowed: &[i32] = match plan.kind {
         // Without a fault, too, when the machine stood still for longer than the lease of a hold.
@@ -154,7 +158,11 @@ fn exit(plan: &Plan, ended: &Ended, met: bool) -> Result<(), String> {
         Kind::Terminate if ended.status.signal() == Some(15) => return Ok(()),
         Kind::Terminate => &[130, REVOKED],
         Kind::KillActing | Kind::KillTwin => &[KEEPER, REVOKED],
-        Kind::StopSupervisor | Kind::StopSupervisorBriefly | Kind::Starve => &[REVOKED, ATTACH_FAILED, KEEPER],
+        Kind::StopSupervisor => &[REVOKED, ATTACH_FAILED, KEEPER],
+        // Too slow for its own bounds, and not for so long that another took over.
+        Kind::StopSupervisorBriefly | Kind::Starve => {
+            &[REVOKED, ATTACH_FAILED, KEEPER, WAITED_TOO_LONG, HOLD_TOO_LONG, BEFORE_IMAGES_FULL, BEFORE_IMAGE_SLOW]
+        }
         Kind::KillKeepers | Kind::StopActing | Kind::StopTwin => &[REVOKED, KEEPER],
         Kind::StopHelper | Kind::KillAt(_) | Kind::StopAt(_) => &[REVOKED, ATTACH_FAILED, KEEPER, QUIESCE],
         _ => &[REVOKED],

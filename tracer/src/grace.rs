@@ -78,7 +78,9 @@ fn unsettled(pending: &[Call], waited: Duration) -> String {
     let call = &pending[0];
     let name = crate::calls::row(i64::from(call.data.nr)).map_or("a call from before", |row| row.name);
     let (tid, seconds) = (call.tid, waited.as_secs());
-    format!("thread {tid} has been in {name} for {seconds} s, so no consistent copy can be taken: is its disk frozen?")
+    format!(
+        "thread {tid} has been in {name} for {seconds} s, so no consistent copy can be taken: is its disk or its cgroup frozen, or does a debugger hold it?"
+    )
 }
 
 /// Stops threads that are running, each for an instant, and returns the calls that are over by that: the thread was

@@ -48,19 +48,20 @@ pub(crate) fn command(target: &Process, program: &Path, kind: Kind, memory: Owne
     command
 }
 
-/// Puts a started process where it belongs: into the target's cgroup of every hierarchy, because stopping or freezing
-/// the supervisor's must not concern it, and it counts where the target counts; and out of the OOM killer's sight. What
-/// cannot be written stays as it is.
-pub(crate) fn place(target: i32, helper: i32) {
+/// Puts this process where it belongs: into the target's cgroup of every hierarchy, because stopping or freezing the
+/// supervisor's must not concern it, and it counts where the target counts; and out of the OOM killer's sight. What
+/// cannot be written stays as it is. Before anything is forked, which inherits both.
+fn place(target: i32) {
     // -1000: never chosen. Needs CAP_SYS_RESOURCE.
-    let _ = fs::write(format!("/proc/{helper}/oom_score_adj"), "-1000");
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let Ok(groups) = fs::read_to_string(format!("/proc/{target}/cgroup")) else { return };
     let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else { return };
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         if let Some(mount) = cgroup_mount(&mounts, controllers) {
-            let _ = fs::write(mount.join(path.trim_start_matches('/')).join("cgroup.procs"), helper.to_string());
+            // 0: whoever writes it (cgroups(7)).
+            let _ = fs::write(mount.join(path.trim_start_matches('/')).join("cgroup.procs"), "0");
         }
     }
 }
@@ -96,6 +97,7 @@ pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Mappin
         return Err(format!("process {pid} is another one now"));
     }
     let _ = std::env::set_current_dir("/");
+    place(pid);
     Ok((target, memory))
 }
 

@@ -122,6 +122,11 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
     let (mut looked, mut given_up) = (Instant::now(), false);
     while !shared.stop.load(Ordering::SeqCst) {
         shared.memory.beat.fetch_add(1, Ordering::SeqCst);
+        // First: after a standstill of ours, what waited too long is not our concern any more.
+        if shared.is_revoked() {
+            sink.lost(crate::Error::Revoked(shared.process.pid()));
+            return;
+        }
         if looked.elapsed() >= LOOK && !given_up {
             looked = Instant::now();
             if let Some((slot, waited)) = shared.overdue(sink.patience()) {
@@ -135,10 +140,6 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
                 sink.lost(crate::Error::TargetExited(shared.process.pid()));
                 return;
             }
-        }
-        if shared.is_revoked() {
-            sink.lost(crate::Error::Revoked(shared.process.pid()));
-            return;
         }
         sink.tick();
         let mut fds = [PollFd::new(shared.listener.as_fd(), PollFlags::POLLIN)];

@@ -48,7 +48,8 @@ pub struct Tracer {
     shared: Arc<Answering>,
     wake: Arc<Wake>,
     /// Until the target is handed over.
-    following: Mutex<Option<(Receivers, Warden)>>,
+    receivers: Mutex<Option<Receivers>>,
+    warden: Warden,
     ptracer: Mutex<Ptracer>,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
@@ -157,8 +158,8 @@ impl Tracer {
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
         let ptracer = Mutex::new(ptracer);
-        let following = Mutex::new(Some((receivers, warden)));
-        let tracer = Self { shared, wake, following, ptracer, stopped, _lock: lock };
+        let receivers = Mutex::new(Some(receivers));
+        let tracer = Self { shared, wake, receivers, warden, ptracer, stopped, _lock: lock };
         tracer.find_blind_spots(&*sink);
         Ok(tracer)
     }
@@ -211,10 +212,10 @@ impl Tracer {
     /// Hands the target to its keeper, when nothing more is to be seen: first nothing more is received, then the keeper
     /// answers. In between a call waits for some microseconds. Also done by dropping.
     pub fn hand_over(&self) {
-        let following = self.following.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((mut receivers, warden)) = following else { return };
+        let receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut receivers) = receivers else { return };
         let shared = &self.shared;
-        warden.hand_over(|| {
+        self.warden.hand_over(|| {
             shared.stop.store(true, Ordering::SeqCst);
             receivers.join();
             failpoint::hit("handover.deaf");

@@ -45,17 +45,35 @@ struct Replacement {
     shared: Arc<Answering>,
     program: PathBuf,
     wake: Arc<Wake>,
+    /// One at a time, or there would be two pairs.
+    starting: Arc<Mutex<()>>,
 }
 
 impl Replacement {
-    /// Whether the keeper that acts is there, or somebody else is to blame if it is not.
+    /// Whether the keeper that acts is there, or is not needed any more.
     fn is_there(&self) -> bool {
         let Answering { process, memory, .. } = &*self.shared;
         helper::is(memory.keeper.load(Ordering::SeqCst), keeper::KIND, process) || !process.is_alive()
     }
 
+    /// Waits until `enough`, and starts another pair whenever no keeper is left for some looks.
+    fn see_to_it(&self, enough: impl Fn() -> bool) {
+        let limit = Instant::now() + TAKE_LIMIT;
+        let mut missing = None;
+        while !enough() && self.shared.process.is_alive() && Instant::now() < limit {
+            if self.is_there() {
+                missing = None;
+            } else if missing.get_or_insert_with(Instant::now).elapsed() > LOOK * LOOKS {
+                self.start();
+                missing = None;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
     /// Starts another pair, if no keeper is left.
     fn start(&self) {
+        let _one = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         let Answering { process, memory, .. } = &*self.shared;
         if !matches!(find::find(process), Ok(None)) {
             return;
@@ -72,7 +90,7 @@ impl Replacement {
     }
 }
 
-/// The thread that watches.
+/// The thread that watches, until this is dropped: also after the hand-over, as long as the supervisor is there.
 pub(crate) struct Warden {
     replacement: Replacement,
     stop: Option<Sender<()>>,
@@ -82,12 +100,12 @@ pub(crate) struct Warden {
 impl Warden {
     pub fn start(shared: Arc<Answering>, program: PathBuf, wake: Arc<Wake>) -> std::io::Result<Self> {
         let (stop, stopped) = bounded::<()>(0);
-        let replacement = Replacement { shared, program, wake };
+        let replacement = Replacement { shared, program, wake, starting: Arc::default() };
         let watching = replacement.clone();
         let watch = move || {
             let mut missing = 0;
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                missing = if watching.is_there() || watching.shared.is_revoked() { 0 } else { missing + 1 };
+                missing = if watching.is_there() { 0 } else { missing + 1 };
                 if missing >= LOOKS {
                     watching.start();
                     missing = 0;
@@ -98,39 +116,24 @@ impl Warden {
         Ok(Self { replacement, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Hands the target to its keeper, which must take it: keepers may be killed in this very moment, too.
-    pub fn hand_over(mut self, give: impl FnOnce()) {
-        self.end();
+    /// Hands the target to its keeper, and sees to it that one takes it: they may be killed in this very moment, too.
+    pub fn hand_over(&self, give: impl FnOnce()) {
         let Replacement { shared, wake, .. } = &self.replacement;
-        let limit = Instant::now() + TAKE_LIMIT;
         if !self.replacement.is_there() {
             self.replacement.start();
         }
         give();
         wake.rouse();
-        let is_taken = || shared.memory.kept.load(Ordering::SeqCst) >= shared.generation.generation;
-        let mut missing = None;
-        while !is_taken() && shared.process.is_alive() && Instant::now() < limit {
-            if self.replacement.is_there() {
-                missing = None;
-            } else if missing.get_or_insert_with(Instant::now).elapsed() > LOOK * LOOKS {
-                self.replacement.start();
-                missing = None;
-            }
-            std::thread::sleep(Duration::from_micros(100));
-        }
-    }
-
-    fn end(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.replacement.see_to_it(|| shared.memory.kept.load(Ordering::SeqCst) >= shared.generation.generation);
     }
 }
 
 impl Drop for Warden {
     fn drop(&mut self) {
-        self.end();
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.replacement.see_to_it(|| self.replacement.is_there());
     }
 }

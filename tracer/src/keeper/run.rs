@@ -252,7 +252,7 @@ impl Keeper {
 
     fn answer_slot(&self, slot: usize) {
         let id = self.memory.slot_id(slot);
-        if id != 0 {
+        if id != 0 && self.listener.is_some() {
             self.let_go(id);
             failpoint::hit("keeper.slot-answered");
             self.memory.clear_slot(slot);
@@ -354,6 +354,9 @@ impl Keeper {
             // This is the twin, and the one it watched has ended, perhaps with a call in its hand: from before a supervisor
             // took over, or else the supervisor would not have begun.
             self.inherited = true;
+            if self.listener.is_none() {
+                self.fetch_listener();
+            }
             for slot in SUPERVISOR_SLOTS..SLOTS {
                 self.answer_slot(slot);
             }

@@ -74,7 +74,6 @@ fn spawn_once(target: &Process, program: &Path, memory: &Mapping) -> Result<i32,
         .spawn()
         .map_err(|error| problem(format!("cannot be started: {error}")))?;
     let keeper = child.id() as i32;
-    helper::place(pid, keeper);
     if !child.stdout.take().is_some_and(|pipe| says_ready(pipe)) {
         let _ = child.kill();
         let mut words = String::new();

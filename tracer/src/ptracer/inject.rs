@@ -20,6 +20,7 @@ use crate::error::errno;
 use crate::filter::{USER_NOTIF, emulate};
 use crate::keeper::state::{ARMED, UNARMED};
 use crate::process::Process;
+use crate::sys::process as low;
 use crate::sys::trace::{self, Running, Stopped, Waited};
 
 /// How long a thread may take to stop: one that is in an uninterruptible call is left to itself.
@@ -76,7 +77,11 @@ pub(super) fn run(
     while Instant::now() < limit && process.is_alive() {
         hold.progress();
         for tid in site::candidates(process).into_iter().take(ATTEMPTS) {
-            match line.try_thread(tid) {
+            // Only while a thread stands still: what else there is to do may take milliseconds.
+            low::hurry();
+            let tried = line.try_thread(tid);
+            low::relax();
+            match tried {
                 Ok(stopped) => {
                     failpoint::hit("inject.let-go");
                     return Ok(stopped);
@@ -115,7 +120,7 @@ impl Line<'_> {
     /// Sends a stopped thread through the code, and lets go of it.
     fn redirect(&self, stopped: Stopped) -> Result<(), Attempt> {
         // A pending signal goes first, to where the thread is now; a critical section must not be left.
-        if stopped.has_signal() || crate::sys::process::in_restartable_sequence(stopped.tid()) {
+        if stopped.has_signal() || low::in_restartable_sequence(stopped.tid()) {
             let _ = stopped.detach();
             return Err(Attempt::Next("a signal or a restartable sequence was in the way"));
         }

@@ -19,6 +19,7 @@ const FILTERED: &str = "2";
 
 /// Stops these threads, and returns those that did stop or are gone.
 pub(super) fn pause(process: &Process, hold: &Hold<'_>, tids: Vec<i32>) -> Vec<i32> {
+    crate::sys::process::hurry();
     let mut over = Vec::new();
     let mut seized: HashMap<i32, Running> = HashMap::new();
     for tid in tids {

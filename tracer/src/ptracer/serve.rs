@@ -53,7 +53,6 @@ fn answer(process: &Process, memory: &Mapping, request: Request) -> Reply {
     std::thread::scope(|scope| {
         let tracer = scope.spawn(|| {
             let hold = Hold::begin(memory);
-            crate::sys::process::hurry();
             match request {
                 Request::Run { calls, store, arm } => match inject::run(process, &hold, &calls, store, arm) {
                     Ok(stopped) => Reply::Ran(stopped.as_nanos() as u64),

@@ -27,6 +27,13 @@ pub fn hurry() {
     }
 }
 
+/// Has the calling thread be one among others again.
+pub fn relax() {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads one `struct sched_param`; 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, &raw const none) };
+}
+
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forked {

@@ -178,5 +178,10 @@ fn drain<P: Send + 'static>(context: &Context<'_, P>, copier: &mut Copier, tree:
         explain_unseen(&context.ledger, &effect)?;
     }
     foreign::check(context, tree)?;
+    // Last: had anybody else let a call go before this, what was read since might not belong to T. The one who receives
+    // may know that already and not have come to say it.
+    if !context.quiesce.is_in_charge() {
+        return Err(Error::LetGo);
+    }
     context.check()
 }

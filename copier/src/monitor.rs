@@ -15,6 +15,12 @@ pub trait Quiesce: Sync {
         let _ = after_hold;
         Vec::new()
     }
+
+    /// Whether every call until now has been delivered: nobody else took the target over. Once this says no it never says
+    /// yes again.
+    fn is_in_charge(&self) -> bool {
+        true
+    }
 }
 
 /// Follows a backup. All methods do nothing unless implemented. They are called from the thread that runs the backup,

@@ -114,6 +114,10 @@ impl Quiesce for Grace<'_> {
         self.tracer.grace()
     }
 
+    fn is_in_charge(&self) -> bool {
+        !self.tracer.is_revoked()
+    }
+
     fn unseen(&self, after_hold: bool) -> Vec<Effect> {
         self.tracer.unseen(if after_hold { Look::Unexplained } else { Look::Mark })
     }

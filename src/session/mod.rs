@@ -142,6 +142,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     let quiesce = join::Grace { tracer: &tracer };
     let result = backup.run(&quiesce, &join::Watched { tracer: &tracer, monitor }, control);
     let (pid, keeper_pid) = (options.pid, tracer.keeper_pid());
+    let revoked = tracer.is_revoked();
     let (stopped, calls_seen, longest) = (tracer.stopped(), tracer.received(), tracer.longest_wait());
     // The target is the keeper's again before anything else is said.
     drop(tracer);
@@ -154,6 +155,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
             calls_seen,
             longest_wait_us: longest.as_micros() as u64,
         }),
+        Err(_) if revoked => Err(hotbackup_tracer::Error::Revoked(pid).into()),
         Err(error) => Err(explain(error, join.take_lost())),
     }
 }

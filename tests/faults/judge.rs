@@ -219,7 +219,10 @@ fn revoked(target: &dyn Target, plan: &Plan, struck: &Struck) -> Result<(), Stri
     let publishing = |phase: &&serde_json::Value| phase["phase"] == "publish";
     let phases = ended.last["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
     let publish = phases.iter().find(publishing).and_then(|phase| phase["start_ns"].as_u64());
-    if plan.kind.step() == Some("drain.released") || publish.is_some_and(|publish| publish < struck.stopped_at) {
+    // It may be stopped just before it could say so, and says so as soon as it goes on.
+    const AT_ONCE: u64 = 5_000_000;
+    let resumed = struck.stopped_at + (stopped.1 - stopped.0) + AT_ONCE;
+    if plan.kind.step() == Some("drain.released") || publish.is_some_and(|publish| publish < resumed) {
         return Ok(());
     }
     let waited = target.longest(&[], Some(stopped));

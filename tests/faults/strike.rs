@@ -186,7 +186,7 @@ impl<'a> Strike<'a> {
         for &pid in &stopped {
             send(pid, Signal::SIGKILL);
         }
-        self.struck.met = !known.is_empty();
+        self.struck.met = !stopped.is_empty();
     }
 
     /// The supervisor stays stopped until every thread of the target has got on, which takes somebody else if the supervisor

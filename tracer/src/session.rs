@@ -252,7 +252,8 @@ impl Tracer {
 
     /// Whether the keeper took over because we did not answer in time.
     pub fn is_revoked(&self) -> bool {
-        self.shared.is_revoked()
+        let is_following = self.receivers.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        is_following && self.shared.is_revoked()
     }
 
     /// A live probe: has a thread of the target make a call that changes nothing, and says whether it was seen.

@@ -48,7 +48,7 @@ pub struct Found {
 }
 
 /// Finds the keeper of `target`, which is seen to be alive: one that was killed just now may still be there, and one that
-/// is stopped is replaced by its twin in a second.
+/// is stopped is replaced by its twin in half a second.
 ///
 /// # Errors
 /// [`Error::Keeper`] when there is one of another version, or one that gives no sign of life, as in a frozen cgroup.

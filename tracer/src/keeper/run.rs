@@ -33,8 +33,8 @@ use crate::sys::mapping::{Mapping, SLOTS, SUPERVISOR_SLOTS};
 use crate::sys::{notify, pidfd, process as low};
 
 /// How often keeper and twin look at one another.
-pub(super) const LOOK: Duration = Duration::from_millis(200);
-/// Looks without progress after which somebody counts as hung: a keeper or twin after a second, a supervisor after its
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// Looks without progress after which somebody counts as hung: a keeper or twin after half a second, a supervisor after its
 /// lease, which is divided by this.
 pub(super) const LOOKS: u32 = 5;
 /// How often a filter that was being installed is looked for.

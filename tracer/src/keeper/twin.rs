@@ -2,7 +2,7 @@
 //!
 //! Made by fork(2): it has everything it needs open and mapped from the start, and runs no program. When the twin ends,
 //! the keeper makes a new one; when the keeper ends, the twin makes one of its own. Each also watches the other's
-//! progress: one that hangs (SIGSTOP, no processor) for a second is killed by the other, so that there are never two that
+//! progress: one that hangs (SIGSTOP, no processor) for half a second is killed by the other, so that there are never two that
 //! act. Only when both are killed or stopped in one instant do calls wait, until `hotbackup rescue`, or the supervisor if
 //! there is one, starts another pair.
 

@@ -19,7 +19,7 @@ use crate::sys::pidfd;
 const LOOK: Duration = Duration::from_millis(100);
 /// Looks without any keeper after which another pair is started: a twin needs less than one to take its keeper's place.
 const LOOKS: u32 = 2;
-/// How long a keeper may take to take the target back; one that hangs is replaced by its twin after a second.
+/// How long a keeper may take to take the target back; one that hangs is replaced by its twin after half a second.
 const TAKE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Wakes the keeper that acts, whichever that is by now.

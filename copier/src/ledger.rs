@@ -150,12 +150,15 @@ impl Ledger {
         match effect {
             Effect::Content { file, .. } | Effect::Append { file, .. } | Effect::Resize { file, .. } => {
                 if let Some(file) = self.file(file) {
-                    let added = {
+                    let (added, strips) = {
                         let mut state = file.state();
                         let blocks = self.affected(&mut state, effect);
-                        state.map.mark(blocks)
+                        (state.map.mark(blocks), state.xattrs.may_be_stripped())
                     };
                     self.add_due(added as i64);
+                    if strips {
+                        file.flags.meta.store(true, Ordering::SeqCst);
+                    }
                     self.touch(&Node::File(file));
                 }
             }

@@ -1,7 +1,7 @@
 //! Looking at the status of what is known: sizes, modes, owners, times.
 use super::{Entry, Tree};
 use crate::Error;
-use crate::node::{File, Node, Xattrs};
+use crate::node::{File, Node, Xattrs, sys_gone};
 use crate::sys;
 use crate::tree::resolve::Look;
 use hotbackup_event::FileId;
@@ -59,6 +59,12 @@ impl Tree {
             && found.id == id
         {
             other.stat = found.stat;
+            match sys::xattrs_at(&node.dir.fd, name) {
+                Ok(xattrs) => other.xattrs = xattrs,
+                // Removed meanwhile: the mark of that call says so.
+                Err(error) if sys_gone(&error) => {}
+                Err(error) => return Err(super::unreadable(node.dir.path().join(&**name), error)),
+            }
         }
         Ok(())
     }

@@ -85,6 +85,7 @@ pub(crate) struct Other {
     pub stat: Stat,
     /// A symbolic link's target, and what to make of it.
     pub link: Option<(OsString, Shown)>,
+    pub xattrs: sys::Attributes,
 }
 
 impl Tree {

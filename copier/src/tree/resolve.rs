@@ -1,5 +1,5 @@
 //! Taking over names: each marked entry is looked at, and the model is made to agree with what is there.
-use super::{Entry, Other, Tree, links::Leads};
+use super::{Entry, Other, Shown, Tree, links::Leads};
 use crate::Error;
 use crate::ledger::{EntryMark, Taken};
 use crate::node::{File, Link, Name, Node, sys_gone};
@@ -42,6 +42,12 @@ enum New {
         open: Option<(Found, OwnedFd)>,
     },
     Other(Other),
+}
+
+/// What is neither file nor directory.
+fn other(dir: &OwnedFd, name: &OsStr, found: Found, link: Option<(OsString, Shown)>) -> std::io::Result<New> {
+    let xattrs = sys::xattrs_at(dir, name)?;
+    Ok(New::Other(Other { id: found.id, stat: found.stat, link, xattrs }))
 }
 
 impl Tree {
@@ -184,17 +190,13 @@ impl Tree {
                 Kind::Symlink => match sys::read_link(dir, name) {
                     Err(error) => Err(error),
                     Ok(target) => match self.leads(id, dir, &target) {
-                        Ok(Leads::Stays(shown)) => {
-                            Ok(New::Other(Other { id: found.id, stat: found.stat, link: Some((target, shown)) }))
-                        }
+                        Ok(Leads::Stays(shown)) => other(dir, name, found, Some((target, shown))),
                         Ok(Leads::File(fd, found)) => Ok(New::File { found, via: Some(Arc::new(fd)) }),
                         Ok(Leads::Dir(fd, found)) => self.find_dir(found, true, || sys::reopen(&fd)),
                         Err(error) => Err(error),
                     },
                 },
-                Kind::Fifo | Kind::Socket | Kind::Device => {
-                    Ok(New::Other(Other { id: found.id, stat: found.stat, link: None }))
-                }
+                Kind::Fifo | Kind::Socket | Kind::Device => other(dir, name, found, None),
             };
             match new {
                 Ok(New::Dir { id, .. }) if id == self.staging => {

@@ -142,6 +142,7 @@ pub static TABLE: &[Row] = &[
     by_path(libc::SYS_mknodat, "mknodat", names::makeat),
     by_path(libc::SYS_symlink, "symlink", names::symlink),
     by_path(libc::SYS_symlinkat, "symlinkat", names::symlinkat),
+    by_path(libc::SYS_bind, "bind", names::bind),
     // Metadata, by path.
     by_path(libc::SYS_chmod, "chmod", names::metadata),
     by_path(libc::SYS_fchmodat, "fchmodat", names::metadata_at),

@@ -275,6 +275,23 @@ pub(super) fn symlinkat(call: &mut Decoder<'_>) {
     call.changes(call.fd(1), call.arg(2));
 }
 
+/// A socket bound to a path is a name in a directory. (unix(7): the path may lack its NUL; a name that starts with one,
+/// and any other family, is in no directory.)
+pub(super) fn bind(call: &mut Decoder<'_>) {
+    const LONGEST: u64 = 110; // sockaddr_un
+    let length = u64::from(call.arg(2) as u32).min(LONGEST) as usize;
+    let Ok(address) = call.memory(call.arg(1), length) else { return };
+    let Some((family, path)) = address.split_first_chunk() else { return };
+    if u16::from_ne_bytes(*family) != libc::AF_UNIX as u16 {
+        return;
+    }
+    let path = path.split(|&byte| byte == 0).next().unwrap_or_default();
+    if !path.is_empty() {
+        call.moves_names = true;
+        call.changes_path(libc::AT_FDCWD, path, false);
+    }
+}
+
 pub(super) fn metadata(call: &mut Decoder<'_>) {
     metadata_of(call, libc::AT_FDCWD, 0);
 }

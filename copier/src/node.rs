@@ -123,7 +123,9 @@ impl Xattrs {
     pub fn may_be_stripped(&self) -> bool {
         match self {
             Self::Due | Self::Claimed => true,
-            Self::Known(all) => all.iter().flat_map(|all| all.iter()).any(|(name, _)| &**name == c"security.capability"),
+            Self::Known(all) => {
+                all.iter().flat_map(|all| all.iter()).any(|(name, _)| &**name == c"security.capability")
+            }
         }
     }
 

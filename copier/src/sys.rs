@@ -168,19 +168,13 @@ pub(crate) type Attributes = Vec<(CString, Vec<u8>)>;
 
 /// All extended attributes of an open file that can be read; none where the file system has none.
 pub(crate) fn xattrs(fd: impl AsFd) -> io::Result<Attributes> {
-    xattrs_by(
-        |buffer| rustix::fs::flistxattr(&fd, buffer),
-        |name, buffer| rustix::fs::fgetxattr(&fd, name, buffer),
-    )
+    xattrs_by(|buffer| rustix::fs::flistxattr(&fd, buffer), |name, buffer| rustix::fs::fgetxattr(&fd, name, buffer))
 }
 
 /// The same of what `name` in `dir` is, itself: a symbolic link, or what is not to be opened.
 pub(crate) fn xattrs_at(dir: impl AsFd, name: &OsStr) -> io::Result<Attributes> {
     let path = path_at(dir, name);
-    xattrs_by(
-        |buffer| rustix::fs::llistxattr(&path, buffer),
-        |name, buffer| rustix::fs::lgetxattr(&path, name, buffer),
-    )
+    xattrs_by(|buffer| rustix::fs::llistxattr(&path, buffer), |name, buffer| rustix::fs::lgetxattr(&path, name, buffer))
 }
 
 /// A path to `name` in `dir`, for calls that take no directory.

@@ -105,8 +105,7 @@ pub fn halves(numbers: &[i32]) -> Arg {
 
 /// An array of iovecs.
 pub fn vectors(parts: &[&[u8]]) -> Arg {
-    let vector =
-        |part: &&[u8]| [Item::Pointer(vec![Item::Bytes(part.to_vec())]), Item::Number(part.len() as i64)];
+    let vector = |part: &&[u8]| [Item::Pointer(vec![Item::Bytes(part.to_vec())]), Item::Number(part.len() as i64)];
     Arg::Block(parts.iter().flat_map(vector).collect())
 }
 

@@ -150,7 +150,8 @@ struct AtMoment<'a> {
 
 impl Monitor for AtMoment<'_> {
     fn phase(&self, phase: Phase) {
-        // Called before the gate is switched to the hold, and after it was switched to the drain.
+        // Called before the gate is switched to the hold, and after it was switched to the drain: so no hold is on.
+        self.tracer.set_holding(false);
         if phase == self.phase
             && let Some(change) = self.change.lock().expect("one thread").take()
         {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,11 @@ struct Entry {
 enum Kind {
     Dir,
     /// Its size, its blocks that are not all zeros, and the first of its names if it has several here.
-    File { size: u64, blocks: BTreeMap<u64, Vec<u8>>, first: Option<PathBuf> },
+    File {
+        size: u64,
+        blocks: BTreeMap<u64, Vec<u8>>,
+        first: Option<PathBuf>,
+    },
     Link(PathBuf),
     Fifo,
 }
@@ -49,7 +54,8 @@ impl std::fmt::Debug for Kind {
             Self::File { size, blocks, first } => {
                 write!(f, "file of {size} bytes")?;
                 for (at, block) in blocks.iter().take(4) {
-                    let start: String = block.iter().take(24).flat_map(|b| std::ascii::escape_default(*b)).map(char::from).collect();
+                    let start: String =
+                        block.iter().take(24).flat_map(|b| std::ascii::escape_default(*b)).map(char::from).collect();
                     write!(f, ", at {at} \"{start}\"")?;
                 }
                 match first {
@@ -101,10 +107,13 @@ impl Snapshot {
             let mut names: Vec<OsString> =
                 fs::read_dir(path).expect("readable").map(|entry| entry.expect("readable").file_name()).collect();
             names.sort();
+            // By a descriptor: trees may be deeper than a path can be long.
+            let dir = File::open(path).expect("readable");
+            let here = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
             for child in names {
                 let below = name.join(&child);
                 if below != Path::new(".hotbackup") {
-                    self.add(&path.join(&child), &below, links);
+                    self.add(&here.join(&child), &below, links);
                 }
             }
         }
@@ -146,9 +155,13 @@ impl Snapshot {
                 Some(_) => {}
             }
         }
-        found.extend(other.entries.iter().filter(|(name, _)| !self.entries.contains_key(*name)).map(
-            |(name, there)| format!("{name:?} should not be there: {there:?}"),
-        ));
+        found.extend(
+            other
+                .entries
+                .iter()
+                .filter(|(name, _)| !self.entries.contains_key(*name))
+                .map(|(name, there)| format!("{name:?} should not be there: {there:?}")),
+        );
         found
     }
 

@@ -34,7 +34,8 @@ impl Bench {
         let scratch = scratch();
         let volume = match fs {
             Fs::Here => None,
-            fs => Some(Volume::new(scratch.path(), fs)),
+            Fs::Xfs => Some(Volume::new(scratch.path(), &["mkfs.xfs", "-q", "-m", "reflink=1"])),
+            Fs::Btrfs => Some(Volume::new(scratch.path(), &["mkfs.btrfs", "--quiet"])),
         };
         let base = volume.as_ref().map_or(scratch.path(), |volume| &volume.at);
         let (dir, outside) = (base.join("data"), base.join("outside"));
@@ -91,8 +92,6 @@ pub enum Fs {
     Xfs,
     /// On a loop device of its own.
     Btrfs,
-    /// On a loop device of its own.
-    Ext4,
 }
 
 /// A file system on a loop device, unmounted when dropped.
@@ -101,14 +100,9 @@ struct Volume {
 }
 
 impl Volume {
-    fn new(scratch: &Path, fs: Fs) -> Self {
+    fn new(scratch: &Path, make: &[&str]) -> Self {
         let (image, at) = (scratch.join("image"), scratch.join("volume"));
         fs::File::create(&image).and_then(|file| file.set_len(512 << 20)).expect("an image");
-        let make: &[&str] = match fs {
-            Fs::Xfs => &["mkfs.xfs", "-q", "-m", "reflink=1"],
-            Fs::Btrfs => &["mkfs.btrfs", "--quiet"],
-            Fs::Ext4 | Fs::Here => &["mkfs.ext4", "-q", "-F"],
-        };
         run(make[0], &[&make[1..], &[path(&image)]].concat());
         fs::create_dir(&at).expect("a mount point");
         run("mount", &["-o", "loop", path(&image), path(&at)]);
@@ -205,7 +199,7 @@ where
         seen = Some((before, after));
     });
     bench.guest.assert_alive();
-    let (before, after) = seen.expect("the change was made");
+    let Some((before, after)) = seen else { panic!("{moment:?}: the backup failed too soon: {:?}", result.err()) };
     let expected = if moment.is_before() { &after } else { &before };
     match (result, outcome) {
         (Ok(report), outcome) => {

@@ -110,8 +110,8 @@ fn context(at: &mut Bench) -> i64 {
 fn io_submit_of_a_write() {
     refused(untraceable, |at| {
         let fd = opened(at);
-        let context = context(at);
         move |at: &mut Bench| {
+            let context = context(at);
             const PWRITE: i64 = 1;
             // struct iocb: data, key and flags, opcode and descriptor, buffer, length, offset, ...
             let block = vec![

@@ -220,9 +220,11 @@ fn setxattr_of_an_access_control_list() {
         let none = u32::MAX;
         let entries = [entry(1, 6, none), entry(2, 4, 1234), entry(4, 4, none), entry(16, 6, none), entry(32, 0, none)];
         let list = [&2u32.to_le_bytes()[..], &entries.concat()].concat();
-        for (path, name) in
-            [("file", "system.posix_acl_access"), ("dir", "system.posix_acl_access"), ("dir", "system.posix_acl_default")]
-        {
+        for (path, name) in [
+            ("file", "system.posix_acl_access"),
+            ("dir", "system.posix_acl_access"),
+            ("dir", "system.posix_acl_default"),
+        ] {
             call!(at.guest, libc::SYS_setxattr, path, name, bytes(&list), list.len(), 0);
         }
     });

@@ -131,7 +131,8 @@ fn renameat() {
 fn renameat2_with_rename_noreplace() {
     changed(|at| {
         call!(at.guest, libc::SYS_renameat2, AT_FDCWD, "file", AT_FDCWD, "tree/new", libc::RENAME_NOREPLACE);
-        let taken = [AT_FDCWD.into(), "tree/file".into(), AT_FDCWD.into(), "tree/new".into(), libc::RENAME_NOREPLACE.into()];
+        let taken =
+            [AT_FDCWD.into(), "tree/file".into(), AT_FDCWD.into(), "tree/new".into(), libc::RENAME_NOREPLACE.into()];
         assert_eq!(at.guest.call(libc::SYS_renameat2, &taken), Err(nix::errno::Errno::EEXIST));
     });
 }
@@ -178,7 +179,9 @@ fn rename_over_an_empty_directory() {
 #[test]
 fn renames_in_a_ring() {
     changed(|at| {
-        for (from, to) in [("file", "tmp"), ("tree/file", "file"), ("tree/deep/file", "tree/file"), ("tmp", "tree/deep/file")] {
+        for (from, to) in
+            [("file", "tmp"), ("tree/file", "file"), ("tree/deep/file", "tree/file"), ("tmp", "tree/deep/file")]
+        {
             call!(at.guest, libc::SYS_rename, from, to);
         }
     });

@@ -250,7 +250,8 @@ fn a_descriptor_received_through_a_socket() {
         let [from, to] = at.guest.pair(libc::SYS_socketpair, &arguments);
         // struct msghdr with one byte of data, and a control message that holds one descriptor.
         let message = |fd: i32| {
-            let header = [20i64.to_ne_bytes().to_vec(), halves_of(&[libc::SOL_SOCKET, libc::SCM_RIGHTS, fd, 0])].concat();
+            let header =
+                [20i64.to_ne_bytes().to_vec(), halves_of(&[libc::SOL_SOCKET, libc::SCM_RIGHTS, fd, 0])].concat();
             let data = vec![Item::Pointer(vec![Item::Bytes(b"x".to_vec())]), Item::Number(1)];
             vec![
                 Item::Number(0),

@@ -9,6 +9,7 @@ mod files;
 pub(crate) mod hazard;
 pub(crate) mod names;
 pub mod resolve;
+mod walk;
 
 use decode::Decoder;
 

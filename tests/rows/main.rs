@@ -3,6 +3,7 @@
 //! in time; without the row's decoder it fails.
 #![forbid(unsafe_code)]
 
+#[path = "../common"]
 mod common {
     pub mod backup;
     pub mod driver;
@@ -10,12 +11,10 @@ mod common {
     pub mod moment;
     pub mod snapshot;
 }
-mod rows {
-    mod bench;
-    mod content;
-    mod hazards;
-    mod metadata;
-    mod names;
-    mod nets;
-    mod paths;
-}
+mod bench;
+mod content;
+mod hazards;
+mod metadata;
+mod names;
+mod nets;
+mod paths;

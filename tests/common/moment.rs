@@ -68,12 +68,48 @@ pub fn back_up(
     moment: Moment,
     change: impl FnOnce() + Send,
 ) -> Result<Report, Failure> {
+    let change: Mutex<Option<Change<'_>>> = Mutex::new(Some(Box::new(change)));
+    let at_phase = |phase| {
+        if phase == moment.phase()
+            && let Some(change) = change.lock().expect("one thread").take()
+        {
+            change();
+        }
+    };
+    let how = How { point: moment.point(), tuning: moment.tuning(), rate: None };
+    let report = back_up_as(pid, source, dest, how, at_phase)?;
+    assert!(change.lock().expect("one thread").is_none(), "the change was not made");
+    if moment == Moment::BeforeASync {
+        assert_eq!(report.hold.abandoned, 1, "no hold was given up, so nothing was looked at in a sync");
+    }
+    Ok(report)
+}
+
+/// How a backup is taken.
+#[derive(Debug, Clone)]
+pub struct How {
+    /// Point in time.
+    pub point: Point,
+    /// Sizes and limits.
+    pub tuning: Tuning,
+    /// Bytes per second.
+    pub rate: Option<u64>,
+}
+
+/// Takes a backup of `source`, and calls `at_phase` at the beginning of each phase.
+pub fn back_up_as(
+    pid: i32,
+    source: &Path,
+    dest: &Path,
+    how: How,
+    at_phase: impl Fn(Phase) + Sync,
+) -> Result<Report, Failure> {
     let spec = Spec {
         sources: vec![Source { root: open(source), path: source.to_owned(), name: None }],
         dest: dest.to_owned(),
-        point: moment.point(),
+        point: how.point,
         exclude: Vec::new(),
-        tuning: moment.tuning(),
+        tuning: how.tuning,
         pid,
         root: Some(open(Path::new(&format!("/proc/{pid}/root")))),
     };
@@ -81,14 +117,8 @@ pub fn back_up(
     let join = Arc::new(Join(backup.capture()));
     let options = hotbackup_tracer::Options { keeper_program: PathBuf::from(HOTBACKUP) };
     let tracer = Tracer::attach(pid, &options, join).unwrap_or_else(|error| panic!("{error}"));
-    let monitor = AtMoment { tracer: &tracer, phase: moment.phase(), change: Mutex::new(Some(Box::new(change))) };
-    let report = backup.run(&Grace(&tracer), &monitor, &Control::default()).map_err(Failure)?;
-    let done = monitor.change.lock().expect("one thread").is_none();
-    assert!(done, "the change was not made");
-    if moment == Moment::BeforeASync {
-        assert_eq!(report.hold.abandoned, 1, "no hold was given up, so nothing was looked at in a sync");
-    }
-    Ok(report)
+    let monitor = Phases { tracer: &tracer, at_phase };
+    backup.run(&Grace(&tracer), &monitor, &Control::new(how.rate)).map_err(Failure)
 }
 
 fn open(directory: &Path) -> OwnedFd {
@@ -142,21 +172,16 @@ impl Quiesce for Grace<'_> {
 
 type Change<'a> = Box<dyn FnOnce() + Send + 'a>;
 
-struct AtMoment<'a> {
+struct Phases<'a, F> {
     tracer: &'a Tracer,
-    phase: Phase,
-    change: Mutex<Option<Change<'a>>>,
+    at_phase: F,
 }
 
-impl Monitor for AtMoment<'_> {
+impl<F: Fn(Phase) + Sync> Monitor for Phases<'_, F> {
     fn phase(&self, phase: Phase) {
         // Called before the gate is switched to the hold, and after it was switched to the drain: so no hold is on.
         self.tracer.set_holding(false);
-        if phase == self.phase
-            && let Some(change) = self.change.lock().expect("one thread").take()
-        {
-            change();
-        }
+        (self.at_phase)(phase);
         self.tracer.set_holding(phase == Phase::Hold);
     }
 }

@@ -165,6 +165,19 @@ impl Snapshot {
         found
     }
 
+    /// Without what a second run of the same calls would not make the same: times at which something was written, as
+    /// opposed to those that were set to long ago. Only names that are wanted are kept.
+    pub fn of_calls(mut self, wanted: impl Fn(&Path) -> bool) -> Self {
+        const LONG_AGO: i128 = 1_500_000_000_000_000_000;
+        self.entries.retain(|name, _| wanted(name));
+        for entry in self.entries.values_mut() {
+            entry.accessed = None;
+            entry.modified = entry.modified.min(LONG_AGO);
+        }
+        self.forget_lone_links();
+        self
+    }
+
     /// How many names it has.
     pub fn len(&self) -> usize {
         self.entries.len()

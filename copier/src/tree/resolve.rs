@@ -255,7 +255,14 @@ impl Tree {
                     }
                 }
             }
-            Entry::Other(other) => drop(self.others.remove(&other.id)),
+            Entry::Other(other) => {
+                if let Some(places) = self.others.get_mut(&other.id) {
+                    places.retain(|(d, n)| *d != dir || **n != *name);
+                    if places.is_empty() {
+                        self.others.remove(&other.id);
+                    }
+                }
+            }
         }
     }
 
@@ -298,7 +305,7 @@ impl Tree {
                 if other.link.as_ref().is_some_and(|(_, shown)| shown.is_volatile()) {
                     self.volatile.insert((dir, Arc::clone(&name)));
                 }
-                self.others.insert(other.id, (dir, Arc::clone(&name)));
+                self.others.entry(other.id).or_default().push((dir, Arc::clone(&name)));
                 Entry::Other(Box::new(other))
             }
         };

@@ -42,8 +42,8 @@ pub(crate) struct DirState {
 
 impl Dir {
     pub fn new(id: FileId, fd: OwnedFd, state: DirState) -> Self {
-        // Dirty from the start: a call seen before the directory was known may only run now.
-        let flags = Flags { dirty: AtomicBool::new(true), meta: AtomicBool::new(false) };
+        // Dirty from the start, attributes as well: a call seen before the directory was known may only run now.
+        let flags = Flags { dirty: AtomicBool::new(true), meta: AtomicBool::new(true) };
         Self { id, fd, flags, state: Mutex::new(state) }
     }
 

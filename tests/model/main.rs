@@ -56,7 +56,7 @@ impl Noise {
             sync_each_below: self.one_of(&[0, 1000]),
             ..Tuning::default()
         };
-        let rate = self.one_of(&[None, None, Some(8 << 20), Some(30 << 20), Some(100 << 20)]);
+        let rate = self.one_of(&[None, None, Some(30 << 20), Some(100 << 20)]);
         How { point: self.one_of(&[Point::End, Point::Start]), tuning, rate }
     }
 }
@@ -181,9 +181,11 @@ fn states_that_existed(pause_us: u64, eventfd: bool) {
         std::thread::sleep(Duration::from_millis(noise.next() % 60));
         let how = noise.how();
         let said = format!("backup {number} of seed {seed}, {how:?}");
+        let t0 = std::time::Instant::now();
         let taken = back_up_as(run.live.pid(), &run.dir, &run.dest, how, |_| {});
         run.live.assert_goes_on();
         run.live.rest(true);
+        let t1 = t0.elapsed();
         match taken {
             Ok(report) => {
                 if let Err(wrong) = run.judge() {
@@ -201,6 +203,7 @@ fn states_that_existed(pause_us: u64, eventfd: bool) {
             Err(failure) => panic!("{said}: {}", failure.0),
         }
         run.check_the_model();
+        eprintln!("TIME backup {t1:?} judge {:?} names {}", t0.elapsed() - t1, Snapshot::of(&run.dir).len());
         run.live.rest(false);
     }
     let calls: u64 = (0..THREADS).map(|thread| replay::steps(&run.dir, thread)).sum();

@@ -23,7 +23,7 @@
 #include <sys/xattr.h>
 #include <linux/fs.h>
 
-enum { NAMES = 6, HELD = 4, LARGEST = 200000, FURTHEST = 400000, MOST_THREADS = 64 };
+enum { NAMES = 6, HELD = 4, LARGEST = 200000, FURTHEST = 400000, MOST_THREADS = 64, MOST_NAMES = 60 };
 
 struct thread {
     uint64_t random;  /* decides what is done */
@@ -31,6 +31,7 @@ struct thread {
     uint64_t step;
     uint64_t hash;
     int number;
+    int names;        /* at the last count */
     int held[HELD];
     int top;      /* DIR/t<N> */
     int shared;   /* DIR/shared */
@@ -191,15 +192,13 @@ static void write_somehow(struct thread *t, int fd) {
     case 5:
         result(t, pwritev2(fd, parts, 2, at, pick(t, 2) ? RWF_APPEND : 0));
         break;
-    case 6: /* as long as a wake-up through an eventfd */
+    case 6: /* now and then as long as a wake-up through an eventfd */
         lseek(fd, at, pick(t, 2) ? SEEK_SET : SEEK_END);
-        result(t, write(fd, t->buffer, 8));
+        result(t, write(fd, t->buffer, pick(t, 10) ? size : 8));
         break;
-    case 7: { /* where the position is */
-        long done = write(fd, t->buffer, pick(t, 2) ? 8 : size);
-        result(t, done);
+    case 7: /* where the position is */
+        result(t, write(fd, t->buffer, pick(t, 10) ? size : 8));
         break;
-    }
     default: { /* by a child, now and then */
         if (pick(t, 20)) {
             result(t, pwrite(fd, t->buffer, size, at));
@@ -404,17 +403,33 @@ static void hold(struct thread *t) {
     t->hash = (t->hash ^ (uint64_t)(fd >= 0)) * 0x100000001b3;
 }
 
-/* Removes something that has been moved too deep for the paths above, so that the tree does not grow for ever. */
+/* How many names there are in a directory and below. */
+static int count_names(int at, const char *path) {
+    int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    MUST(fd >= 0);
+    DIR *dir = fdopendir(fd);
+    MUST(dir);
+    int names = 0;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.')
+            continue;
+        names += 1 + (entry->d_type == DT_DIR ? count_names(fd, entry->d_name) : 0);
+    }
+    closedir(dir);
+    return names;
+}
+
+/* Removes the first of all that is below some name, so that the tree does not grow for ever, also where it has become too
+ * deep for the paths above. */
 static void prune(struct thread *t) {
     char path[4000];
-    int used = snprintf(path, sizeof path, "n%u/n%u/n%u", pick(t, NAMES), pick(t, NAMES), pick(t, NAMES));
+    int used = snprintf(path, sizeof path, "n%u", pick(t, NAMES));
     struct stat found;
-    for (int depth = 3;; depth++) {
+    for (;;) {
         if (fstatat(t->top, path, &found, AT_SYMLINK_NOFOLLOW) != 0)
             return;
         if (!S_ISDIR(found.st_mode)) {
-            if (depth > 3)
-                result(t, unlinkat(t->top, path, 0));
+            result(t, unlinkat(t->top, path, 0));
             return;
         }
         int fd = openat(t->top, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -427,8 +442,7 @@ static void prune(struct thread *t) {
                 snprintf(first, sizeof first, "%s", entry->d_name);
         closedir(dir);
         if (!*first) {
-            if (depth > 3)
-                result(t, unlinkat(t->top, path, AT_REMOVEDIR));
+            result(t, unlinkat(t->top, path, AT_REMOVEDIR));
             return;
         }
         used += snprintf(path + used, sizeof path - (size_t)used, "/%s", first);
@@ -445,15 +459,20 @@ static void append_to_log(struct thread *t) {
 static void make_call(struct thread *t) {
     int own = 0, fd;
     unsigned what = pick(t, 100);
+    if (t->step % 64 == 0)
+        t->names = count_names(t->top, ".");
     if (what < 30) {
-        change_names(t);
+        if (t->names < MOST_NAMES || pick(t, 2))
+            change_names(t);
+        else
+            prune(t);
     } else if (what < 40) {
         change_metadata(t);
     } else if (what < 45) {
         hold(t);
     } else if (what < 48) {
         append_to_log(t);
-    } else if (what < 53) {
+    } else if (what < 50) {
         prune(t);
     } else {
         fd = any_file(t, &own);

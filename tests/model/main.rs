@@ -91,31 +91,45 @@ impl Run {
         verify(&self.dest);
         let backup = Snapshot::of(&self.dest);
         self.replay(&self.dest.clone());
-        let mut logged = Vec::new();
+        let log = replay::log(&self.dest.join("shared/log"));
+        // In the log all threads' appends lie in one order: it must have been cut at one place.
+        if !replay::log(&self.dir.join("shared/log")).starts_with(&log) {
+            return Err("the log in the backup is not how the log began".into());
+        }
         for (thread, replay) in self.replays.iter_mut().enumerate() {
-            let (top, own) = (format!("t{thread}"), format!("shared/t{thread}-"));
-            let wanted =
-                |name: &Path| name.starts_with(&top) || name.to_str().is_some_and(|name| name.starts_with(&own));
+            let wanted = of_thread(thread);
             let found = backup.clone().of_calls(&wanted);
-            let steps = replay::steps(&self.dest, thread);
-            let mut state = Snapshot::of(&replay.dir).of_calls(&wanted);
-            if !state.differences(&found).is_empty() {
-                let whole = state.differences(&found);
-                replay.half();
-                state = Snapshot::of(&replay.dir).of_calls(&wanted);
-                let half = state.differences(&found);
-                if !half.is_empty() {
-                    return Err(format!(
-                        "thread {thread} had counted {steps} steps; the backup is not what they lead to:\n{}\nnor what \
-                         the next one's call makes of that:\n{}",
-                        whole.join("\n"),
-                        half.join("\n")
+            let logged: Vec<_> = log.iter().copied().filter(|(of, _)| *of == thread as u64).collect();
+            let differences = |dir: &Path| {
+                let mut all = Snapshot::of(dir).of_calls(&wanted).differences(&found);
+                let replayed = replay::log(&dir.join("shared/log"));
+                if replayed != logged {
+                    let (last, right) = (logged.last(), replayed.last());
+                    all.push(format!(
+                        "it has logged {} records up to {last:?}, not {} up to {right:?}",
+                        logged.len(),
+                        replayed.len()
                     ));
                 }
+                all
+            };
+            let whole = differences(&replay.dir);
+            if whole.is_empty() {
+                continue;
             }
-            logged.push(replay::log(&replay.dir.join("shared/log")));
+            replay.half();
+            let half = differences(&replay.dir);
+            if !half.is_empty() {
+                return Err(format!(
+                    "thread {thread} had counted {} steps; the backup is not what they lead to:\n{}\nnor what the next \
+                     one's call makes of that:\n{}",
+                    replay::steps(&self.dest, thread),
+                    whole.join("\n"),
+                    half.join("\n")
+                ));
+            }
         }
-        self.judge_log(&logged)
+        Ok(())
     }
 
     /// Has every thread's calls made again, as far as a tree says.
@@ -139,28 +153,6 @@ impl Run {
             assert!(differences.is_empty(), "the replay of thread {thread} is wrong:\n{}", differences.join("\n"));
         }
     }
-
-    /// The log in which all threads' appends lie in one order must be cut at one place, and hold of each thread what its
-    /// replay has logged.
-    fn judge_log(&self, logged: &[Vec<(u64, u64)>]) -> Result<(), String> {
-        let (backup, live) = (replay::log(&self.dest.join("shared/log")), replay::log(&self.dir.join("shared/log")));
-        if !live.starts_with(&backup) {
-            return Err("the log in the backup is not how the log began".into());
-        }
-        for (thread, logged) in logged.iter().enumerate() {
-            let of_thread: Vec<_> = backup.iter().copied().filter(|(of, _)| *of == thread as u64).collect();
-            if of_thread != *logged {
-                return Err(format!(
-                    "thread {thread} had logged {} records up to {:?}, but the log holds {} up to {:?}",
-                    logged.len(),
-                    logged.last(),
-                    of_thread.len(),
-                    of_thread.last()
-                ));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Which names are a thread's own.
@@ -181,11 +173,9 @@ fn states_that_existed(pause_us: u64, eventfd: bool) {
         std::thread::sleep(Duration::from_millis(noise.next() % 60));
         let how = noise.how();
         let said = format!("backup {number} of seed {seed}, {how:?}");
-        let t0 = std::time::Instant::now();
         let taken = back_up_as(run.live.pid(), &run.dir, &run.dest, how, |_| {});
         run.live.assert_goes_on();
         run.live.rest(true);
-        let t1 = t0.elapsed();
         match taken {
             Ok(report) => {
                 if let Err(wrong) = run.judge() {
@@ -203,7 +193,6 @@ fn states_that_existed(pause_us: u64, eventfd: bool) {
             Err(failure) => panic!("{said}: {}", failure.0),
         }
         run.check_the_model();
-        eprintln!("TIME backup {t1:?} judge {:?} names {}", t0.elapsed() - t1, Snapshot::of(&run.dir).len());
         run.live.rest(false);
     }
     let calls: u64 = (0..THREADS).map(|thread| replay::steps(&run.dir, thread)).sum();

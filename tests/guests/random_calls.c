@@ -194,10 +194,10 @@ static void write_somehow(struct thread *t, int fd) {
         break;
     case 6: /* now and then as long as a wake-up through an eventfd */
         lseek(fd, at, pick(t, 2) ? SEEK_SET : SEEK_END);
-        result(t, write(fd, t->buffer, pick(t, 10) ? size : 8));
+        result(t, write(fd, t->buffer, pick(t, 50) ? size : 8));
         break;
     case 7: /* where the position is */
-        result(t, write(fd, t->buffer, pick(t, 10) ? size : 8));
+        result(t, write(fd, t->buffer, pick(t, 50) ? size : 8));
         break;
     default: { /* by a child, now and then */
         if (pick(t, 20)) {

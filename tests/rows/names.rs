@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use nix::libc::{self, AT_FDCWD, O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_TMPFILE, O_WRONLY};
 
-use super::bench::{Bench, content, proven};
+use super::bench::{Bench, Fs, content, proven, proven_at};
 use crate::call;
+use crate::common::backup::number_from;
 use crate::common::driver::{Arg, bytes, words};
+use crate::common::moment::Moment;
 
 const SIZE: usize = 100_000;
 
@@ -459,5 +461,24 @@ fn a_call_that_fails_changes_nothing() {
         assert_eq!(at.guest.call(libc::SYS_write, &[full.into(), bytes(b"x"), 1.into()]), Err(Errno::ENOSPC));
         // Something that does, so that the moment counts.
         call!(at.guest, libc::SYS_mkdir, "new", 0o755);
+    });
+}
+
+#[test]
+fn names_in_a_directory_of_very_many() {
+    // 100,000 on demand.
+    let files = number_from("HOTBACKUP_FILES", 2000);
+    proven_at(&[Moment::BeforePoint, Moment::AfterPoint], Fs::Here, |at| {
+        let many = at.directory("many");
+        for n in 0..files {
+            fs::write(many.join(n.to_string()), n.to_string()).expect("written");
+        }
+        move |at: &mut Bench| {
+            call!(at.guest, libc::SYS_rename, "many/7", "many/renamed");
+            call!(at.guest, libc::SYS_unlink, &*format!("many/{}", files - 1));
+            call!(at.guest, libc::SYS_truncate, &*format!("many/{}", files / 2), 1);
+            let fd = call!(at.guest, libc::SYS_creat, "many/new", 0o600);
+            fill(at, fd);
+        }
     });
 }

@@ -195,6 +195,9 @@ pub fn row(nr: i64) -> Option<&'static Row> {
 }
 
 #[cfg(test)]
+mod decoders_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -56,7 +56,11 @@ impl<P> Drain<P> {
 
     pub fn admit(&self, effects: &[Effect], permit: P) {
         // Every effect is looked at: each also explains a change of status. What is needed can only become less later.
-        let needs: Vec<Need> = effects.iter().filter_map(|effect| need(&self.ledger, &self.tree, effect)).collect();
+        let mut needs = Vec::new();
+        for effect in effects {
+            needs.extend(need(&self.ledger, &self.tree, effect));
+            needs.extend(need_xattrs(&self.ledger, effect));
+        }
         if needs.is_empty() {
             drop(permit);
         } else {
@@ -115,6 +119,18 @@ fn need(ledger: &Ledger, tree: &Tree, effect: &Effect) -> Option<Need> {
             };
             Some(Need::Blocks(file, blocks))
         }
+    }
+}
+
+/// A change of content may take attributes away (see [`Xattrs::may_be_stripped`]): those of the point in time come first.
+fn need_xattrs(ledger: &Ledger, effect: &Effect) -> Option<Need> {
+    match effect {
+        Effect::Content { file, .. } | Effect::Append { file, .. } | Effect::Resize { file, .. } => {
+            let file = ledger.file(file)?;
+            let known = matches!(file.state().xattrs, Xattrs::Known(_));
+            (!known).then_some(Need::Xattrs(file))
+        }
+        _ => None,
     }
 }
 

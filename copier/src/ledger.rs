@@ -150,12 +150,15 @@ impl Ledger {
         match effect {
             Effect::Content { file, .. } | Effect::Append { file, .. } | Effect::Resize { file, .. } => {
                 if let Some(file) = self.file(file) {
-                    let added = {
+                    let (added, strips) = {
                         let mut state = file.state();
                         let blocks = self.affected(&mut state, effect);
-                        state.map.mark(blocks)
+                        (state.map.mark(blocks), state.xattrs.may_be_stripped())
                     };
                     self.add_due(added as i64);
+                    if strips {
+                        file.flags.meta.store(true, Ordering::SeqCst);
+                    }
                     self.touch(&Node::File(file));
                 }
             }
@@ -312,6 +315,7 @@ pub(crate) fn touch_dir(ledger: &Ledger, dir: &Arc<Dir>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::Xattrs;
     use crate::sys::Stat;
 
     fn known(ledger: &Ledger, blocks: u64) -> (Arc<File>, FileId) {
@@ -327,6 +331,19 @@ mod tests {
         let mut state = file.state();
         state.map.take();
         state.map.done(0..u64::MAX);
+        state.xattrs = Xattrs::known(Vec::new());
+    }
+
+    #[test]
+    fn a_write_may_take_capabilities_away_and_nothing_else() {
+        let ledger = Ledger::default();
+        let (file, id) = known(&ledger, 1);
+        for (attribute, strips) in [(c"user.a", false), (c"security.capability", true)] {
+            file.state().xattrs = Xattrs::known(vec![(attribute.to_owned(), vec![1])]);
+            ledger.take();
+            ledger.mark(&Effect::Content { file: id, start: 0, end: 1 });
+            assert!(matches!(&*ledger.take().dirty, [(_, meta)] if *meta == strips), "{attribute:?}");
+        }
     }
 
     fn due_from(file: &File) -> Option<u64> {

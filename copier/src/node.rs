@@ -42,8 +42,8 @@ pub(crate) struct DirState {
 
 impl Dir {
     pub fn new(id: FileId, fd: OwnedFd, state: DirState) -> Self {
-        // Dirty from the start: a call seen before the directory was known may only run now.
-        let flags = Flags { dirty: AtomicBool::new(true), meta: AtomicBool::new(false) };
+        // Dirty from the start, attributes as well: a call seen before the directory was known may only run now.
+        let flags = Flags { dirty: AtomicBool::new(true), meta: AtomicBool::new(true) };
         Self { id, fd, flags, state: Mutex::new(state) }
     }
 
@@ -118,6 +118,17 @@ pub(crate) enum Xattrs {
 }
 
 impl Xattrs {
+    /// Whether a change of content may change them, too: the kernel takes a file's capabilities away when it is written
+    /// to (`file_remove_privs`). What has not been read may hold some.
+    pub fn may_be_stripped(&self) -> bool {
+        match self {
+            Self::Due | Self::Claimed => true,
+            Self::Known(all) => {
+                all.iter().flat_map(|all| all.iter()).any(|(name, _)| &**name == c"security.capability")
+            }
+        }
+    }
+
     pub fn known(all: Attributes) -> Self {
         Self::Known(if all.is_empty() { None } else { Some(Box::new(all)) })
     }

@@ -13,7 +13,7 @@ use crate::{Error, Report};
 use hotbackup_event::{FileId, failpoint};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -214,7 +214,12 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             // A socket belongs to whoever listens on it, and a device is not data.
             _ => return Ok(()),
         }
-        self.apply(out, name, &other.stat, path)
+        self.apply(out, name, &other.stat, path)?;
+        for (attribute, value) in &other.xattrs {
+            let done = rustix::fs::lsetxattr(sys::path_at(out, name), attribute, value, XattrFlags::empty());
+            self.attribute_set(attribute, path, done)?;
+        }
+        Ok(())
     }
 
     /// What a symbolic link at `path` in the backup says.
@@ -266,11 +271,15 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     fn apply_xattrs(&mut self, fd: &OwnedFd, all: &Attributes, path: &Path) -> Result<(), Error> {
         for (name, value) in all {
             let done = rustix::fs::fsetxattr(fd, name.as_c_str(), value, XattrFlags::empty());
-            let what = format!("the extended attribute {} could not be set", name.to_string_lossy());
-            self.tolerate(&what, path, done)
-                .map_err(|error| dest_error("set an extended attribute of", path.to_owned(), error))?;
+            self.attribute_set(name, path, done)?;
         }
         Ok(())
+    }
+
+    fn attribute_set(&mut self, name: &CStr, path: &Path, done: rustix::io::Result<()>) -> Result<(), Error> {
+        let what = format!("the extended attribute {} could not be set", name.to_string_lossy());
+        let done = self.tolerate(&what, path, done);
+        done.map(drop).map_err(|error| dest_error("set an extended attribute of", path.to_owned(), error))
     }
 
     /// What the destination, or our privileges, cannot do is told and not fatal. Returns whether it was done.

@@ -2,7 +2,7 @@
 use hotbackup_event::FileId;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -168,7 +168,27 @@ pub(crate) type Attributes = Vec<(CString, Vec<u8>)>;
 
 /// All extended attributes of an open file that can be read; none where the file system has none.
 pub(crate) fn xattrs(fd: impl AsFd) -> io::Result<Attributes> {
-    let names = match read_growing(|buffer| rustix::fs::flistxattr(&fd, buffer)) {
+    xattrs_by(|buffer| rustix::fs::flistxattr(&fd, buffer), |name, buffer| rustix::fs::fgetxattr(&fd, name, buffer))
+}
+
+/// The same of what `name` in `dir` is, itself: a symbolic link, or what is not to be opened.
+pub(crate) fn xattrs_at(dir: impl AsFd, name: &OsStr) -> io::Result<Attributes> {
+    let path = path_at(dir, name);
+    xattrs_by(|buffer| rustix::fs::llistxattr(&path, buffer), |name, buffer| rustix::fs::lgetxattr(&path, name, buffer))
+}
+
+/// A path to `name` in `dir`, for calls that take no directory.
+pub(crate) fn path_at(dir: impl AsFd, name: &OsStr) -> PathBuf {
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()));
+    path.push(name);
+    path
+}
+
+fn xattrs_by(
+    list: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&CStr, &mut [u8]) -> Result<usize, Errno>,
+) -> io::Result<Attributes> {
+    let names = match read_growing(list) {
         Ok(names) => names,
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
@@ -176,7 +196,7 @@ pub(crate) fn xattrs(fd: impl AsFd) -> io::Result<Attributes> {
     let mut all = Vec::new();
     for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
         let name = CString::new(name).unwrap_or_default();
-        match read_growing(|buffer| rustix::fs::fgetxattr(&fd, name.as_c_str(), buffer)) {
+        match read_growing(|buffer| get(&name, buffer)) {
             Ok(value) => all.push((name, value)),
             // Removed since it was listed, or not ours to read.
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => {}

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -85,8 +86,9 @@ impl VerifyReport {
         if climbs {
             return self.problem(relative, "is named by the manifest, but lies outside of the backup");
         }
-        let path = dest.join(relative);
-        let found = match stat(&path) {
+        let near = Near::new(dest, relative);
+        let path = &near.path;
+        let found = match stat(path) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.problem(relative, "is missing"),
             Err(error) => return self.problem(relative, format!("cannot be looked at: {error}")),
@@ -115,17 +117,17 @@ impl VerifyReport {
             self.problem(relative, what);
         }
         if let Some(target) = &record.target
-            && std::fs::read_link(&path).is_ok_and(|found| found.as_os_str() != target.0)
+            && std::fs::read_link(path).is_ok_and(|found| found.as_os_str() != target.0)
         {
             self.problem(relative, format!("does not lead to {}", Path::new(&target.0).display()));
         }
         if let Some(first) = &record.hardlink_of {
-            let same = sys_id(&dest.join(&first.0)).is_ok_and(|id| id == found.id);
+            let same = sys_id(&Near::new(dest, Path::new(&first.0)).path).is_ok_and(|id| id == found.id);
             if !same {
                 self.problem(relative, format!("is not the same file as {}", Path::new(&first.0).display()));
             }
         } else if kind == RecordKind::File {
-            self.check_content(relative, &path, record);
+            self.check_content(relative, path, record);
         }
     }
 
@@ -156,7 +158,8 @@ impl VerifyReport {
 
     /// Lists what the manifest does not name.
     fn find_extra(&mut self, dest: &Path, below: &Path, expected: &HashSet<&OsStr>) {
-        let entries = match std::fs::read_dir(dest.join(below)) {
+        let near = Near::new(dest, below);
+        let entries = match std::fs::read_dir(&near.path) {
             Ok(entries) => entries,
             Err(error) => return self.problem(below, format!("cannot be read: {error}")),
         };
@@ -171,6 +174,30 @@ impl VerifyReport {
                 self.find_extra(dest, &path, expected);
             }
         }
+    }
+}
+
+/// A path that is short enough for the kernel, whatever depth it leads to.
+struct Near {
+    path: PathBuf,
+    /// What the path starts at, when it is not the backup itself.
+    _dir: Option<OwnedFd>,
+}
+
+impl Near {
+    fn new(dest: &Path, relative: &Path) -> Self {
+        /// PATH_MAX is 4096.
+        const LONG: usize = 3072;
+        let mut near = Self { path: dest.to_owned(), _dir: None };
+        for name in relative {
+            if near.path.as_os_str().len() > LONG
+                && let Ok(dir) = sys::open_dir(rustix::fs::CWD, near.path.as_os_str())
+            {
+                near = Self { path: format!("/proc/self/fd/{}", dir.as_raw_fd()).into(), _dir: Some(dir) };
+            }
+            near.path.push(name);
+        }
+        near
     }
 }
 

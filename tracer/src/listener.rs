@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use hotbackup_event::Effect;
 use hotbackup_event::failpoint::hit;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::calls::decode::{Decoder, Descriptors};
@@ -24,8 +23,9 @@ use crate::calls::names::Order;
 use crate::calls::resolve::Resolver;
 use crate::calls::{Decode, Row, TABLE};
 use crate::inflight::State;
+use crate::keeper::copy;
 use crate::sys::mapping::SLOTS;
-use crate::sys::notify::{self, Notification};
+use crate::sys::notify::Notification;
 
 pub(crate) use crate::answering::Answering;
 pub use crate::answering::Ticket;
@@ -162,27 +162,11 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
 /// Takes in one call, if there is one.
 fn take(shared: &Arc<Answering>) -> Option<(Ticket, Notification)> {
     let (ticket, stopped) = shared.receive()?;
-    if shared.memory.kept_by_target.load(Ordering::Relaxed) == 0 {
-        leave_copy(shared, stopped.id);
+    if copy::is_missing(&shared.memory) {
+        copy::leave(&shared.process, &shared.memory, shared.listener.as_fd(), &stopped);
         hit("receive.copy-left");
     }
     Some((ticket, stopped))
-}
-
-/// Leaves a copy of the shared memory with the target, as it holds one of the listener: if supervisor and keepers are
-/// all killed, a rescue finds there which calls had been received.
-fn leave_copy(shared: &Answering, id: u64) {
-    const DONE: u32 = 1;
-    const IMPOSSIBLE: u32 = 2;
-    let done = match notify::add_fd(shared.listener.as_fd(), id, shared.memory.fd().as_fd()) {
-        Ok(_) => DONE,
-        Err(Errno::ENOENT | Errno::EINTR | Errno::EINPROGRESS) => return, // with the next call
-        Err(errno) => {
-            tracing::warn!(%errno, "the target holds no copy of the shared memory");
-            IMPOSSIBLE
-        }
-    };
-    shared.memory.kept_by_target.store(done, Ordering::Relaxed);
 }
 
 fn dispatch(

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::keeper::state::{Control, Role};
 use crate::keeper::{find, spawn};
 use crate::process::Process;
+use crate::ptracer::client::Ptracer;
 use crate::session::{self, Options};
 
 /// What a rescue did.
@@ -23,7 +24,7 @@ pub struct Rescued {
 /// answers what is recorded in the memory that the target holds as well.
 ///
 /// # Errors
-/// [`Error::NothingToRescue`] when the target has no listener; [`Error::Busy`] while a supervisor is at work, which sees
+/// [`Error::NothingToRescue`] when the target has no listener, [`Error::ForeignListener`] when it is not ours; [`Error::Busy`] while a supervisor is at work, which sees
 /// to the keepers itself.
 pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     let process = Process::open(pid)?;
@@ -44,12 +45,21 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     Ok(found(&keeper, false))
 }
 
+/// Whether the listener that the target holds belongs to our filter.
+pub(crate) fn is_ours(process: &Process, options: &Options) -> Result<bool, Error> {
+    let nobody_watches = spawn::new_memory(process)?;
+    Ptracer::start(process, options.keeper_program.clone(), &nobody_watches)?.recognises(process)
+}
+
 /// Starts a keeper for a target that has a listener and nobody who answers.
 pub(crate) fn revive(process: &Process, options: &Options) -> Result<(), Error> {
     let pid = process.pid();
     let Some((_, number)) = find::target_listener(process) else {
         return Err(Error::NothingToRescue(pid));
     };
+    if find::target_memory(process).is_none() && !is_ours(process, options)? {
+        return Err(Error::ForeignListener(pid));
+    }
     let memory = match find::target_memory(process) {
         Some(memory) => memory,
         None => {

@@ -99,9 +99,6 @@ impl Tracer {
         let pid = process.pid();
         let mut keeper = find::find(process)?;
         if keeper.is_none() && find::target_listener(process).is_some() {
-            if find::target_memory(process).is_none() {
-                return Err(Error::ForeignListener(pid));
-            }
             // Its keepers were killed: what waits is answered first.
             rescue::revive(process, options)?;
             keeper = find::find(process)?;

@@ -1,7 +1,7 @@
 //! Looking at the status of what is known: sizes, modes, owners, times.
 use super::{Entry, Tree};
 use crate::Error;
-use crate::node::{File, Node, Xattrs};
+use crate::node::{File, Node, Xattrs, sys_gone};
 use crate::sys;
 use crate::tree::resolve::Look;
 use hotbackup_event::FileId;
@@ -52,13 +52,20 @@ impl Tree {
 
     /// Takes over the status of a symbolic link, a fifo or the like.
     pub(super) fn look_at_other(&mut self, id: FileId) -> Result<(), Error> {
-        let Some((dir, name)) = self.others.get(&id) else { return Ok(()) };
-        let Some(node) = self.dirs.get_mut(dir) else { return Ok(()) };
-        let found = sys::stat_at(&node.dir.fd, name);
-        if let (Some(Entry::Other(other)), Ok(found)) = (node.entries.get_mut(name), found)
-            && found.id == id
-        {
-            other.stat = found.stat;
+        for (dir, name) in self.others.get(&id).into_iter().flatten() {
+            let Some(node) = self.dirs.get_mut(dir) else { continue };
+            let found = sys::stat_at(&node.dir.fd, name);
+            if let (Some(Entry::Other(other)), Ok(found)) = (node.entries.get_mut(name), found)
+                && found.id == id
+            {
+                other.stat = found.stat;
+                match sys::xattrs_at(&node.dir.fd, name) {
+                    Ok(xattrs) => other.xattrs = xattrs,
+                    // Removed meanwhile: the mark of that call says so.
+                    Err(error) if sys_gone(&error) => {}
+                    Err(error) => return Err(super::unreadable(node.dir.path().join(&**name), error)),
+                }
+            }
         }
         Ok(())
     }

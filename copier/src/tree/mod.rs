@@ -32,8 +32,9 @@ pub(crate) struct Tree {
     dirs: HashMap<FileId, DirNode>,
     /// Symbolic links that may lead somewhere else without having been touched: looked at in every sync.
     volatile: HashSet<(FileId, Name)>,
-    /// Where symbolic links, fifos and the like are.
-    others: HashMap<FileId, (FileId, Name)>,
+    /// Where symbolic links, fifos and the like are: several places if they have several names, or are seen in the midst of
+    /// a rename.
+    others: HashMap<FileId, Vec<(FileId, Name)>>,
     /// Nodes without a name, and the sync in which they lost it.
     orphans: Vec<(Node, u64)>,
     /// Directories whose entries have not all been looked at.
@@ -85,6 +86,7 @@ pub(crate) struct Other {
     pub stat: Stat,
     /// A symbolic link's target, and what to make of it.
     pub link: Option<(OsString, Shown)>,
+    pub xattrs: sys::Attributes,
 }
 
 impl Tree {

@@ -1,5 +1,5 @@
 //! Taking over names: each marked entry is looked at, and the model is made to agree with what is there.
-use super::{Entry, Other, Tree, links::Leads};
+use super::{Entry, Other, Shown, Tree, links::Leads};
 use crate::Error;
 use crate::capture::Hold;
 use crate::ledger::{EntryMark, Taken};
@@ -49,6 +49,12 @@ enum New {
         open: Option<(Found, OwnedFd)>,
     },
     Other(Other),
+}
+
+/// What is neither file nor directory.
+fn other(dir: &OwnedFd, name: &OsStr, found: Found, link: Option<(OsString, Shown)>) -> std::io::Result<New> {
+    let xattrs = sys::xattrs_at(dir, name)?;
+    Ok(New::Other(Other { id: found.id, stat: found.stat, link, xattrs }))
 }
 
 impl Tree {
@@ -192,17 +198,13 @@ impl Tree {
                 Kind::Symlink => match sys::read_link(dir, name) {
                     Err(error) => Err(error),
                     Ok(target) => match self.leads(id, dir, &target) {
-                        Ok(Leads::Stays(shown)) => {
-                            Ok(New::Other(Other { id: found.id, stat: found.stat, link: Some((target, shown)) }))
-                        }
+                        Ok(Leads::Stays(shown)) => other(dir, name, found, Some((target, shown))),
                         Ok(Leads::File(fd, found)) => Ok(New::File { found, via: Some(Arc::new(fd)) }),
                         Ok(Leads::Dir(fd, found)) => self.find_dir(found, true, || sys::reopen(&fd)),
                         Err(error) => Err(error),
                     },
                 },
-                Kind::Fifo | Kind::Socket | Kind::Device => {
-                    Ok(New::Other(Other { id: found.id, stat: found.stat, link: None }))
-                }
+                Kind::Fifo | Kind::Socket | Kind::Device => other(dir, name, found, None),
             };
             match new {
                 Ok(New::Dir { id, .. }) if id == self.staging => {
@@ -261,7 +263,14 @@ impl Tree {
                     }
                 }
             }
-            Entry::Other(other) => drop(self.others.remove(&other.id)),
+            Entry::Other(other) => {
+                if let Some(places) = self.others.get_mut(&other.id) {
+                    places.retain(|(d, n)| *d != dir || **n != *name);
+                    if places.is_empty() {
+                        self.others.remove(&other.id);
+                    }
+                }
+            }
         }
     }
 
@@ -304,7 +313,7 @@ impl Tree {
                 if other.link.as_ref().is_some_and(|(_, shown)| shown.is_volatile()) {
                     self.volatile.insert((dir, Arc::clone(&name)));
                 }
-                self.others.insert(other.id, (dir, Arc::clone(&name)));
+                self.others.entry(other.id).or_default().push((dir, Arc::clone(&name)));
                 Entry::Other(Box::new(other))
             }
         };

@@ -9,6 +9,7 @@ mod files;
 pub(crate) mod hazard;
 pub(crate) mod names;
 pub mod resolve;
+mod walk;
 
 use decode::Decoder;
 
@@ -142,6 +143,7 @@ pub static TABLE: &[Row] = &[
     by_path(libc::SYS_mknodat, "mknodat", names::makeat),
     by_path(libc::SYS_symlink, "symlink", names::symlink),
     by_path(libc::SYS_symlinkat, "symlinkat", names::symlinkat),
+    by_path(libc::SYS_bind, "bind", names::bind),
     // Metadata, by path.
     by_path(libc::SYS_chmod, "chmod", names::metadata),
     by_path(libc::SYS_fchmodat, "fchmodat", names::metadata_at),
@@ -191,6 +193,9 @@ pub static TABLE: &[Row] = &[
 pub fn row(nr: i64) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.nr == nr)
 }
+
+#[cfg(test)]
+mod decoders_tests;
 
 #[cfg(test)]
 mod tests {

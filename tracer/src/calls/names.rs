@@ -12,9 +12,11 @@ use nix::errno::Errno;
 use crate::grace;
 use crate::inflight::{Call, InFlight};
 use crate::process::Process;
+use crate::sys::stat::Identity;
 
 use super::decode::Decoder;
-use super::resolve::{Base, Entry};
+use super::resolve::Entry;
+use super::walk::Walker;
 
 const PATH_MAX: usize = 4096;
 /// The kernel follows as many links in the last place.
@@ -99,7 +101,7 @@ impl Decoder<'_> {
             ));
             return None;
         }
-        match resolver.entry(&Base::new(process, tid, dirfd), path, in_root) {
+        match resolver.entry(Walker { process, tid }, dirfd, path, in_root) {
             Ok(entry) => Some(entry),
             // That is our own shortage, not what the target's call will meet.
             Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
@@ -112,9 +114,18 @@ impl Decoder<'_> {
 
     /// The file that an entry is, or leads to, changes in its links, owner, mode or times.
     fn touches(&mut self, entry: &Entry, follow: bool) {
-        if let Some(identity) = entry.identity(follow) {
+        if let Some(identity) = self.identify(entry, follow) {
             self.effects.push(Effect::Metadata { file: identity.id });
         }
+    }
+
+    /// Who an entry is, or who it leads to if `follow`.
+    fn identify(&self, entry: &Entry, follow: bool) -> Option<Identity> {
+        if follow { entry.followed(self.walker()) } else { entry.identity() }
+    }
+
+    fn walker(&self) -> Walker<'_> {
+        Walker { process: self.process, tid: self.tid }
     }
 
     fn opens(&mut self, dirfd: i32, path: Vec<u8>, flags: u64, in_root: bool) {
@@ -138,7 +149,7 @@ impl Decoder<'_> {
             if has(libc::O_CREAT) {
                 self.effects.push(Effect::Entry { dir: entry.dir, name: entry.name.clone() });
             }
-            let there = entry.identity(follow);
+            let there = self.identify(&entry, follow);
             if flags & libc::O_ACCMODE as u64 != libc::O_RDONLY as u64 {
                 self.opens_for_writing(there);
             }
@@ -158,7 +169,7 @@ impl Decoder<'_> {
 
     /// A path that starts at the directory of a link.
     fn find_from(&mut self, link: &Entry, path: &[u8]) -> Option<Entry> {
-        self.resolver.as_ref()?.entry_from(link, path).ok()
+        self.resolver.as_ref()?.entry_from(self.walker(), link, path).ok()
     }
 }
 
@@ -194,7 +205,8 @@ pub(super) fn openat2(call: &mut Decoder<'_>) {
 
 pub(super) fn truncate(call: &mut Decoder<'_>) {
     let Some(path) = call.path(call.arg(0)) else { return };
-    let Some(file) = call.find(libc::AT_FDCWD, &path, false).and_then(|entry| entry.identity(true)) else { return };
+    let Some(entry) = call.find(libc::AT_FDCWD, &path, false) else { return };
+    let Some(file) = call.identify(&entry, true) else { return };
     if file.is_file() {
         call.effects.push(Effect::Resize { file: file.id, len: call.arg(1) });
     }
@@ -252,7 +264,7 @@ pub(super) fn removeat(call: &mut Decoder<'_>) {
 fn removes(call: &mut Decoder<'_>, dirfd: i32, argument: usize) {
     let Some(entry) = call.changes(dirfd, call.arg(argument)) else { return };
     call.touches(&entry, false);
-    call.moves_names = entry.identity(false).is_some_and(|identity| !identity.is_file());
+    call.moves_names = entry.identity().is_some_and(|identity| !identity.is_file());
 }
 
 pub(super) fn make(call: &mut Decoder<'_>) {
@@ -273,6 +285,23 @@ pub(super) fn symlink(call: &mut Decoder<'_>) {
 pub(super) fn symlinkat(call: &mut Decoder<'_>) {
     call.moves_names = true;
     call.changes(call.fd(1), call.arg(2));
+}
+
+/// A socket bound to a path is a name in a directory. (unix(7): the path may lack its NUL; a name that starts with one,
+/// and any other family, is in no directory.)
+pub(super) fn bind(call: &mut Decoder<'_>) {
+    const LONGEST: u64 = 110; // sockaddr_un
+    let length = u64::from(call.arg(2) as u32).min(LONGEST) as usize;
+    let Ok(address) = call.memory(call.arg(1), length) else { return };
+    let Some((family, path)) = address.split_first_chunk() else { return };
+    if u16::from_ne_bytes(*family) != libc::AF_UNIX as u16 {
+        return;
+    }
+    let path = path.split(|&byte| byte == 0).next().unwrap_or_default();
+    if !path.is_empty() {
+        call.moves_names = true;
+        call.changes_path(libc::AT_FDCWD, path, false);
+    }
 }
 
 pub(super) fn metadata(call: &mut Decoder<'_>) {

@@ -10,10 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 
 use hotbackup_event::FileId;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::Mode;
 
+use super::walk::Walker;
 use crate::attach::parse_mapping;
 use crate::process::{Process, open_below, read_below, to_c, to_os};
 use crate::sys::stat::{self, Identity};
@@ -42,9 +42,24 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Who the entry is, or where it leads if `follow`; `None` when nothing is there.
-    pub fn identity(&self, follow: bool) -> Option<Identity> {
-        stat::identity(self.parent.as_fd(), &to_c(&self.name)?, follow).ok()
+    fn new(parent: OwnedFd, name: &[u8]) -> Result<Self, Errno> {
+        let dir = stat::identity(parent.as_fd(), c"", false)?.id;
+        Ok(Self { parent, dir, name: to_os(name) })
+    }
+
+    /// Who the entry is; `None` when nothing is there.
+    pub fn identity(&self) -> Option<Identity> {
+        stat::identity(self.parent.as_fd(), &to_c(&self.name)?, false).ok()
+    }
+
+    /// Who the entry is or, if it is a symbolic link, who it leads the thread to; `None` when nothing is there.
+    pub fn followed(&self, walker: Walker<'_>) -> Option<Identity> {
+        let found = self.identity()?;
+        if !found.is_symlink() {
+            return Some(found);
+        }
+        let fd = walker.open(&self.parent, self.name.as_bytes(), OFlag::empty()).ok()?;
+        stat::identity(fd.as_fd(), c"", false).ok()
     }
 
     /// What the symbolic link says.
@@ -78,33 +93,41 @@ impl Resolver {
         Ok(())
     }
 
-    /// Finds the directory of a path's last name. `in_root`: the base directory is the root of it all (openat2's
-    /// RESOLVE_IN_ROOT).
+    /// Finds the directory of a path's last name; relative paths start at what `dirfd` means to the thread. `in_root`:
+    /// that directory is the root of it all (openat2's RESOLVE_IN_ROOT).
     ///
     /// # Errors
     /// The kernel's; the target's call will fail in the same way.
-    pub fn entry(&self, base: &Base<'_>, path: &[u8], in_root: bool) -> Result<Entry, Errno> {
-        let path = STANDARD.iter().find(|(name, _)| *name == path).map_or(path, |(_, target)| *target);
+    pub fn entry(&self, walker: Walker<'_>, dirfd: i32, path: &[u8], in_root: bool) -> Result<Entry, Errno> {
         let (directory, name) = split(path)?;
-        let parent = base.open(directory, in_root)?;
-        let dir = stat::identity(parent.as_fd(), c"", false)?.id;
-        Ok(Entry { parent, dir, name: to_os(name) })
+        let parent = if in_root {
+            let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+            openat2(walker.directory(dirfd)?, or_dot(directory), how)?
+        } else if path.starts_with(b"/") {
+            walker.open(AT_FDCWD, directory, DIRECTORY)?
+        } else if directory.is_empty() {
+            walker.directory(dirfd)?
+        } else {
+            walker.open(walker.directory(dirfd)?, directory, DIRECTORY)?
+        };
+        Entry::new(parent, name)
     }
-}
 
-impl Resolver {
     /// Finds an entry by the path that a symbolic link holds.
     ///
     /// # Errors
     /// As [`Self::entry`].
-    pub fn entry_from(&self, link: &Entry, path: &[u8]) -> Result<Entry, Errno> {
+    pub fn entry_from(&self, walker: Walker<'_>, link: &Entry, path: &[u8]) -> Result<Entry, Errno> {
         let (directory, name) = split(path)?;
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = if directory.is_empty() { b"." } else { directory };
-        let parent = openat(&link.parent, OsStr::from_bytes(directory), flags, Mode::empty())?;
-        let dir = stat::identity(parent.as_fd(), c"", false)?.id;
-        Ok(Entry { parent, dir, name: to_os(name) })
+        let parent = walker.open(&link.parent, or_dot(directory).as_bytes(), DIRECTORY)?;
+        Entry::new(parent, name)
     }
+}
+
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+fn or_dot(directory: &[u8]) -> &OsStr {
+    OsStr::from_bytes(if directory.is_empty() { b"." } else { directory })
 }
 
 /// A path's directory and its last name, which is `.` where the path ends in no name of its own.
@@ -118,60 +141,6 @@ fn split(path: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
         None => (&b""[..], trimmed),
     };
     Ok(if matches!(name, b"" | b"." | b"..") { (path, b".") } else { (directory, name) })
-}
-
-/// Links to descriptors, which the kernel resolves for the one who asks.
-const STANDARD: &[(&[u8], &[u8])] =
-    &[(b"/dev/stdin", b"/proc/self/fd/0"), (b"/dev/stdout", b"/proc/self/fd/1"), (b"/dev/stderr", b"/proc/self/fd/2")];
-
-/// What leads to the thread's own directory in procfs, and where below it.
-const OWN: &[(&[u8], &[u8])] = &[(b"/proc/self/", b"/"), (b"/proc/thread-self/", b"/"), (b"/dev/fd/", b"/fd/")];
-
-/// Where a relative path starts.
-pub struct Base<'a> {
-    process: &'a Process,
-    tid: i32,
-    dirfd: i32,
-}
-
-impl<'a> Base<'a> {
-    /// The directory that `dirfd` means to thread `tid`.
-    pub fn new(process: &'a Process, tid: i32, dirfd: i32) -> Self {
-        Self { process, tid, dirfd }
-    }
-
-    /// Opens a directory by its path; an empty one is the base itself.
-    fn open(&self, path: &[u8], in_root: bool) -> Result<OwnedFd, Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        // /proc/self would be us.
-        for (own, below) in OWN {
-            if let Some(rest) = path.strip_prefix(*own) {
-                let path = [self.tid.to_string().as_bytes(), below, rest].concat();
-                return openat(self.process.proc(), OsStr::from_bytes(&path), flags, Mode::empty());
-            }
-        }
-        if path.first() == Some(&b'/') && !in_root {
-            return openat(AT_FDCWD, OsStr::from_bytes(path), flags, Mode::empty());
-        }
-        let base = self.directory()?;
-        match path {
-            b"" => Ok(base),
-            path if in_root => {
-                let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-                openat2(&base, OsStr::from_bytes(path), how)
-            }
-            path => openat(&base, OsStr::from_bytes(path), flags, Mode::empty()),
-        }
-    }
-
-    fn directory(&self) -> Result<OwnedFd, Errno> {
-        let name = if self.dirfd == libc::AT_FDCWD {
-            format!("{}/cwd", self.tid)
-        } else {
-            format!("{}/fd/{}", self.tid, self.dirfd)
-        };
-        open_below(self.process.proc(), &name, OFlag::O_PATH)
-    }
 }
 
 fn place(proc: BorrowedFd<'_>, thread: &str) -> Result<Place, Errno> {

@@ -5,6 +5,7 @@
 //! - [`spawn`]: starting one, out of the supervisor's session and cgroup.
 //! - [`find`]: finding the one of a target, and taking its listener over.
 
+pub(crate) mod copy;
 pub mod find;
 mod run;
 pub mod spawn;

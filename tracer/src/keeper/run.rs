@@ -25,6 +25,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
+use super::copy;
 use super::state::{CLOSED, Control, Role, UNARMED};
 use super::twin::{Pulse, Twin};
 use crate::helper;
@@ -263,6 +264,9 @@ impl Keeper {
         let slot = self.own_slot;
         if notify::receive(self.listener(), self.memory.slot_ptr(slot)).is_ok() {
             failpoint::hit("keeper.received");
+            if copy::is_missing(&self.memory) {
+                copy::leave(&self.target, &self.memory, self.listener(), &self.memory.slot(slot));
+            }
             self.let_go(self.memory.slot_id(slot));
             failpoint::hit("keeper.answered");
             self.memory.clear_slot(slot);

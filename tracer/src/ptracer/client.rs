@@ -61,8 +61,18 @@ impl Ptracer {
         match self.ask(process, &Request::Run { calls, store, arm }, RUN_LIMIT)? {
             Reply::Ran(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
             Reply::Failed(failure) => Err(failure.into_error(pid)),
-            Reply::Paused(_) => Err(Error::Ptracer { pid, problem: "it answered another question".into() }),
+            Reply::Paused(_) | Reply::Recognised(_) => {
+                Err(Error::Ptracer { pid, problem: "it answered another question".into() })
+            }
         }
+    }
+
+    /// Whether the target carries our filter.
+    ///
+    /// # Errors
+    /// When no thread could be looked at.
+    pub fn recognises(&mut self, process: &Process) -> Result<bool, Error> {
+        Ok(matches!(self.ask(process, &Request::Recognise, RUN_LIMIT)?, Reply::Recognised(true)))
     }
 
     /// Stops threads, each for an instant; returns those that were stopped, or are gone. When the ptracer dies at it, that

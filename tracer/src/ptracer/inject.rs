@@ -25,6 +25,8 @@ use crate::sys::trace::{self, Running, Stopped, Waited};
 
 /// How long a thread may take to stop: one that is in an uninterruptible call is left to itself.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// The same for a thread that is only looked at.
+const LOOK_LIMIT: Duration = Duration::from_millis(20);
 /// How often a stop is looked for in quick succession.
 const QUICK_ROUNDS: u32 = 100;
 /// How many threads are tried in a round, and how long: the only thread may be in an uninterruptible call just now.
@@ -110,7 +112,7 @@ impl Line<'_> {
             Err(errno) => return Err(Attempt::Fatal(Failure::Ptrace(errno as i32))),
         };
         running.interrupt().map_err(|_| Attempt::Next("it ended"))?;
-        let stopped = wait_stopped(running, self.hold).ok_or(Attempt::Next("it did not stop"))?;
+        let stopped = wait_stopped(running, self.hold, STOP_LIMIT).ok_or(Attempt::Next("it did not stop"))?;
         let began = Instant::now();
         failpoint::hit("inject.thread-held");
         self.redirect(stopped)?;
@@ -158,6 +160,27 @@ impl Line<'_> {
     }
 }
 
+/// Whether a thread of the target carries our filter: a listener of somebody else's is none of our business.
+pub(super) fn carries_our_filter(process: &Process, hold: &Hold<'_>) -> bool {
+    let ours = [false, true].map(|eight_bytes_unseen| crate::filter::compile(eight_bytes_unseen).unwrap_or_default());
+    let is_ours = |filter: &Vec<libc::sock_filter>| {
+        let fields = |step: &libc::sock_filter| (step.code, step.jt, step.jf, step.k);
+        ours.iter().any(|program| {
+            let program = program.iter().map(|step| (step.code, step.jt, step.jf, step.k));
+            !filter.is_empty() && filter.iter().map(fields).eq(program)
+        })
+    };
+    process.threads().into_iter().take(ATTEMPTS).any(|tid| {
+        hold.progress();
+        // One that waits for an answer does not stop: the next may.
+        let stopped = trace::seize(Pid::from_raw(tid)).ok().filter(|running| running.interrupt().is_ok());
+        let Some(stopped) = stopped.and_then(|running| wait_stopped(running, hold, LOOK_LIMIT)) else { return false };
+        let filters = stopped.filters().unwrap_or_default();
+        let _ = stopped.detach();
+        filters.iter().any(is_ours)
+    })
+}
+
 /// Whether the thread's own seccomp filters, if it has any, let it make these calls: one that kills or traps would harm
 /// it. A container runtime's usual filters do let it.
 fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
@@ -184,8 +207,8 @@ fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
 }
 
 /// Waits for a stop. The request to a thread that does not stop in time is taken back when this tracer thread ends.
-fn wait_stopped(mut running: Running, hold: &Hold<'_>) -> Option<Stopped> {
-    let limit = Instant::now() + STOP_LIMIT;
+fn wait_stopped(mut running: Running, hold: &Hold<'_>, limit: Duration) -> Option<Stopped> {
+    let limit = Instant::now() + limit;
     let mut round = 0;
     loop {
         match running.poll() {

@@ -17,6 +17,8 @@ pub(crate) enum Request {
         /// A filter may exist from here on: the keeper is told first, and must not have ended.
         arm: bool,
     },
+    /// Say whether the target carries our filter.
+    Recognise,
     /// Stop these threads, each for an instant, and say which were.
     Pause { tids: Vec<i32> },
 }
@@ -28,6 +30,8 @@ pub(crate) enum Reply {
     Ran(u64),
     /// No thread was changed.
     Failed(Failure),
+    /// Whether one of the target's filters is ours.
+    Recognised(bool),
     /// These threads were stopped for an instant, or are gone.
     Paused(Vec<i32>),
 }

@@ -58,6 +58,7 @@ fn answer(process: &Process, memory: &Mapping, request: Request) -> Reply {
                     Ok(stopped) => Reply::Ran(stopped.as_nanos() as u64),
                     Err(failure) => Reply::Failed(failure),
                 },
+                Request::Recognise => Reply::Recognised(inject::carries_our_filter(process, &hold)),
                 Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),
             }
         });

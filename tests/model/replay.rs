@@ -1,0 +1,141 @@
+//! The guest that makes random calls, live and again.
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::guest::{Linked, compile};
+
+/// Threads that make nothing for this long hang.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// The guest that is backed up, killed when dropped.
+pub struct Live {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    dir: PathBuf,
+    threads: usize,
+}
+
+impl Live {
+    /// Starts its threads.
+    pub fn start(seed: u64, threads: usize, pause_us: u64, eventfd: bool, dir: &Path) -> Self {
+        let numbers = [seed, threads as u64, pause_us, u64::from(eventfd)].map(|number| number.to_string());
+        let mut command = Command::new(compile("random_calls", Linked::Dynamically));
+        command.arg("live").args(numbers).arg(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().expect("the guest starts");
+        let orders = child.stdin.take().expect("piped");
+        let mut answers = BufReader::new(child.stdout.take().expect("piped"));
+        assert_eq!(line(&mut answers), "ready");
+        Self { child, orders, answers, dir: dir.to_owned(), threads }
+    }
+
+    /// Has its threads stop between two steps, or go on.
+    pub fn rest(&mut self, rest: bool) {
+        let (order, answer) = if rest { ("rest", "rests") } else { ("go", "goes") };
+        writeln!(self.orders, "{order}").expect("the guest listens: see its message above");
+        assert_eq!(line(&mut self.answers), answer);
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Fails when it has ended, or one of its threads stands still.
+    pub fn assert_goes_on(&mut self) {
+        let counted = || -> Vec<u64> { (0..self.threads).map(|thread| steps(&self.dir, thread)).collect() };
+        let (before, began) = (counted(), Instant::now());
+        while !before.iter().zip(counted()).all(|(before, now)| now > *before) {
+            let ended = self.child.try_wait().expect("our child");
+            assert!(ended.is_none(), "the guest ended with {ended:?}: see its message above");
+            assert!(began.elapsed() < STANDSTILL, "a thread of the guest stands still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One thread's calls, made again; killed when dropped.
+pub struct Replay {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    /// What they lead to so far.
+    pub dir: PathBuf,
+}
+
+impl Replay {
+    /// Makes a place for them below a scratch directory.
+    pub fn start(seed: u64, thread: usize, scratch: &Path) -> Self {
+        let dir = scratch.join(format!("replay{thread}"));
+        fs::create_dir(&dir).expect("a directory");
+        let mut child = Command::new(compile("random_calls", Linked::Dynamically))
+            .args(["replay", &seed.to_string(), &thread.to_string()])
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the replay starts");
+        let orders = child.stdin.take().expect("piped");
+        let mut answers = BufReader::new(child.stdout.take().expect("piped"));
+        assert_eq!(line(&mut answers), "ready");
+        Self { child, orders, answers, dir }
+    }
+
+    /// Begins to go on to a number of steps.
+    pub fn begin(&mut self, steps: u64) {
+        writeln!(self.orders, "to {steps}").expect("the replay listens: see its message above");
+    }
+
+    /// Waits until it is there.
+    pub fn wait(&mut self, steps: u64) {
+        let said = line(&mut self.answers);
+        assert_eq!(said.split(' ').next(), Some(&*steps.to_string()), "the replay went too far");
+    }
+
+    /// Makes the next step's call without counting it.
+    pub fn half(&mut self) {
+        writeln!(self.orders, "half").expect("the replay listens: see its message above");
+        line(&mut self.answers);
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).expect("text");
+    assert!(!line.is_empty(), "the guest ended: see its message above");
+    line.trim_end().to_owned()
+}
+
+fn words(path: &Path) -> Vec<u64> {
+    let content = fs::read(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    content.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes"))).collect()
+}
+
+/// How many steps a thread had counted, in a tree. (The hash of their results stands beside it in the file, and is
+/// compared with it.)
+pub fn steps(dir: &Path, thread: usize) -> u64 {
+    words(&dir.join(format!("t{thread}/counter")))[0]
+}
+
+/// The records of a log: thread and step.
+pub fn log(path: &Path) -> Vec<(u64, u64)> {
+    words(path).chunks_exact(2).map(|record| (record[0], record[1])).collect()
+}

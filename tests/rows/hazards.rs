@@ -1,0 +1,161 @@
+//! Calls after which a file can change with nothing to be seen: the backup fails and names the file and the cause.
+use hotbackup_copier::Error;
+use nix::libc::{self, MAP_PRIVATE, MAP_SHARED, O_RDWR, O_TRUNC, PROT_READ, PROT_WRITE};
+
+use super::bench::{Bench, proven, refused};
+use crate::call;
+use crate::common::driver::{Item, bytes, halves, words};
+
+const SIZE: usize = 100_000;
+
+fn untraceable(error: &Error) -> bool {
+    matches!(error, Error::Untraceable { path, .. } if path.ends_with("data/file"))
+}
+
+fn blind(error: &Error) -> bool {
+    matches!(error, Error::Blind(_))
+}
+
+fn opened(at: &mut Bench) -> i32 {
+    let file = at.file("file", SIZE);
+    at.guest.open(&file, O_RDWR)
+}
+
+fn map(at: &mut Bench, fd: i32, protection: i32, flags: i32) -> i64 {
+    call!(at.guest, libc::SYS_mmap, 0, 8192, protection, flags, fd, 0)
+}
+
+/// A store to memory, without a call that names the file: reading from a pipe into the mapping.
+fn store(at: &mut Bench, address: i64) {
+    let [from, to] = at.guest.pair(libc::SYS_pipe2, &[halves(&[0, 0]), 0.into()]);
+    call!(at.guest, libc::SYS_write, to, bytes(b"stored"), 6);
+    call!(at.guest, libc::SYS_read, from, address, 6);
+}
+
+#[test]
+fn mmap_shared_and_writable() {
+    refused(untraceable, |at| {
+        let fd = opened(at);
+        move |at: &mut Bench| {
+            let address = map(at, fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+            store(at, address);
+        }
+    });
+}
+
+#[test]
+fn mmap_validated_as_shared_and_writable() {
+    refused(untraceable, |at| {
+        let fd = opened(at);
+        move |at: &mut Bench| {
+            let address = map(at, fd, PROT_READ | PROT_WRITE, libc::MAP_SHARED_VALIDATE);
+            store(at, address);
+        }
+    });
+}
+
+#[test]
+fn mmap_private_and_writable_is_no_hazard() {
+    proven(|at| {
+        let fd = opened(at);
+        move |at: &mut Bench| {
+            let address = map(at, fd, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+            store(at, address);
+            call!(at.guest, libc::SYS_fchmod, fd, 0o600);
+        }
+    });
+}
+
+#[test]
+fn mprotect_that_makes_a_mapping_writable() {
+    refused(untraceable, |at| {
+        let fd = opened(at);
+        let address = map(at, fd, PROT_READ, MAP_SHARED);
+        move |at: &mut Bench| {
+            call!(at.guest, libc::SYS_mprotect, address, 8192, PROT_READ | PROT_WRITE);
+            store(at, address);
+        }
+    });
+}
+
+#[test]
+fn pkey_mprotect_that_makes_a_mapping_writable() {
+    refused(untraceable, |at| {
+        let fd = opened(at);
+        let address = map(at, fd, PROT_READ, MAP_SHARED);
+        move |at: &mut Bench| {
+            call!(at.guest, libc::SYS_pkey_mprotect, address, 8192, PROT_READ | PROT_WRITE, -1);
+            store(at, address);
+        }
+    });
+}
+
+#[test]
+fn io_uring_setup() {
+    refused(blind, |at| {
+        opened(at);
+        move |at: &mut Bench| {
+            call!(at.guest, libc::SYS_io_uring_setup, 4, vec![Item::Repeat(0, 120)]);
+        }
+    });
+}
+
+/// A context for asynchronous writes.
+fn context(at: &mut Bench) -> i64 {
+    let context = at.guest.look(0, libc::SYS_io_setup, &[4.into(), words(&[0])]);
+    i64::from_ne_bytes(context.try_into().expect("eight bytes"))
+}
+
+#[test]
+fn io_submit_of_a_write() {
+    refused(untraceable, |at| {
+        let fd = opened(at);
+        move |at: &mut Bench| {
+            let context = context(at);
+            const PWRITE: i64 = 1;
+            // struct iocb: data, key and flags, opcode and descriptor, buffer, length, offset, ...
+            let block = vec![
+                Item::Number(0),
+                Item::Number(0),
+                Item::Number(PWRITE | i64::from(fd) << 32),
+                Item::Pointer(vec![Item::Bytes(b"submitted".to_vec())]),
+                Item::Number(9),
+                Item::Number(70_000),
+                Item::Number(0),
+                Item::Number(0),
+            ];
+            call!(at.guest, libc::SYS_io_submit, context, 1, vec![Item::Pointer(block)]);
+            call!(at.guest, libc::SYS_io_getevents, context, 1, 1, vec![Item::Repeat(0, 32)], 0);
+        }
+    });
+}
+
+#[test]
+fn open_by_handle_at_with_o_trunc() {
+    refused(blind, |at| {
+        at.file("file", SIZE);
+        let dir = at.guest.open(".", libc::O_RDONLY);
+        // struct file_handle with room for 48 bytes, filled in place: how many, of which type, which.
+        let room = vec![Item::Bytes(48u32.to_ne_bytes().to_vec()), Item::Repeat(0, 52)];
+        let arguments = [dir.into(), "file".into(), room.into(), words(&[0]), 0.into()];
+        let handle = at.guest.look(1, libc::SYS_name_to_handle_at, &arguments);
+        move |at: &mut Bench| {
+            call!(at.guest, libc::SYS_open_by_handle_at, dir, bytes(&handle), O_RDWR | O_TRUNC);
+        }
+    });
+}
+
+#[test]
+fn open_by_handle_at_without_it_is_no_hazard() {
+    proven(|at| {
+        at.file("file", SIZE);
+        let dir = at.guest.open(".", libc::O_RDONLY);
+        let room = vec![Item::Bytes(48u32.to_ne_bytes().to_vec()), Item::Repeat(0, 52)];
+        let arguments = [dir.into(), "file".into(), room.into(), words(&[0]), 0.into()];
+        let handle = at.guest.look(1, libc::SYS_name_to_handle_at, &arguments);
+        move |at: &mut Bench| {
+            let fd = call!(at.guest, libc::SYS_open_by_handle_at, dir, bytes(&handle), O_RDWR);
+            call!(at.guest, libc::SYS_pwrite64, fd, bytes(b"by its handle"), 13, 70_000);
+        }
+    });
+}

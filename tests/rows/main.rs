@@ -1,0 +1,20 @@
+//! One test a row of the table of system calls (`tracer/src/calls/mod.rs`), named after it, and one each for the ways in
+//! which a call can name a file. Each makes one change through that one call, at known moments before and after the point
+//! in time; without the row's decoder it fails.
+#![forbid(unsafe_code)]
+
+#[path = "../common"]
+mod common {
+    pub mod backup;
+    pub mod driver;
+    pub mod guest;
+    pub mod moment;
+    pub mod snapshot;
+}
+mod bench;
+mod content;
+mod hazards;
+mod metadata;
+mod names;
+mod nets;
+mod paths;

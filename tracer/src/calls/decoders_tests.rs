@@ -1,0 +1,94 @@
+//! Whatever a program puts into registers and memory, no decoder panics: a panic would end the receiver.
+use std::sync::Mutex;
+
+use super::decode::{Decoder, Descriptors};
+use super::resolve::Resolver;
+use super::{Decode, TABLE};
+use crate::inflight::InFlight;
+use crate::process::Process;
+use crate::sys::notify::CallData;
+use crate::unseen::Unseen;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A number such as calls have: small, huge, negative, an address of the block or near its end.
+    fn argument(&mut self, block: &[u64]) -> u64 {
+        let (start, bytes) = (block.as_ptr() as u64, 8 * block.len() as u64);
+        match self.next() % 8 {
+            0 => self.next() % 8,
+            1 => self.next() % 5000,
+            2 => (self.next() % 200).wrapping_neg(),
+            3 => self.next(),
+            4 => u64::from(self.next() as u32),
+            5 => start + bytes - self.next() % 64,
+            _ => start + self.next() % bytes,
+        }
+    }
+}
+
+/// Paths, addresses and numbers by turns.
+fn fill(block: &mut [u64], random: &mut Random) {
+    const PATHS: [&[u8]; 8] =
+        [b"/", b"..", b"/proc/self/fd/0", b"/dev/fd/1/x", b"///", b"a/b", b"/proc/self/cwd/", b"\xff"];
+    for at in 0..block.len() {
+        block[at] = match random.next() % 4 {
+            0 => random.next(),
+            1 => 0,
+            2 => random.argument(&block.to_vec()),
+            _ => {
+                let path = PATHS[random.next() as usize % PATHS.len()];
+                let mut word = [0; 8];
+                let length = path.len().min(8);
+                word[..length].copy_from_slice(&path[..length]);
+                u64::from_ne_bytes(word)
+            }
+        };
+    }
+}
+
+#[test]
+fn no_arguments_make_a_decoder_panic() {
+    let process = Process::open(std::process::id() as i32).unwrap();
+    let tid = nix::unistd::gettid().as_raw();
+    let (inflight, unseen) = (InFlight::default(), Mutex::new(Unseen::default()));
+    let (mut descriptors, mut resolver) = (Descriptors::default(), Resolver::new(&process).unwrap());
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(100_000).unwrap();
+    let mut random = Random(1);
+    let mut block = vec![0u64; 1024];
+    for round in 0..2000 {
+        fill(&mut block, &mut random);
+        for row in TABLE {
+            let mut args = [0; 6];
+            args.iter_mut().for_each(|arg| *arg = random.argument(&block));
+            if random.next().is_multiple_of(2) {
+                args[0] = std::os::fd::AsRawFd::as_raw_fd(&file) as u64;
+            }
+            let (Decode::Descriptor(decode) | Decode::Path(decode)) = row.decode;
+            let data = CallData { nr: row.nr as i32, arch: 0xc000_003e, ip: 0, args };
+            let mut decoder = Decoder {
+                process: &process,
+                tid,
+                data,
+                unseen: (round % 2 == 0).then_some(&unseen),
+                serial: inflight.begin(tid, data),
+                inflight: &inflight,
+                descriptors: &mut descriptors,
+                resolver: matches!(row.decode, Decode::Path(_)).then_some(&mut resolver),
+                effects: Vec::new(),
+                blind: None,
+                moves_names: false,
+            };
+            decode(&mut decoder);
+        }
+    }
+}

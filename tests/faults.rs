@@ -26,6 +26,8 @@ mod common {
 mod against_mongod;
 #[path = "faults/args.rs"]
 mod args;
+#[path = "faults/disk.rs"]
+mod disk;
 #[path = "faults/judge.rs"]
 mod judge;
 #[path = "faults/names.rs"]
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
     println!("seed {} ({} faults, {} against mongod, {} jobs)", args.seed, args.faults, args.mongod, args.jobs);
     let began = Instant::now();
     let mut tally = Tally::default();
+    disk::watch();
     if let Err(wrong) = self_check::run() {
         println!("FAILED: the harness itself: {wrong}");
         tally.one(false);

@@ -94,7 +94,7 @@ fn after(target: &mut dyn Target, plan: &Plan, mut struck: Struck, dest: &Path, 
     let mut wrong = std::mem::take(&mut struck.wrong);
     if let Some(ended) = &struck.ended {
         verdict.ended = ended.words();
-        wrong.extend(exit(plan, ended, struck.met).err());
+        wrong.extend(exit(plan, ended, struck.met, target.stall()).err());
         wrong.extend(left(target, ended, dest).err());
     }
     let mut excused = Vec::new();
@@ -137,8 +137,11 @@ fn after(target: &mut dyn Target, plan: &Plan, mut struck: Struck, dest: &Path, 
     verdict.wrong = wrong;
 }
 
+/// A machine or a disk that stands still for this long is too slow for the usual bounds of a backup.
+const A_STANDSTILL: Duration = Duration::from_millis(250);
+
 /// Whether this is a way in which the backup may end after such a fault.
-fn exit(plan: &Plan, ended: &Ended, met: bool) -> Result<(), String> {
+fn exit(plan: &Plan, ended: &Ended, met: bool, stall: Duration) -> Result<(), String> {
     use std::os::unix::process::ExitStatusExt;
     const ATTACH_FAILED: i32 = 10;
     const KEEPER: i32 = 11;
@@ -169,6 +172,8 @@ fn exit(plan: &Plan, ended: &Ended, met: bool) -> Result<(), String> {
     };
     match ended.status.code() {
         Some(code) if code == 0 || allowed.contains(&code) => Ok(()),
+        // With the machine or its disk at a standstill, the bounds of a backup may be reached with no fault of ours.
+        Some(WAITED_TOO_LONG | HOLD_TOO_LONG | BEFORE_IMAGE_SLOW) if stall > A_STANDSTILL => Ok(()),
         _ => Err("that is no way to end after this".into()),
     }
 }

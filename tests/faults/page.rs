@@ -79,7 +79,8 @@ impl Page {
     /// call since, and the sleeper has woken.
     pub fn longest(&self, excused: &[Span], span: Option<Span>) -> Wait {
         let words = self.words();
-        let stalls = self.entries(&words, STALL);
+        let mut stalls = self.entries(&words, STALL);
+        stalls.extend(super::disk::stalls(self.began).into_iter().map(|(begin, end)| (begin, end, 0)));
         let mut longest = Wait::default();
         for worker in 0..self.workers {
             let mut calls = self.entries(&words, worker);
@@ -105,10 +106,11 @@ impl Page {
         longest
     }
 
-    /// The longest stall of the machine.
+    /// The longest stall of the machine or its disk.
     pub fn stall(&self) -> Duration {
         let words = self.words();
-        let stalls = self.entries(&words, STALL);
+        let mut stalls = self.entries(&words, STALL);
+        stalls.extend(super::disk::stalls(self.began).into_iter().map(|(begin, end)| (begin, end, 0)));
         Duration::from_nanos(
             stalls.iter().map(|&(begin, end, _)| end - begin.max(self.began).min(end)).max().unwrap_or(0),
         )

@@ -74,7 +74,7 @@ fn spawn_once(target: &Process, program: &Path, memory: &Mapping) -> Result<i32,
         .spawn()
         .map_err(|error| problem(format!("cannot be started: {error}")))?;
     let keeper = child.id() as i32;
-    if !child.stdout.take().is_some_and(|pipe| says_ready(pipe)) {
+    if !child.stdout.take().is_some_and(says_ready) {
         let _ = child.kill();
         let mut words = String::new();
         let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut words));

@@ -17,4 +17,6 @@ mod hazards;
 mod metadata;
 mod names;
 mod nets;
+mod opens;
 mod paths;
+mod renames;

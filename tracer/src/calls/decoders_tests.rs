@@ -43,7 +43,7 @@ fn fill(block: &mut [u64], random: &mut Random) {
         block[at] = match random.next() % 4 {
             0 => random.next(),
             1 => 0,
-            2 => random.argument(&block.to_vec()),
+            2 => random.argument(block),
             _ => {
                 let path = PATHS[random.next() as usize % PATHS.len()];
                 let mut word = [0; 8];

@@ -53,7 +53,7 @@ pub fn kill_one(keeper: Pid) {
     kill(keeper, Signal::SIGKILL).expect("the keeper lives");
     wait_until("the killed keeper dies", || {
         let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap_or_default();
-        !stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
     });
 }
 

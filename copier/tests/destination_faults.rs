@@ -71,7 +71,7 @@ fn moved_away(at: Phase, control: &Control) -> (Bench, Result<(), Error>) {
     let bench = bench();
     let (volume, away) = (bench.dir.path().join("volume"), bench.dir.path().join("away"));
     let (backup, target) = bench.prepare(Point::End);
-    let moves = AtPhase(|phase| {
+    let moves = AtPhase::new(|phase| {
         if phase == at {
             let staged = names(&volume);
             assert_eq!(staged.len(), 1);
@@ -146,7 +146,7 @@ fn cancelling_lets_a_waiting_call_go_while_the_destination_stands_still() {
     let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
     let (control, big) = (Control::new(Some(0)), bench.source.join("big"));
     std::thread::scope(|scope| {
-        let drains = AtPhase(|phase| {
+        let drains = AtPhase::new(|phase| {
             if phase == Phase::Drain {
                 io.stall(true);
                 control.set_throttle(None);
@@ -221,7 +221,7 @@ fn each_file_is_synced_through_the_descriptor_that_it_was_written_through() {
         let io = Arc::new(Watches::default());
         let (backup, target) = target_of(Backup::prepare_with(bench.spec(point), io.clone()).unwrap());
         let a = bench.source.join("a");
-        let writes = AtPhase(|phase| {
+        let writes = AtPhase::new(|phase| {
             if phase != Phase::Publish {
                 target.pwrite(&a, 0, b"changed");
             }

@@ -46,7 +46,7 @@ fn unchanged_by(change: impl Fn(&Target, &Path) + Sync) -> Report {
     let before = contents(&bench.source);
     let control = Control::new(Some(0));
     let (backup, target) = bench.prepare(Point::Start);
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             change(&target, &bench.source);
             control.set_throttle(None);
@@ -208,7 +208,7 @@ fn a_change_of_mode_or_attributes() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
     let control = Control::new(Some(0));
     let (backup, target) = bench.prepare(Point::Start);
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             target.chmod(&path, 0o777);
             target.call(
@@ -245,7 +245,7 @@ fn a_hole_that_is_written_to_stays_a_hole() {
     std::fs::File::create(&path).unwrap().set_len(100 * BLOCK).unwrap();
     let control = Control::new(Some(0));
     let (backup, target) = bench.prepare(Point::Start);
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             target.pwrite(&path, 50 * BLOCK, &pattern(1, 3 * BLOCK as usize));
             control.set_throttle(None);
@@ -263,7 +263,7 @@ fn a_call_waits_for_the_read_and_not_for_the_destination() {
     let control = Control::new(Some(0));
     let io = Arc::new(Faulty::default());
     let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             // Nothing is written from here on, and yet all of this returns.
             io.stall(true);
@@ -290,7 +290,7 @@ fn when_before_images_do_not_fit_the_backup_fails_and_the_call_goes_on() {
     let control = Control::new(Some(0));
     let io = Arc::new(Faulty::default());
     let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             io.stall(true);
             let start = Instant::now();
@@ -321,7 +321,7 @@ fn before_images_larger_than_their_memory_pass_through_it() {
     bench.tuning.max_wait = Duration::from_secs(60);
     let control = Control::new(Some(0));
     let (backup, target) = bench.prepare(Point::Start);
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             target.truncate(&path, 0);
             control.set_throttle(None);
@@ -336,7 +336,7 @@ fn before_images_larger_than_their_memory_pass_through_it() {
 fn a_call_that_changes_nothing_unsaved_does_not_wait() {
     let bench = bench();
     let (backup, target) = bench.prepare(Point::End);
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             target.pwrite(&bench.source.join("a"), 0, &pattern(5, 6 * BLOCK as usize));
         }

@@ -32,7 +32,7 @@ fn assert_clean(bench: &Bench, target: &Target) {
 
 fn run_with(bench: &Bench, io: Arc<Faulty>, point: Point) -> (Result<(), Error>, Target) {
     let (backup, target) = target_of(Backup::prepare_with(bench.spec(point), io).unwrap());
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         // Something for each phase to do.
         let a = bench.source.join("a");
         match phase {
@@ -99,7 +99,7 @@ fn cancelling_in_any_phase_lets_the_target_go_and_leaves_nothing() {
             let bench = bench();
             let (backup, target) = bench.prepare(point);
             let control = Control::default();
-            let cancel = AtPhase(|phase| {
+            let cancel = AtPhase::new(|phase| {
                 if phase == at {
                     control.cancel();
                 }
@@ -116,7 +116,7 @@ fn going_blind_fails_the_backup_until_everything_is_saved() {
     for at in [Phase::Track, Phase::Hold, Phase::Drain, Phase::Publish] {
         let bench = bench();
         let (backup, target) = bench.prepare(Point::End);
-        let blind = AtPhase(|phase| {
+        let blind = AtPhase::new(|phase| {
             if phase == at {
                 target.capture.blind("the process made an io_uring".into());
             }
@@ -136,7 +136,7 @@ fn letting_go_from_outside_fails_the_backup() {
     for at in [Phase::Track, Phase::Hold, Phase::Drain] {
         let bench = bench();
         let (backup, target) = bench.prepare(Point::End);
-        let let_go = AtPhase(|phase| {
+        let let_go = AtPhase::new(|phase| {
             if phase == at {
                 target.capture.let_go();
                 target.capture.let_go();
@@ -188,7 +188,7 @@ fn a_call_parked_in_the_hold_goes_on_when_the_hold_fails() {
     let (backup, target) = bench.prepare(Point::End);
     let (holding, over, a) = (AtomicBool::new(false), AtomicBool::new(false), bench.source.join("a"));
     std::thread::scope(|scope| {
-        let hold = AtPhase(|phase| {
+        let hold = AtPhase::new(|phase| {
             if phase == Phase::Hold {
                 holding.store(true, Ordering::SeqCst);
             }
@@ -221,7 +221,7 @@ fn a_panic_lets_the_target_go_and_leaves_nothing() {
     for at in [Phase::Track, Phase::Hold, Phase::Drain] {
         let bench = bench();
         let (backup, target) = bench.prepare(Point::End);
-        let panics = AtPhase(|phase| assert!(phase != at, "on purpose"));
+        let panics = AtPhase::new(|phase| assert!(phase != at, "on purpose"));
         let run = std::panic::AssertUnwindSafe(|| backup.run(&*target.calls, &panics, &Control::default()));
         assert!(std::panic::catch_unwind(run).is_err());
         assert_clean(&bench, &target);

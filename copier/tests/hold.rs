@@ -148,9 +148,8 @@ fn names_that_no_hold_can_look_up_in_time_are_looked_up_between_the_tries() {
     bench.tuning.hold_tries = 2;
     bench.tuning.hold_lease = AN_HOUR;
     let (backup, target) = bench.prepare(Point::End);
-    let first = AtomicBool::new(true);
-    let changing = AtPhase(|phase| {
-        if phase == Phase::Hold && first.swap(false, Ordering::SeqCst) {
+    let changing = AtPhase::new(|phase| {
+        if phase == Phase::Hold {
             target.call(|| many_names(&bench), || ());
         }
     });
@@ -163,7 +162,7 @@ fn when_names_are_looked_up_too_slowly_in_every_hold_the_backup_fails_and_says_s
     let (mut bench, _) = bench();
     bench.tuning.hold_tries = 2;
     let (backup, target) = bench.prepare(Point::End);
-    let changing = AtPhase(|phase| {
+    let changing = common::AtEveryPhase(|phase| {
         if phase == Phase::Hold {
             target.call(|| many_names(&bench), || ());
         }
@@ -208,7 +207,7 @@ fn a_call_that_waits_too_long_for_its_before_image_goes_on_and_the_backup_fails(
     bench.tuning.max_wait = Duration::ZERO;
     let control = Control::new(Some(0));
     let (backup, target) = bench.prepare(Point::Start);
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             target.pwrite(&a, 0, b"new");
         }

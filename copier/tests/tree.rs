@@ -102,7 +102,7 @@ fn a_block_that_becomes_a_hole_between_passes_is_freed() {
     let path = bench.source.join("file");
     fs::write(&path, pattern(1, 1 << 20)).unwrap();
     let (backup, target) = bench.prepare(Point::End);
-    let punch = AtPhase(|phase| {
+    let punch = AtPhase::new(|phase| {
         if phase == Phase::Hold {
             target.punch(&path, 0, 1 << 20);
         }
@@ -149,7 +149,7 @@ fn a_link_out_of_the_source_becomes_what_it_leads_to() {
     symlink(volume.join("journal"), bench.source.join("journal")).unwrap();
     symlink("../volume/config", bench.source.join("config")).unwrap();
     let (backup, target) = bench.prepare(Point::End);
-    let write = AtPhase(|phase| match phase {
+    let write = AtPhase::new(|phase| match phase {
         // It is tracked like everything else.
         Phase::Hold => target.append(&volume.join("journal/log"), b" before"),
         Phase::Drain => {
@@ -209,7 +209,7 @@ fn a_link_that_leads_elsewhere_by_the_hold_is_followed_there() {
     }
     symlink(volume.join("old"), bench.source.join("journal")).unwrap();
     let (backup, target) = bench.prepare(Point::End);
-    let swap = AtPhase(|phase| {
+    let swap = AtPhase::new(|phase| {
         if phase == Phase::Hold {
             // No call names the link itself.
             target.rename(&volume.join("old"), &volume.join("older"));
@@ -248,7 +248,7 @@ fn what_is_excluded_is_neither_copied_nor_watched() {
         fs::write(path, b"x").unwrap();
     }
     let (backup, target) = bench.prepare(Point::End);
-    let change = AtPhase(|phase| {
+    let change = AtPhase::new(|phase| {
         if phase == Phase::Hold {
             // Nobody is told of this.
             fs::write(bench.source.join("a.log"), b"changed").unwrap();
@@ -272,7 +272,7 @@ fn moving_a_directory_decides_anew_what_is_excluded_in_it() {
     fs::write(bench.source.join("in/a.tmp"), b"a").unwrap();
     fs::write(bench.source.join("in/x"), b"x").unwrap();
     let (backup, target) = bench.prepare(Point::End);
-    let change = AtPhase(|phase| {
+    let change = AtPhase::new(|phase| {
         if phase == Phase::Hold {
             target.rename(&bench.source.join("in"), &bench.source.join("out"));
         }
@@ -334,7 +334,7 @@ fn a_renamed_file_or_directory_is_not_copied_again() {
     fs::write(bench.source.join("large"), pattern(1, 3 << 20)).unwrap();
     fs::write(bench.source.join("dir/large"), pattern(2, 3 << 20)).unwrap();
     let (backup, target) = bench.prepare(Point::End);
-    let rename = AtPhase(|phase| {
+    let rename = AtPhase::new(|phase| {
         if phase == Phase::Hold {
             target.rename(&bench.source.join("large"), &bench.source.join("renamed"));
             target.rename(&bench.source.join("dir"), &bench.source.join("renamed-dir"));
@@ -355,7 +355,7 @@ fn a_tree_renamed_into_the_source_is_copied_whole() {
     fs::create_dir_all(outside.join("deep/er")).unwrap();
     fs::write(outside.join("deep/er/file"), pattern(1, 200_000)).unwrap();
     let (backup, target) = bench.prepare(Point::End);
-    let rename = AtPhase(|phase| {
+    let rename = AtPhase::new(|phase| {
         if phase == Phase::Hold {
             target.rename(&outside, &bench.source.join("inside"));
         }

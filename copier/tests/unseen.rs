@@ -24,7 +24,7 @@ fn with(point: Point, at: Phase, change: impl Fn(&Target, &Path) + Sync) -> (Res
         fs::metadata(&tick).unwrap().modified().unwrap() > start
     });
     let (backup, target) = bench.prepare(point);
-    let changing = AtPhase(|phase| {
+    let changing = AtPhase::new(|phase| {
         if phase == at {
             change(&target, &bench.source);
         }

@@ -143,6 +143,24 @@ impl Running {
         panic!("the backup ended without an error: {:#?}", self.events);
     }
 
+    /// Reads on until it has copied `more` bytes after a moment, in milliseconds since it was started or before: what it
+    /// says of earlier moments may still be to be read.
+    pub fn wait_for_more(&mut self, after_ms: u128, more: u64) {
+        let mut first = None;
+        while let Some(event) = self.read() {
+            let (Some(at), Some(copied)) = (event["elapsed_ms"].as_u64(), event["bytes_copied"].as_u64()) else {
+                continue;
+            };
+            if u128::from(at) < after_ms {
+                continue;
+            }
+            if copied >= *first.get_or_insert(copied) + more {
+                return;
+            }
+        }
+        panic!("the backup ended before it copied {more} bytes more: {:#?}", self.events);
+    }
+
     fn read(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.out.as_mut()?.read_line(&mut line).expect("stdout is text");

@@ -9,7 +9,7 @@ pub mod random;
 use hotbackup_copier::{Backup, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Source, Spec, Tuning};
 use hotbackup_event::{Effect, FileId};
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -287,11 +287,32 @@ pub fn source(path: &Path, name: Option<&str>) -> Source {
     Source { root, path: path.to_owned(), name: name.map(Into::into) }
 }
 
-/// Does something whenever a phase begins. Operations of a target done here come at a known moment: in `Track`, before
+/// Does something when a phase begins for the first time. Operations of a target done here come at a known moment: in `Track`, before
 /// the sources are walked; in `Hold`, after the last pass; in `Drain`, after the point in time; in `Publish`, after all.
-pub struct AtPhase<F: Fn(Phase) + Sync>(pub F);
+pub struct AtPhase<F: Fn(Phase) + Sync> {
+    act: F,
+    seen: Mutex<HashSet<Phase>>,
+}
+
+impl<F: Fn(Phase) + Sync> AtPhase<F> {
+    pub fn new(act: F) -> Self {
+        Self { act, seen: Mutex::default() }
+    }
+}
 
 impl<F: Fn(Phase) + Sync> Monitor for AtPhase<F> {
+    fn phase(&self, phase: Phase) {
+        // On a busy machine a hold may be given up, and come again.
+        if self.seen.lock().unwrap().insert(phase) {
+            (self.act)(phase);
+        }
+    }
+}
+
+/// Does something whenever a phase begins.
+pub struct AtEveryPhase<F: Fn(Phase) + Sync>(pub F);
+
+impl<F: Fn(Phase) + Sync> Monitor for AtEveryPhase<F> {
     fn phase(&self, phase: Phase) {
         (self.0)(phase);
     }

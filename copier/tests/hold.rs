@@ -8,7 +8,7 @@ use hotbackup_copier::{Backup, Control, Error, Phase, Point, Quiesce};
 use hotbackup_event::Effect;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const AN_HOUR: Duration = Duration::from_secs(3600);

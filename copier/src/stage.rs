@@ -199,7 +199,16 @@ impl Stage {
             }
             other => other,
         };
-        renamed.map_err(failed)?;
+        // A network file system may report that a rename failed which it has done.
+        let is_done = || {
+            let (there, ours) = (sys::stat_at(&self.parent, &last), sys::stat_fd(&self.root));
+            there.is_ok_and(|there| ours.is_ok_and(|ours| ours.id == there.id))
+        };
+        if let Err(error) = renamed
+            && !is_done()
+        {
+            return Err(failed(error));
+        }
         failpoint::hit("publish.renamed");
         let durable = self.io.sync(self.parent.as_fd());
         let settled = durable.map_err(|error| dest_error("sync", self.dest.clone(), error));

@@ -88,6 +88,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// a child of a process that is kept
+    #[error(
+        "process {pid} shares the filter of process {other} (it was forked from it), so it cannot be followed by itself: \
+         back up process {other}, or start process {pid} anew"
+    )]
+    KeptForAnother {
+        /// The process asked for.
+        pid: i32,
+        /// The one whose keepers answer it.
+        other: i32,
+    },
     /// nobody to rescue
     #[error("process {0} has no hotbackup listener: nothing waits there")]
     NothingToRescue(i32),

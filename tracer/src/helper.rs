@@ -7,13 +7,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use hotbackup_event::failpoint;
 use nix::sys::signal::Signal;
 
 use crate::process::Process;
 use crate::sys::mapping::Mapping;
+use crate::sys::pidfd;
 use crate::sys::process as low;
+
+/// How long a killed process may take to end.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// Which process it is.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +104,26 @@ pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Mappin
     let _ = std::env::set_current_dir("/");
     place(pid);
     Ok((target, memory))
+}
+
+/// Whether process `pid` is one of `kind`, for whatever target.
+pub(crate) fn is_any(pid: i32, kind: Kind) -> bool {
+    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    read("comm").trim_ascii_end() == kind.name.to_bytes()
+        && read("cmdline").split(|&byte| byte == 0).nth(1) == Some(kind.subcommand.as_bytes())
+}
+
+/// Ends all processes of `kind` for `target`, and waits for their ends.
+pub(crate) fn end_all(kind: Kind, target: &Process) {
+    for pid in crate::process::list_numbers(target.proc(), ".") {
+        if is(pid, kind, target)
+            && let Ok(process) = pidfd::open(pid)
+            && is(pid, kind, target)
+        {
+            let _ = pidfd::kill(process.as_fd());
+            pidfd::ends_within(process.as_fd(), END_LIMIT);
+        }
+    }
 }
 
 /// Whether process `pid` is one of `kind` for `target`, by name, arguments and owner: only ours or root's are trusted.

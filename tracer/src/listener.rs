@@ -189,7 +189,13 @@ fn dispatch(
     }
     match row.decode {
         // As many as there are slots, so there is always room.
-        Decode::Path(_) => drop(paths.send((ticket, stopped, row))),
+        Decode::Path(_) => {
+            if let Err(unsent) = paths.send((ticket, stopped, row)) {
+                // Before the call goes: nobody marks what it changes.
+                sink.blind("calls by path are not followed any more, by a fault of hotbackup itself".into());
+                drop(unsent);
+            }
+        }
         Decode::Descriptor(decode) => {
             let event = decode_with(shared, &ticket, &stopped, row, decode, descriptors, None).0;
             deliver(shared, sink, event, ticket);

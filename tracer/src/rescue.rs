@@ -57,6 +57,9 @@ pub(crate) fn revive(process: &Process, options: &Options) -> Result<(), Error> 
     let Some((_, number)) = find::target_listener(process) else {
         return Err(Error::NothingToRescue(pid));
     };
+    if let Some(other) = find::kept_for_another(process, number) {
+        return Err(Error::KeptForAnother { pid, other });
+    }
     if find::target_memory(process).is_none() && !is_ours(process, options)? {
         return Err(Error::ForeignListener(pid));
     }

@@ -302,8 +302,13 @@ fn install_with(process: &Process, memory: Mapping, wake: OwnedFd, mut ptracer: 
     let program = filter::compile(eight_bytes_unseen)
         .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
     let no_new_privs = preflight::needs_no_new_privs(process);
+    // A supervisor before us may have left a thread on its way to a filter: then nothing is ever proven.
+    let in_doubt_before = memory.armed.load(Ordering::SeqCst) == ARMED;
     // Proven: there is no filter, and nothing for a keeper to wait for.
     let unarm = || {
+        if in_doubt_before {
+            return;
+        }
         let _ = memory.armed.compare_exchange(ARMED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
     };
     let installed = attach::install(process, &mut ptracer, &program, no_new_privs).map_err(|not| {
@@ -320,7 +325,9 @@ fn install_with(process: &Process, memory: Mapping, wake: OwnedFd, mut ptracer: 
         Err(error) => match find::target_listener(process) {
             Some((_, number)) => number,
             None => {
-                unarm();
+                if !installed.in_doubt {
+                    unarm();
+                }
                 return Err(error);
             }
         },

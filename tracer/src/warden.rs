@@ -19,8 +19,10 @@ use crate::sys::pidfd;
 const LOOK: Duration = Duration::from_millis(100);
 /// Looks without any keeper after which another pair is started: a twin needs less than one to take its keeper's place.
 const LOOKS: u32 = 2;
+/// How long one that is there may take until it is looked at more closely.
+const HANG_LIMIT: Duration = Duration::from_secs(1);
 /// How long a keeper may take to take the target back; one that hangs is replaced by its twin after half a second.
-const TAKE_LIMIT: Duration = Duration::from_secs(5);
+const TAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Wakes the keeper that acts, whichever that is by now.
 pub(crate) struct Wake(Mutex<OwnedFd>);
@@ -61,9 +63,9 @@ impl Replacement {
         let limit = Instant::now() + TAKE_LIMIT;
         let mut missing = None;
         while !enough() && self.shared.process.is_alive() && Instant::now() < limit {
-            if self.is_there() {
-                missing = None;
-            } else if missing.get_or_insert_with(Instant::now).elapsed() > LOOK * LOOKS {
+            // One that is there has a second: it may hang, and `start` finds out.
+            let patience = if self.is_there() { HANG_LIMIT } else { LOOK * LOOKS };
+            if missing.get_or_insert_with(Instant::now).elapsed() > patience {
                 self.start();
                 missing = None;
             }
@@ -119,7 +121,8 @@ impl Warden {
     /// Hands the target to its keeper, and sees to it that one takes it: they may be killed in this very moment, too.
     pub fn hand_over(&self, give: impl FnOnce()) {
         let Replacement { shared, wake, .. } = &self.replacement;
-        if !self.replacement.is_there() {
+        // Seen to be alive, while we still answer: also a pair that is stopped is no keeper.
+        if !matches!(find::find(&shared.process), Ok(Some(_))) {
             self.replacement.start();
         }
         give();

@@ -41,7 +41,7 @@ const ATTEMPTS: usize = 3;
 const HEADER: u64 = 8 * ATTEMPTS as u64;
 const PROGRAM: u64 = HEADER + 16;
 /// What stands in the place of a result until there is one.
-const PENDING: u64 = 0x5555_5555_5555_5555;
+pub(crate) const PENDING: u64 = 0x5555_5555_5555_5555;
 
 /// What came of it.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub struct Installed {
     pub result: i64,
     /// The longer of the two stops.
     pub stopped: Duration,
+    /// Whether another attempt may still bring a filter.
+    pub in_doubt: bool,
 }
 
 /// An attempt that brought no result, and whether a filter may come of it all the same.
@@ -109,7 +111,7 @@ pub(crate) fn install(
             Err(error) => return Err(NotInstalled { error, in_doubt }),
         };
         match wait_for(process, "seccomp", limit, || result(&memory, page)) {
-            Ok(result) => return Ok(Installed { result, stopped: first.max(stopped) }),
+            Ok(result) => return Ok(Installed { result, stopped: first.max(stopped), in_doubt }),
             Err(gone @ Error::TargetExited(_)) => return Err(untouched(gone)),
             Err(late) if error.is_none() => return Err(NotInstalled { error: late, in_doubt: true }),
             Err(_) => {}

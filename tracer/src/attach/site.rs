@@ -124,10 +124,14 @@ pub fn restarts_unseen(nr: i64) -> bool {
     rank_of(nr).is_some()
 }
 
-/// The threads that may run the code, best first.
-pub fn candidates(process: &Process) -> Vec<i32> {
-    let mut found: Vec<(u8, i32)> =
-        process.threads().into_iter().filter_map(|tid| Some((rank(process.thread_state(tid))?, tid))).collect();
+/// The threads that may run the code, best first. `looked` is called for each: there may be thousands.
+pub fn candidates(process: &Process, looked: impl Fn()) -> Vec<i32> {
+    let mut found: Vec<(u8, i32)> = process
+        .threads()
+        .into_iter()
+        .inspect(|_| looked())
+        .filter_map(|tid| Some((rank(process.thread_state(tid))?, tid)))
+        .collect();
     found.sort_unstable();
     found.into_iter().map(|(_, tid)| tid).collect()
 }

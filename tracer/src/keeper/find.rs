@@ -100,7 +100,7 @@ impl Found {
             rouse(&wake);
         }
         while self.memory.keeper_beat.load(Ordering::SeqCst) == before {
-            if Instant::now() >= limit || super::run::ends_within(self.pidfd.as_fd(), Duration::from_micros(200)) {
+            if Instant::now() >= limit || pidfd::ends_within(self.pidfd.as_fd(), Duration::from_micros(200)) {
                 return false;
             }
         }
@@ -126,6 +126,7 @@ impl Found {
         if control.role != Role::Attaching {
             return Ok(None);
         }
+        self.memory.supervisor_listener.store(-1, Ordering::SeqCst);
         self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
         let next = Control { role: Role::Attaching, generation: control.generation + 1 };
         if !control.change(&self.memory.control, next) {
@@ -135,7 +136,7 @@ impl Found {
         // Until it says so, it may be about to end, because the other supervisor has.
         let limit = Instant::now() + HANDOVER_LIMIT;
         while self.memory.watched.load(Ordering::SeqCst) != next.generation {
-            let ended = super::run::ends_within(self.pidfd.as_fd(), Duration::from_micros(100));
+            let ended = pidfd::ends_within(self.pidfd.as_fd(), Duration::from_micros(100));
             if ended || self.memory.armed.load(Ordering::SeqCst) == CLOSED || Instant::now() > limit {
                 return Ok(None);
             }
@@ -160,6 +161,7 @@ impl Found {
         let listener = self.listener(target).ok_or_else(|| problem("has no listener"))?;
         let wake = self.wake_fd().ok_or_else(|| problem("has ended"))?;
         let generation = control.generation + 1;
+        self.memory.supervisor_listener.store(-1, Ordering::SeqCst);
         self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
         if !control.change(&self.memory.control, Control { role: Role::Supervised, generation }) {
             return Err(Error::Busy(pid));
@@ -204,9 +206,9 @@ impl Found {
 fn end_ptracer(memory: &Mapping, target: &Process, limit: Duration) {
     let pid = memory.ptracer.load(Ordering::SeqCst);
     let Ok(ptracer) = pidfd::open(pid) else { return };
-    if helper::is(pid, crate::ptracer::KIND, target) && !super::run::ends_within(ptracer.as_fd(), limit) {
+    if helper::is(pid, crate::ptracer::KIND, target) && !pidfd::ends_within(ptracer.as_fd(), limit) {
         let _ = pidfd::kill(ptracer.as_fd());
-        super::run::ends_within(ptracer.as_fd(), limit);
+        pidfd::ends_within(ptracer.as_fd(), limit);
     }
 }
 
@@ -230,6 +232,24 @@ pub fn wake_fd(keeper: &OwnedFd) -> Option<OwnedFd> {
 /// Wakes the keeper to look at the control word.
 pub fn rouse(wake: &OwnedFd) {
     let _ = nix::unistd::write(wake, &1u64.to_ne_bytes());
+}
+
+/// The process that somebody else's keeper keeps with the very listener `number` of `target`: a forked child has its
+/// parent's filter, and may have a copy of its listener. Two that receive from one listener would each miss what the other
+/// receives.
+pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
+    crate::process::list_numbers(target.proc(), ".").into_iter().filter(|&pid| helper::is_any(pid, KIND)).find_map(
+        |pid| {
+            let keeper = pidfd::open(pid).ok()?;
+            let memory = Mapping::open(pidfd::get_fd(keeper.as_fd(), MEMORY_FD).ok()?).ok()?;
+            let (acting, listener) =
+                (memory.keeper.load(Ordering::SeqCst), memory.keeper_listener.load(Ordering::SeqCst));
+            let other = memory.target.load(Ordering::SeqCst);
+            let same = listener >= 0
+                && crate::sys::process::is_same_file((target.pid(), number), (acting, listener)).unwrap_or(true);
+            (same && other != target.pid()).then_some(other)
+        },
+    )
 }
 
 /// The memory that the target itself holds, for the case that nobody else does any more.

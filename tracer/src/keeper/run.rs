@@ -44,7 +44,7 @@ const WATCH_ATTACH: Duration = Duration::from_millis(100);
 const ATTACH_LEASE: Duration = Duration::from_millis(500);
 /// How often the ptracer is looked at while it is at work, and after how many looks without progress it is killed.
 const WATCH_PTRACER: Duration = Duration::from_millis(10);
-const PTRACER_LOOKS: u32 = 10;
+const PTRACER_LOOKS: u32 = 20;
 
 pub(super) struct Keeper {
     pub target: Process,
@@ -131,8 +131,16 @@ impl Keeper {
         }
         self.memory.watched.store(control.generation, Ordering::SeqCst);
         let gone = self.supervisor_gone();
+        if gone {
+            // Its pidfd is readable from now on, and poll(2) would not wait.
+            std::thread::sleep(WATCH_PTRACER);
+        }
         if self.memory.armed.load(Ordering::SeqCst) == UNARMED {
             // Nothing was begun, or it is proven that it came to nothing. And nothing must begin once we are gone.
+            if gone {
+                // What its ptracer holds goes on, and nothing is begun behind our back.
+                helper::end_all(crate::ptracer::KIND, &self.target);
+            }
             let closed =
                 gone && self.memory.armed.compare_exchange(UNARMED, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
             return !closed;
@@ -148,9 +156,13 @@ impl Keeper {
     }
 
     fn find_listener(&mut self) -> bool {
+        if self.listener.is_some() {
+            return true;
+        }
         self.listener = super::find::target_listener(&self.target).map(|(fd, _)| fd);
         if self.listener.is_some() {
             failpoint::hit("keeper.found-listener");
+            self.listener_is_there();
         }
         self.listener.is_some()
     }
@@ -171,7 +183,8 @@ impl Keeper {
         let mut beat = self.memory.beat.load(Ordering::SeqCst);
         self.idle_looks = 0;
         while Control::load(&self.memory.control) == control {
-            let woken = self.wait(self.supervisor_look(), false);
+            let (look, looks) = self.supervisor_look();
+            let woken = self.wait(look, false);
             if woken.target_gone {
                 return false;
             }
@@ -183,7 +196,7 @@ impl Keeper {
                 (beat, self.idle_looks) = (now, 0);
             } else if !woken.by_wake {
                 self.idle_looks += 1;
-                if self.idle_looks >= LOOKS {
+                if self.idle_looks >= looks {
                     return self.take_over(control);
                 }
             }
@@ -191,11 +204,13 @@ impl Keeper {
         true
     }
 
-    /// How often the supervisor is looked at.
-    fn supervisor_look(&self) -> Duration {
+    /// How often the supervisor is looked at, and after how many looks without progress its lease is over.
+    fn supervisor_look(&self) -> (Duration, u32) {
         let holding = self.memory.holding.load(Ordering::SeqCst) != 0;
         let lease = if holding { &self.memory.hold_lease_ms } else { &self.memory.lease_ms };
-        Duration::from_millis(u64::from((lease.load(Ordering::SeqCst) / LOOKS).max(1)))
+        let lease = Duration::from_millis(u64::from(lease.load(Ordering::SeqCst)));
+        let look = (lease / LOOKS).clamp(Duration::from_millis(1), LOOK);
+        (look, LOOKS.max((lease.as_nanos() / look.as_nanos()) as u32))
     }
 
     fn take_over(&mut self, control: Control) -> bool {
@@ -216,6 +231,7 @@ impl Keeper {
         }
         self.answer_slots();
         self.memory.kept.store(control.generation, Ordering::SeqCst);
+        let mut slots_looked_at = Instant::now();
         while Control::load(&self.memory.control) == control {
             let revoked_lives = self.supervisor.is_some();
             let woken = self.wait(LOOK, true);
@@ -233,11 +249,14 @@ impl Keeper {
                 return false;
             }
             if revoked_lives {
-                if self.supervisor_gone() {
-                    self.supervisor = None;
-                }
-                if !woken.by_listener {
+                // A revoked supervisor may receive one more call before it finds out, and die with it.
+                let gone = self.supervisor_gone();
+                if gone || !woken.by_listener || slots_looked_at.elapsed() >= LOOK {
+                    slots_looked_at = Instant::now();
                     self.answer_slots();
+                }
+                if gone {
+                    self.supervisor = None;
                 }
             }
         }
@@ -293,14 +312,29 @@ impl Keeper {
             let (supervisor, _) = self.supervisor.as_ref().filter(|_| number >= 0)?;
             pidfd::get_fd(supervisor.as_fd(), number).ok()
         });
+        self.listener_is_there();
+    }
+
+    /// The twin that was made before has no copy, and could not get one if the target had none: the next one has.
+    fn listener_is_there(&mut self) {
         let number = self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         self.memory.keeper_listener.store(number, Ordering::SeqCst);
+        if self.listener.is_some() {
+            self.twin.end();
+        }
     }
 
     /// Waits for anything to happen, and sees to the twin. Of the listener only the end is waited for unless `calls`.
     fn wait(&mut self, limit: Duration, calls: bool) -> Woken {
         self.memory.keeper_beat.fetch_add(1, Ordering::SeqCst);
-        let limit = self.guard_ptracer().map_or(limit, |sooner| limit.min(sooner));
+        // First: until there is a twin, nobody would take our place.
+        if !self.twin.is_there() || self.twin.pidfd().is_some_and(readable) {
+            self.renew_twin();
+        } else if self.twin_looked_at.elapsed() >= LOOK {
+            self.twin_looked_at = Instant::now();
+            self.twin.look(&self.memory);
+        }
+        let limit = self.guard_ptracer().map_or(limit, |sooner| limit.min(sooner)).min(LOOK);
         let on_listener = if calls { PollFlags::POLLIN } else { PollFlags::empty() };
         let supervisor = self.supervisor.as_ref().map_or(self.wake.as_fd(), |(fd, _)| fd.as_fd());
         let mut fds = [
@@ -310,7 +344,7 @@ impl Keeper {
             PollFd::new(self.listener(), if self.listener.is_some() { on_listener } else { PollFlags::empty() }),
         ];
         let _ = poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO));
-        let [by_wake, _, by_twin, on_listener] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let [by_wake, _, _, on_listener] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         let woken = Woken {
             by_wake: by_wake.contains(PollFlags::POLLIN),
             by_listener: self.listener.is_some() && on_listener.contains(PollFlags::POLLIN),
@@ -321,12 +355,6 @@ impl Keeper {
         };
         if woken.by_wake {
             let _ = self.wake.read();
-        }
-        if !self.twin.is_there() || by_twin.contains(PollFlags::POLLIN) {
-            self.renew_twin();
-        } else if self.twin_looked_at.elapsed() >= LOOK {
-            self.twin_looked_at = Instant::now();
-            self.twin.look(&self.memory);
         }
         woken
     }
@@ -388,11 +416,6 @@ impl Keeper {
 /// Whether a pidfd's process has ended.
 fn readable(fd: BorrowedFd<'_>) -> bool {
     wait_for_end(fd, PollTimeout::ZERO)
-}
-
-/// Whether a pidfd's process ends within the time.
-pub(super) fn ends_within(fd: BorrowedFd<'_>, limit: Duration) -> bool {
-    wait_for_end(fd, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX))
 }
 
 pub(super) fn wait_for_end(fd: BorrowedFd<'_>, limit: PollTimeout) -> bool {

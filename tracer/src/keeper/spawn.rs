@@ -76,6 +76,8 @@ fn spawn_once(target: &Process, program: &Path, memory: &Mapping) -> Result<i32,
     let keeper = child.id() as i32;
     if !child.stdout.take().is_some_and(says_ready) {
         let _ = child.kill();
+        // Its twin, too, which would go on in its place, and has its standard error.
+        helper::end_all(super::KIND, target);
         let mut words = String::new();
         let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut words));
         let _ = child.wait();

@@ -85,8 +85,15 @@ impl Twin {
         match fork_single_threaded() {
             Ok(Forked::Parent(child)) => {
                 // It cannot have been reaped: we have not waited for it.
-                self.running = pidfd::open(child).ok().map(|pidfd| (child, pidfd));
-                self.failed_at = None;
+                match pidfd::open(child) {
+                    Ok(pidfd) => (self.running, self.failed_at) = (Some((child, pidfd)), None),
+                    Err(_) => {
+                        // One that cannot be watched is none.
+                        let _ = nix::sys::signal::kill(Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
+                        let _ = waitpid(Pid::from_raw(child), None::<WaitPidFlag>);
+                        self.failed_at = Some(Instant::now());
+                    }
+                }
                 failpoint::hit("keeper.twin-made");
                 false
             }

@@ -134,6 +134,8 @@ impl Drop for Ptracer {
 
 impl Running {
     fn start(process: &Process, program: &std::path::Path, memory: &OwnedFd) -> std::io::Result<Self> {
+        // One at a time: that of a dead supervisor may be at work still, in the same place of the target's memory.
+        helper::end_all(super::KIND, process);
         let (ours, theirs) = UnixStream::pair()?;
         let child = helper::command(process, program, super::KIND, memory.try_clone()?)
             .stdout(Stdio::from(OwnedFd::from(theirs)))

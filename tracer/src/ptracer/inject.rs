@@ -1,6 +1,7 @@
 //! Sending a thread of the target through a line of code ([`crate::attach::payload`]), in a place of its own: a thread
 //! may still be on its way out of the last one.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ use seccompiler::sock_filter;
 use super::Hold;
 use super::request::Failure;
 use crate::attach::payload::{self, Call};
-use crate::attach::{preflight, site};
+use crate::attach::{PENDING, preflight, site};
 use crate::error::errno;
 use crate::filter::{USER_NOTIF, emulate};
 use crate::keeper::state::{ARMED, UNARMED};
@@ -23,8 +24,8 @@ use crate::process::Process;
 use crate::sys::process as low;
 use crate::sys::trace::{self, Running, Stopped, Waited};
 
-/// How long a thread may take to stop: one that is in an uninterruptible call is left to itself.
-const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How long a thread may take to stop until another is tried: it may be in an uninterruptible call.
+const STOP_LIMIT: Duration = Duration::from_millis(50);
 /// The same for a thread that is only looked at.
 const LOOK_LIMIT: Duration = Duration::from_millis(20);
 /// How often a stop is looked for in quick succession.
@@ -49,6 +50,8 @@ struct Line<'a> {
     site: u64,
     calls: &'a [Call],
     store: Option<u64>,
+    /// Threads that were asked to stop and have not yet.
+    slow: RefCell<Vec<Running>>,
 }
 
 /// Has a thread run `calls`, and returns for how long it was stopped. When this returns the thread is on its way.
@@ -73,12 +76,13 @@ pub(super) fn run(
         }
         failpoint::hit("inject.armed");
     }
-    let line = Line { process, hold, memory, site, calls, store };
+    let line = Line { process, hold, memory, site, calls, store, slow: RefCell::default() };
     let mut reason = String::from("none sleeps in a restartable call or runs");
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit && process.is_alive() {
         hold.progress();
-        for tid in site::candidates(process).into_iter().take(ATTEMPTS) {
+        for tid in site::candidates(process, || hold.progress()).into_iter().take(ATTEMPTS) {
+            line.let_slow_ones_go();
             // Only while a thread stands still: what else there is to do may take milliseconds.
             low::hurry();
             let tried = line.try_thread(tid);
@@ -92,6 +96,7 @@ pub(super) fn run(
                 Err(Attempt::Fatal(failure)) => return Err(failure),
             }
         }
+        line.let_slow_ones_go();
         std::thread::sleep(Duration::from_millis(1));
     }
     Err(if process.is_alive() { Failure::NoThread(reason) } else { Failure::TargetExited })
@@ -112,7 +117,14 @@ impl Line<'_> {
             Err(errno) => return Err(Attempt::Fatal(Failure::Ptrace(errno as i32))),
         };
         running.interrupt().map_err(|_| Attempt::Next("it ended"))?;
-        let stopped = wait_stopped(running, self.hold, STOP_LIMIT).ok_or(Attempt::Next("it did not stop"))?;
+        let stopped = match wait_stopped(running, self.hold, STOP_LIMIT) {
+            Waited::Stopped(stopped) => stopped,
+            Waited::Running(running) => {
+                self.slow.borrow_mut().push(running);
+                return Err(Attempt::Next("it did not stop"));
+            }
+            Waited::Gone => return Err(Attempt::Next("it ended")),
+        };
         let began = Instant::now();
         failpoint::hit("inject.thread-held");
         self.redirect(stopped)?;
@@ -142,6 +154,11 @@ impl Line<'_> {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Failure::OwnFilter));
         }
+        // A stopped thread cannot exec; it may have done so before, and then nothing of what was prepared is there.
+        if self.store.is_some_and(|store| !self.is_prepared(&stopped, store)) {
+            let _ = stopped.detach();
+            return Err(Attempt::Fatal(Failure::NoThread("it runs another program now".into())));
+        }
         let code = payload::assemble(self.calls, self.store, &resume);
         assert!(code.len() <= payload::longest(self.calls, self.store), "the code outgrew its place");
         if let Err(error) = self.memory.write_all_at(&code, self.site) {
@@ -160,6 +177,27 @@ impl Line<'_> {
     }
 }
 
+impl Line<'_> {
+    /// Whether the place for the result is there, in the memory that the thread has now, and waits for it.
+    fn is_prepared(&self, stopped: &Stopped, store: u64) -> bool {
+        let memory = self.process.open_file(&format!("task/{}/mem", stopped.tid()), OFlag::O_RDONLY).map(File::from);
+        let mut word = [0; 8];
+        memory.is_ok_and(|memory| memory.read_exact_at(&mut word, store).is_ok()) && u64::from_ne_bytes(word) == PENDING
+    }
+
+    /// A thread that did not stop in time is let go as soon as it does.
+    fn let_slow_ones_go(&self) {
+        let waiting = std::mem::take(&mut *self.slow.borrow_mut());
+        for running in waiting {
+            match running.poll() {
+                Waited::Stopped(stopped) => drop(stopped.detach()),
+                Waited::Running(running) => self.slow.borrow_mut().push(running),
+                Waited::Gone => {}
+            }
+        }
+    }
+}
+
 /// Whether a thread of the target carries our filter: a listener of somebody else's is none of our business.
 pub(super) fn carries_our_filter(process: &Process, hold: &Hold<'_>) -> bool {
     let ours = [false, true].map(|eight_bytes_unseen| crate::filter::compile(eight_bytes_unseen).unwrap_or_default());
@@ -170,11 +208,12 @@ pub(super) fn carries_our_filter(process: &Process, hold: &Hold<'_>) -> bool {
             !filter.is_empty() && filter.iter().map(fields).eq(program)
         })
     };
-    process.threads().into_iter().take(ATTEMPTS).any(|tid| {
-        hold.progress();
-        // One that waits for an answer does not stop: the next may.
+    // Only those that a stop does not disturb.
+    site::candidates(process, || hold.progress()).into_iter().take(ATTEMPTS).any(|tid| {
         let stopped = trace::seize(Pid::from_raw(tid)).ok().filter(|running| running.interrupt().is_ok());
-        let Some(stopped) = stopped.and_then(|running| wait_stopped(running, hold, LOOK_LIMIT)) else { return false };
+        let Some(Waited::Stopped(stopped)) = stopped.map(|running| wait_stopped(running, hold, LOOK_LIMIT)) else {
+            return false;
+        };
         let filters = stopped.filters().unwrap_or_default();
         let _ = stopped.detach();
         filters.iter().any(is_ours)
@@ -207,17 +246,16 @@ fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
 }
 
 /// Waits for a stop. The request to a thread that does not stop in time is taken back when this tracer thread ends.
-fn wait_stopped(mut running: Running, hold: &Hold<'_>, limit: Duration) -> Option<Stopped> {
+fn wait_stopped(mut running: Running, hold: &Hold<'_>, limit: Duration) -> Waited {
     let limit = Instant::now() + limit;
     let mut round = 0;
     loop {
         match running.poll() {
-            Waited::Stopped(stopped) => return Some(stopped),
-            Waited::Gone => return None,
             Waited::Running(again) => running = again,
+            done => return done,
         }
         if Instant::now() > limit {
-            return None;
+            return Waited::Running(running);
         }
         hold.progress();
         // Not spinning: the thread waited for may be queued for this very processor. At first it is a matter of

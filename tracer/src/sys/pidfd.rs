@@ -1,8 +1,10 @@
 //! pidfds: a process that cannot turn into another one (pidfd_open(2), 5.3; pidfd_getfd(2), 5.6).
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::check;
 
@@ -33,6 +35,12 @@ pub fn kill(process: BorrowedFd<'_>) -> Result<(), Errno> {
     let none: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo means that the kernel fills in what kill(2) would.
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, none, 0) }).map(drop)
+}
+
+/// Whether the process ends within the time.
+pub fn ends_within(process: BorrowedFd<'_>, limit: Duration) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)), Ok(n) if n > 0)
 }
 
 /// A number that the kernel has just handed out, as an owner.

@@ -34,6 +34,16 @@ pub fn relax() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, &raw const none) };
 }
 
+/// Whether descriptor `a.1` of process `a.0` and descriptor `b.1` of process `b.0` are the same open file (kcmp(2), 3.5).
+/// `None`: that cannot be told.
+pub fn is_same_file(a: (i32, i32), b: (i32, i32)) -> Option<bool> {
+    const KCMP_FILE: libc::c_int = 0;
+    // SAFETY: no memory is passed.
+    let result =
+        unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_FILE, a.1 as libc::c_ulong, b.1 as libc::c_ulong) };
+    (result >= 0).then_some(result == 0)
+}
+
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forked {

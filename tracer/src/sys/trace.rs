@@ -137,6 +137,8 @@ impl Stopped {
         if let Ok(mut registers) = self.registers()
             && registers.orig_rax as i64 >= 0
             && registers.rax as i64 == -i64::from(libc::EINTR)
+            // Whatever close(2) answers, the number is free, and may be another thread's by now.
+            && registers.orig_rax as i64 != libc::SYS_close
         {
             registers.rax = RESTART_NO_HAND as u64;
             let _ = self.set_registers(registers);

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
+use nix::errno::Errno;
 
 use super::state::{CLOSED, Control, Role};
 use super::{KIND, MEMORY_FD, WAKE_FD};
@@ -16,6 +17,7 @@ use crate::helper;
 use crate::process::Process;
 use crate::sys::mapping::{MAGIC, MEMORY_NAME, Mapping};
 use crate::sys::pidfd;
+use crate::sys::process::is_same_file;
 
 /// What /proc shows for a seccomp listener.
 const LISTENER: &[u8] = b"anon_inode:seccomp notify";
@@ -238,18 +240,21 @@ pub fn rouse(wake: &OwnedFd) {
 /// parent's filter, and may have a copy of its listener. Two that receive from one listener would each miss what the other
 /// receives.
 pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
-    crate::process::list_numbers(target.proc(), ".").into_iter().filter(|&pid| helper::is_any(pid, KIND)).find_map(
-        |pid| {
-            let keeper = pidfd::open(pid).ok()?;
-            let memory = Mapping::open(pidfd::get_fd(keeper.as_fd(), MEMORY_FD).ok()?).ok()?;
-            let (acting, listener) =
-                (memory.keeper.load(Ordering::SeqCst), memory.keeper_listener.load(Ordering::SeqCst));
-            let other = memory.target.load(Ordering::SeqCst);
-            let same = listener >= 0
-                && crate::sys::process::is_same_file((target.pid(), number), (acting, listener)).unwrap_or(true);
-            (same && other != target.pid()).then_some(other)
-        },
-    )
+    let keeps_it = |pid: i32| {
+        let keeper = pidfd::open(pid).ok()?;
+        let memory = Mapping::open(pidfd::get_fd(keeper.as_fd(), MEMORY_FD).ok()?).ok()?;
+        // Keeper and twin have it under one number.
+        let listener = memory.keeper_listener.load(Ordering::SeqCst);
+        let same = match is_same_file((target.pid(), number), (pid, listener)) {
+            Ok(same) => same,
+            // Not permitted to know: then it may be. Else one of them has none, or has ended.
+            Err(errno) => errno == Errno::EPERM,
+        };
+        let other = memory.target.load(Ordering::SeqCst);
+        (same && other != target.pid()).then_some(other)
+    };
+    let all = crate::process::list_numbers(target.proc(), ".");
+    all.into_iter().filter(|&pid| helper::is_any(pid, KIND)).find_map(keeps_it)
 }
 
 /// The memory that the target itself holds, for the case that nobody else does any more.

@@ -35,13 +35,14 @@ pub fn relax() {
 }
 
 /// Whether descriptor `a.1` of process `a.0` and descriptor `b.1` of process `b.0` are the same open file (kcmp(2), 3.5).
-/// `None`: that cannot be told.
-pub fn is_same_file(a: (i32, i32), b: (i32, i32)) -> Option<bool> {
+///
+/// # Errors
+/// `EBADF`, `ESRCH`, or `EPERM` when both cannot be looked at.
+pub fn is_same_file(a: (i32, i32), b: (i32, i32)) -> Result<bool, Errno> {
     const KCMP_FILE: libc::c_int = 0;
+    let (first, second) = (a.1 as libc::c_ulong, b.1 as libc::c_ulong);
     // SAFETY: no memory is passed.
-    let result =
-        unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_FILE, a.1 as libc::c_ulong, b.1 as libc::c_ulong) };
-    (result >= 0).then_some(result == 0)
+    check(unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_FILE, first, second) }).map(|order| order == 0)
 }
 
 /// Which side of a fork this is.

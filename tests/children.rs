@@ -49,7 +49,13 @@ struct Daemon {
 impl Daemon {
     /// Has the guest start it.
     fn of(guest: &Guest) -> Self {
-        fs::write(guest.beside("trigger"), "").expect("written");
+        Self::told(guest, "")
+    }
+
+    /// The same; told anything, it closes nothing.
+    fn told(guest: &Guest, what: &str) -> Self {
+        let (new, trigger) = (guest.beside("trigger.new"), guest.beside("trigger"));
+        fs::write(&new, what).and_then(|()| fs::rename(&new, &trigger)).expect("written");
         wait_until("the daemon", || guest.beside("pid").exists());
         let pid = fs::read_to_string(guest.beside("pid")).expect("readable").parse().expect("a number");
         Self { pid, dir: guest.dir.join("1") }
@@ -167,4 +173,28 @@ fn a_target_that_closes_its_copy_of_the_listener_is_still_answered_and_backed_up
     guest.assert_goes_on();
     assert_eq!(back_up(&mut guest, 2, "fourth").stop_us(), None);
     assert_eq!(pair(guest.pid()), before, "a keeper was replaced");
+}
+
+#[test]
+fn a_child_that_shares_its_parents_listener_is_refused_and_its_parent_is_still_backed_up_right() {
+    let _alone = alone();
+    let mut guest = daemon_guest();
+    back_up(&mut guest, 1, "first");
+    let before = pair(guest.pid());
+    let daemon = Daemon::told(&guest, "keep everything");
+    daemon.assert_goes_on();
+    let outcome = backup::take(daemon.pid, &guest.beside("own"), &["--source", path(&guest.dir)]);
+    let said = outcome.failure("cannot_follow");
+    assert!(said.contains(&guest.pid().to_string()), "{said}");
+    let rescue = std::process::Command::new(backup::HOTBACKUP)
+        .args(["rescue", "--pid", &daemon.pid.to_string()])
+        .output()
+        .expect("it starts");
+    assert!(!rescue.status.success(), "a second pair on one listener");
+    for round in 0..4 {
+        back_up(&mut guest, 2, &format!("parent{round}"));
+        daemon.assert_goes_on();
+    }
+    assert_eq!(pair(guest.pid()), before, "a keeper was replaced");
+    assert!(keepers(daemon.pid).is_empty());
 }

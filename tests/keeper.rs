@@ -2,26 +2,21 @@
 //! them; and when all are killed at once the target waits, and fails no call, until it is rescued.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
 use std::process::Command;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 
 mod common {
     pub mod backup;
     pub mod guest;
-    pub mod helpers;
+    pub mod process;
 }
 use common::backup::{self, HOTBACKUP, Outcome, alone, verify};
 use common::guest::{Guest, Linked, check_rings};
-use common::helpers::{keepers, kill_all, kill_one, pair, wait_until};
+use common::process::{assert_keepers_end, kill_all, kill_one, pair, path, signal_all};
 
 fn rings() -> Guest {
     Guest::start("rings", Linked::Dynamically, &["4", "32", "100"])
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("test directories have plain names")
 }
 
 /// A whole backup, which must be right.
@@ -49,9 +44,7 @@ fn keepers_go_on_through_what_ends_a_service() {
     back_up(&mut guest, "first");
     let before = pair(guest.pid());
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        for &keeper in &before {
-            kill(keeper, signal).expect("the keeper lives");
-        }
+        signal_all(&before, signal);
     }
     guest.assert_goes_on();
     assert_eq!(back_up(&mut guest, "next").stop_us(), None);
@@ -124,6 +117,5 @@ fn keepers_end_when_their_target_does() {
     back_up(&mut guest, "first");
     pair(guest.pid());
     guest.kill();
-    let target = guest.pid();
-    wait_until("the keepers end with their target", || keepers(target).is_empty());
+    assert_keepers_end(guest.pid());
 }

@@ -2,40 +2,32 @@
 //! that holds threads by ptrace.
 #![forbid(unsafe_code)]
 
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 
 mod common {
     pub mod backup;
     pub mod guest;
-    pub mod helpers;
+    pub mod process;
 }
-use common::backup::{self, Outcome, alone, verify};
-use common::guest::{Guest, Linked, check_rings};
-use common::helpers::{keepers, kill_one, pair, wait_until};
+use common::backup::{self, Outcome, alone};
+use common::guest::{Guest, Linked};
+use common::process::{assert_not_stopped, keepers, kill_one, pair, path, signal_all, state, wait_until};
+
+const RINGS: usize = 4;
 
 fn rings() -> Guest {
     Guest::start("rings", Linked::Dynamically, &["4", "32", "100"])
 }
 
-fn path(path: &Path) -> &str {
-    path.to_str().expect("test directories have plain names")
-}
-
 fn assert_right(guest: &mut Guest, outcome: &Outcome) {
-    outcome.report();
-    verify(&outcome.dest);
-    check_rings(&outcome.dest, 4).unwrap_or_else(|wrong| panic!("{wrong}\n{}", outcome.report()));
+    common::process::assert_right(outcome, RINGS);
     guest.assert_goes_on();
 }
 
-/// A whole backup, which must be right.
 fn back_up(guest: &mut Guest, name: &str) {
-    let outcome = backup::take(guest.pid(), &guest.beside(name), &["--source", path(&guest.dir)]);
-    assert_right(guest, &outcome);
+    common::process::back_up(guest, RINGS, name);
 }
 
 #[test]
@@ -47,7 +39,7 @@ fn a_keeper_that_is_stopped_is_ended_and_replaced_by_its_twin() {
         // In turn the one that acts, and its twin.
         let before = pair(guest.pid());
         let hung = before[round % 2];
-        kill(hung, Signal::SIGSTOP).expect("the keeper lives");
+        signal_all(&[hung], Signal::SIGSTOP);
         wait_until("the stopped keeper is replaced", || {
             let now = keepers(guest.pid());
             now.len() == 2 && !now.contains(&hung)
@@ -66,7 +58,9 @@ fn a_supervisor_that_is_stopped_is_revoked_and_says_so_when_it_wakes() {
         let source = ["--source", path(&guest.dir), "--throttle", "200KiB", "--point", point];
         let mut running = backup::start(guest.pid(), &dest, &source);
         running.wait_for_copying();
+        let supervisor = running.pid();
         running.signal(Signal::SIGSTOP);
+        wait_until("the supervisor is stopped", || state(supervisor) == Some('T'));
         guest.assert_goes_on();
         running.signal(Signal::SIGCONT);
         running.finish().failure("revoked");
@@ -84,11 +78,8 @@ fn keepers_killed_during_a_backup_are_replaced_by_the_supervisor() {
     let mut running = backup::start(guest.pid(), &dest, &source);
     running.wait_for_copying();
     let before = pair(guest.pid());
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        for &keeper in &before {
-            kill(keeper, signal).expect("the keeper lives");
-        }
-    }
+    signal_all(&before, Signal::SIGSTOP);
+    signal_all(&before, Signal::SIGKILL);
     wait_until("there are other keepers", || {
         let now = keepers(guest.pid());
         now.len() == 2 && now.iter().all(|keeper| !before.contains(keeper))
@@ -166,17 +157,70 @@ fn a_twin_answers_what_a_killed_keeper_had_received() {
     guest.assert_goes_on();
 }
 
-/// The state of a process's first thread, as in proc_pid_stat(5).
-fn state(pid: i32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.chars().next()
+#[test]
+fn a_pair_that_is_stopped_is_not_handed_the_target() {
+    let _alone = alone();
+    let mut guest = rings();
+    let dest = guest.beside("backup");
+    let mut running = backup::start(guest.pid(), &dest, &["--source", path(&guest.dir), "--throttle", "1MiB"]);
+    running.wait_for_copying();
+    let before = pair(guest.pid());
+    signal_all(&before, Signal::SIGSTOP);
+    let outcome = running.finish();
+    assert_right(&mut guest, &outcome);
+    let now = pair(guest.pid());
+    assert!(now.iter().all(|keeper| !before.contains(keeper)), "{before:?} are still there, as {now:?}");
+    back_up(&mut guest, "next");
 }
 
-/// No thread of the guest is held by ptrace or stopped.
-fn assert_not_stopped(pid: i32) {
-    for task in fs::read_dir(format!("/proc/{pid}/task")).expect("the guest lives").flatten() {
-        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        assert!(!matches!(state, Some('t' | 'T')), "a thread is left stopped: {stat}");
+#[test]
+fn a_supervisor_that_is_killed_while_its_ptracer_is_stopped_leaves_no_thread_held() {
+    let _alone = alone();
+    for time in [1, 2] {
+        let mut guest = rings();
+        let struck = guest.beside("struck");
+        let failpoint = format!("inject.thread-held:stop:{time}@{}", path(&struck));
+        let dest = guest.beside("backup");
+        let running = backup::start_failing(guest.pid(), &dest, &["--source", path(&guest.dir)], &failpoint);
+        wait_until("the ptracer is stopped", || struck.exists());
+        running.kill();
+        guest.assert_goes_on();
+        assert_not_stopped(guest.pid());
+        back_up(&mut guest, "next");
     }
+}
+
+#[test]
+fn a_target_that_becomes_another_program_during_the_attach_is_left_alone() {
+    let _alone = alone();
+    let scratch = backup::scratch();
+    let trigger = scratch.path().join("trigger");
+    let mut guest = Guest::start_in(scratch, "becomes_another", Linked::Dynamically, &[path(&trigger)]);
+    let dest = guest.beside("backup");
+    let source = ["--source", path(&guest.dir)];
+    let running = backup::start_failing(guest.pid(), &dest, &source, "attach.page-written:stop");
+    let supervisor = running.pid();
+    wait_until("the supervisor is stopped", || state(supervisor) == Some('T'));
+    std::fs::write(&trigger, "").expect("written");
+    wait_until("the guest to become another program", || !trigger.exists());
+    running.signal(Signal::SIGCONT);
+    let outcome = running.finish();
+    outcome.failure("attach_failed");
+    guest.assert_goes_on();
+    common::process::back_up(&mut guest, 1, "next");
+}
+
+#[test]
+fn keepers_leave_one_another_in_peace_however_long_the_lease() {
+    let _alone = alone();
+    let mut guest = rings();
+    let dest = guest.beside("backup");
+    let source = ["--source", path(&guest.dir), "--throttle", "300KiB", "--lease", "20s"];
+    let mut running = backup::start(guest.pid(), &dest, &source);
+    running.wait_for_copying();
+    let before = pair(guest.pid());
+    let outcome = running.finish();
+    assert!(outcome.report()["phases"].as_array().is_some_and(|phases| !phases.is_empty()));
+    assert_right(&mut guest, &outcome);
+    assert_eq!(pair(guest.pid()), before, "a keeper was replaced");
 }

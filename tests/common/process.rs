@@ -6,6 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::backup::{self, Outcome, verify};
 use super::guest::{Guest, check_rings};
 
@@ -59,6 +62,37 @@ pub fn keepers(target: i32) -> Vec<i32> {
 pub fn pair(target: i32) -> Vec<i32> {
     wait_until("two keepers", || keepers(target).len() == 2);
     keepers(target)
+}
+
+/// Kills a keeper, and waits until it is dead: until then it may look alive, and its twin alone cannot yet know better.
+pub fn kill_one(keeper: i32) {
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).expect("the keeper lives");
+    wait_until("the killed keeper's end", || matches!(state(keeper), None | Some('Z')));
+}
+
+/// Sends a signal to each.
+pub fn signal_all(pids: &[i32], signal: Signal) {
+    for &pid in pids {
+        kill(Pid::from_raw(pid), signal).expect("it lives");
+    }
+}
+
+/// Kills both keepers at once: stopped first, neither can start another in place of the other.
+pub fn kill_all(target: i32) {
+    let found = pair(target);
+    signal_all(&found, Signal::SIGSTOP);
+    signal_all(&found, Signal::SIGKILL);
+}
+
+/// The state of a process or thread, as in proc_pid_stat(5).
+pub fn state(pid: i32) -> Option<char> {
+    status(pid, "State")?.chars().next()
+}
+
+/// Fails when a thread of the target stays held by ptrace, or stopped.
+pub fn assert_not_stopped(target: i32) {
+    let is_stopped = |thread: i32| matches!(state(thread), Some('t' | 'T'));
+    wait_until("no thread to be left stopped", || !threads(target).into_iter().any(is_stopped));
 }
 
 /// Fails unless a target's keepers end soon.

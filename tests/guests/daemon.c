@@ -1,6 +1,7 @@
 /* daemon DIR TRIGGER END: writes the ring DIR/0. Once the file TRIGGER is there it starts a daemon in the usual way: two
  * forks, a session, and every descriptor above 2 closed, whoever it may belong to. The daemon puts its number into DIR/../pid
- * and writes the ring DIR/1, for ever. The guest ends once the file END is there. */
+ * and writes the ring DIR/1, for ever. The guest ends once the file END is there. If TRIGGER is not empty, the daemon closes
+ * nothing. */
 #include "guest.h"
 #include <sys/wait.h>
 
@@ -23,7 +24,7 @@ static void run(const char *dir) {
     }
 }
 
-static void start_daemon(const char *dir) {
+static void start_daemon(const char *dir, int closes) {
     pid_t child = fork();
     MUST(child >= 0);
     if (child == 0) {
@@ -33,7 +34,8 @@ static void start_daemon(const char *dir) {
         if (daemon > 0)
             _exit(0);
         MUST(chdir("/") == 0);
-        MUST(syscall(SYS_close_range, 3, ~0U, 0) == 0);
+        if (closes)
+            MUST(syscall(SYS_close_range, 3, ~0U, 0) == 0);
         run(dir);
     }
     int status;
@@ -51,9 +53,10 @@ int main(int argc, char **argv) {
     for (int started = 0;;) {
         ring_write(&ring);
         nap(500);
-        if (!started && access(argv[2], F_OK) == 0) {
+        struct stat trigger;
+        if (!started && stat(argv[2], &trigger) == 0) {
             join_path(path, sizeof path, argv[1], "1");
-            start_daemon(path);
+            start_daemon(path, trigger.st_size == 0);
             started = 1;
         }
         if (access(argv[3], F_OK) == 0)

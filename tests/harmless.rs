@@ -81,7 +81,8 @@ fn back_up(guest: &mut Guest, name: &str) {
         std::thread::sleep(Duration::from_millis(20));
     };
     let stop = outcome.stop_us();
-    assert_eq!(stop.is_none(), filtered, "filtered before: {filtered}, so the attach stopped a thread for {stop:?} us");
+    // Where none was there yet, a thread may have been on its way to install it.
+    assert!(stop.is_none() || !filtered, "filtered before, and yet the attach stopped a thread for {stop:?} us");
     verify(&dest);
     check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}\n{}", outcome.report()));
     std::fs::remove_dir_all(&dest).expect("our own backup");

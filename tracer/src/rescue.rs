@@ -69,6 +69,8 @@ pub(crate) fn revive(process: &Process, options: &Options) -> Result<(), Error> 
             let memory = spawn::new_memory(process)?;
             // Nobody knows whether its filter shows writes of 8 bytes; the net does no harm.
             memory.eight_bytes_unseen.store(1, Ordering::SeqCst);
+            // Whoever received the very first calls may have been killed before it could leave a copy of their record.
+            memory.sweep.store(1, Ordering::SeqCst);
             memory
         }
     };

@@ -38,6 +38,8 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// Looks without progress after which somebody counts as hung: a keeper or twin after half a second, a supervisor after its
 /// lease, which is divided by this.
 pub(super) const LOOKS: u32 = 5;
+/// How far back calls are looked for whose record is lost: some ten milliseconds' worth of looking.
+const SWEEP: u64 = 1 << 15;
 /// How often a filter that was being installed is looked for.
 const WATCH_ATTACH: Duration = Duration::from_millis(100);
 /// How long the supervisor may take to answer once there is a filter.
@@ -283,12 +285,25 @@ impl Keeper {
         let slot = self.own_slot;
         if notify::receive(self.listener(), self.memory.slot_ptr(slot)).is_ok() {
             failpoint::hit("keeper.received");
+            if self.memory.sweep.swap(0, Ordering::SeqCst) == 1 {
+                self.sweep(self.memory.slot_id(slot));
+            }
             if copy::is_missing(&self.memory) {
                 copy::leave(&self.target, &self.memory, self.listener(), &self.memory.slot(slot));
             }
             self.let_go(self.memory.slot_id(slot));
             failpoint::hit("keeper.answered");
             self.memory.clear_slot(slot);
+        }
+    }
+
+    /// Answers calls that somebody received and nobody knows of: the kernel counts their ids up by one, so they are among
+    /// those before this one. An answer to any other is `ENOENT`.
+    fn sweep(&self, id: u64) {
+        for before in 1..=SWEEP {
+            if notify::let_go(self.listener(), id.wrapping_sub(before)).is_ok() {
+                self.memory.answered.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 

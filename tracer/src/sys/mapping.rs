@@ -24,7 +24,7 @@ pub const SUPERVISOR_SLOTS: usize = SLOTS - 2;
 /// Name of the memory: what /proc shows for its descriptor, between `/memfd:` and ` (deleted)`.
 pub const MEMORY_NAME: &str = "hotbackup-session";
 /// Names this layout; another version's keeper is not taken over.
-pub const MAGIC: u64 = 0x686f_7462_6b70_0003;
+pub const MAGIC: u64 = 0x686f_7462_6b70_0004;
 
 /// One received call: the kernel's `struct seccomp_notif`, on cache lines of its own.
 #[repr(C, align(128))]
@@ -69,6 +69,8 @@ pub struct Shared {
     pub kept: AtomicU32,
     /// Counts up while the supervisor's receiver makes progress.
     pub beat: AtomicU64,
+    /// 1 when calls may wait that somebody received whose record is lost: see [`crate::rescue`].
+    pub sweep: AtomicU32,
     /// Counts up while the keeper that acts makes progress, and while its twin does.
     pub keeper_beat: AtomicU64,
     /// See [`Self::keeper_beat`].

@@ -142,6 +142,7 @@ fn copy<P: Send + 'static>(context: &Context<'_, P>, tree: Tree, point: Point) -
             drain(context, &mut copier, &held.tree)?;
             hit("drain.complete");
             capture.release()?;
+            context.monitor.released();
             hit("drain.released");
             Ok((held, passes))
         })();

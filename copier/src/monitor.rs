@@ -34,6 +34,8 @@ pub trait Monitor: Sync {
     fn progress(&self, progress: &Progress) {
         let _ = progress;
     }
+    /// Everything of the point in time is saved, and the target is free: what it does from here on does not matter.
+    fn released(&self) {}
     /// Something worth knowing that does not make the backup fail.
     fn warning(&self, text: &str) {
         let _ = text;

@@ -88,11 +88,12 @@ pub(super) struct Watched<'a> {
 impl Monitor for Watched<'_> {
     fn phase(&self, phase: Phase) {
         self.tracer.set_holding(phase == Phase::Hold);
-        if phase == Phase::Publish {
-            // All of T is saved: nothing of what the target does from here on matters.
-            self.tracer.hand_over();
-        }
         self.monitor.phase(phase);
+    }
+
+    fn released(&self) {
+        self.tracer.hand_over();
+        self.monitor.released();
     }
 
     fn progress(&self, progress: &Progress) {

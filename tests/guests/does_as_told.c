@@ -19,7 +19,7 @@
 #include <ctype.h>
 #include <sys/wait.h>
 
-enum { BLOCKS = 256, MOST = 64 };
+enum { BLOCKS = 256, MOST = 128 };
 
 static char line[4 << 20];
 

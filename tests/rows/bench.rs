@@ -1,6 +1,8 @@
 //! How a row is proven: a guest makes the one change at each [`Moment`], and the backup is compared with the source as it
 //! was at the point in time.
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,7 +37,9 @@ impl Bench {
         let volume = match fs {
             Fs::Here => None,
             Fs::Xfs => Some(Volume::new(scratch.path(), &["mkfs.xfs", "-q", "-m", "reflink=1"])),
+            Fs::XfsExchanging => Some(Volume::exchanging(scratch.path())),
             Fs::Btrfs => Some(Volume::new(scratch.path(), &["mkfs.btrfs", "--quiet"])),
+            Fs::Ext4 => Some(Volume::new(scratch.path(), &["mkfs.ext4", "-q", "-O", "^metadata_csum"])),
         };
         let base = volume.as_ref().map_or(scratch.path(), |volume| &volume.at);
         let (dir, outside) = (base.join("data"), base.join("outside"));
@@ -90,8 +94,12 @@ pub enum Fs {
     Here,
     /// On a loop device of its own.
     Xfs,
+    /// The same, with exchanges of ranges between files, which mkfs.xfs knows from 6.10 on.
+    XfsExchanging,
     /// On a loop device of its own.
     Btrfs,
+    /// On a loop device of its own.
+    Ext4,
 }
 
 /// A file system on a loop device, unmounted when dropped.
@@ -101,13 +109,45 @@ struct Volume {
 
 impl Volume {
     fn new(scratch: &Path, make: &[&str]) -> Self {
-        let (image, at) = (scratch.join("image"), scratch.join("volume"));
-        fs::File::create(&image).and_then(|file| file.set_len(512 << 20)).expect("an image");
-        run(make[0], &[&make[1..], &[path(&image)]].concat());
+        Self::mounted(scratch, &image(scratch, make))
+    }
+
+    /// The feature is one bit in the superblock, which has a checksum.
+    fn exchanging(scratch: &Path) -> Self {
+        const INCOMPATIBLE: usize = 216;
+        const CHECKSUM: usize = 224;
+        const EXCHANGES: u8 = 1 << 6;
+        let image = image(scratch, &["mkfs.xfs", "-q", "-m", "reflink=1"]);
+        let mut block = [0; 512];
+        let file = fs::File::options().read(true).write(true).open(&image).expect("the image");
+        file.read_exact_at(&mut block, 0).expect("read");
+        block[INCOMPATIBLE + 3] |= EXCHANGES;
+        block[CHECKSUM..CHECKSUM + 4].fill(0);
+        let sum = crc32c(&block);
+        block[CHECKSUM..CHECKSUM + 4].copy_from_slice(&sum.to_le_bytes());
+        file.write_all_at(&block, 0).expect("written");
+        Self::mounted(scratch, &image)
+    }
+
+    fn mounted(scratch: &Path, image: &Path) -> Self {
+        let at = scratch.join("volume");
         fs::create_dir(&at).expect("a mount point");
-        run("mount", &["-o", "loop", path(&image), path(&at)]);
+        run("mount", &["-o", "loop", path(image), path(&at)]);
         Self { at }
     }
+}
+
+/// Castagnoli's.
+fn crc32c(data: &[u8]) -> u32 {
+    let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0x82f6_3b78 } else { sum >> 1 };
+    !data.iter().fold(!0, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
+}
+
+fn image(scratch: &Path, make: &[&str]) -> PathBuf {
+    let image = scratch.join("image");
+    fs::File::create(&image).and_then(|file| file.set_len(512 << 20)).expect("an image");
+    run(make[0], &[&make[1..], &[path(&image)]].concat());
+    image
 }
 
 impl Drop for Volume {
@@ -130,6 +170,8 @@ fn path(path: &Path) -> &str {
 pub enum Outcome {
     /// It is right.
     Right,
+    /// It is right, and holds nothing of the change, of which change times alone tell.
+    Unkept,
     /// Before the point it must fail for this cause; after it, it is right or fails for it.
     Refused(fn(&Error) -> bool),
     /// Before the point it is right; after it, right too or failed for this cause.
@@ -164,13 +206,32 @@ where
     }
 }
 
+/// Proves that a change of which a backup holds nothing does not fail it.
+pub fn unkept_on<C>(fs: Fs, set_up: impl Fn(&mut Bench) -> C)
+where
+    C: FnOnce(&mut Bench) + Send,
+{
+    let mut guest = None;
+    for moment in MOMENTS {
+        guest = Some(at(moment, Bench::new(fs, guest), Outcome::Unkept, &set_up));
+    }
+}
+
 /// Proves that a change which cannot be followed fails the backup for its cause.
 pub fn refused<C>(cause: fn(&Error) -> bool, set_up: impl Fn(&mut Bench) -> C)
 where
     C: FnOnce(&mut Bench) + Send,
 {
+    refused_on(Fs::Here, cause, set_up);
+}
+
+/// The same on a file system.
+pub fn refused_on<C>(fs: Fs, cause: fn(&Error) -> bool, set_up: impl Fn(&mut Bench) -> C)
+where
+    C: FnOnce(&mut Bench) + Send,
+{
     for moment in MOMENTS {
-        at(moment, Bench::new(Fs::Here, None), Outcome::Refused(cause), &set_up);
+        at(moment, Bench::new(fs, None), Outcome::Refused(cause), &set_up);
     }
 }
 
@@ -180,8 +241,16 @@ pub fn found_out<C>(cause: fn(&Error) -> bool, set_up: impl Fn(&mut Bench) -> C)
 where
     C: FnOnce(&mut Bench) + Send,
 {
+    found_out_on(Fs::Here, cause, set_up);
+}
+
+/// The same on a file system.
+pub fn found_out_on<C>(fs: Fs, cause: fn(&Error) -> bool, set_up: impl Fn(&mut Bench) -> C)
+where
+    C: FnOnce(&mut Bench) + Send,
+{
     for moment in MOMENTS {
-        at(moment, Bench::new(Fs::Here, None), Outcome::RightOrRefused(cause), &set_up);
+        at(moment, Bench::new(fs, None), Outcome::RightOrRefused(cause), &set_up);
     }
 }
 
@@ -193,13 +262,16 @@ where
     let (pid, dir, dest) = (bench.guest.pid(), bench.dir.clone(), bench.dest.clone());
     let mut seen = None;
     let result = back_up(pid, &dir, &dest, moment, || {
-        let before = Snapshot::of(&dir);
+        let times = || if matches!(outcome, Outcome::Unkept) { change_times(&dir) } else { BTreeMap::new() };
+        let before = (Snapshot::of(&dir), times());
         change(&mut bench);
-        let after = Snapshot::of(&dir);
+        let after = (Snapshot::of(&dir), times());
         seen = Some((before, after));
     });
     bench.guest.assert_alive();
-    let Some((before, after)) = seen else { panic!("{moment:?}: the backup failed too soon: {:?}", result.err()) };
+    let Some(((before, first), (after, last))) = seen else {
+        panic!("{moment:?}: the backup failed too soon: {:?}", result.err())
+    };
     let expected = if moment.is_before() { &after } else { &before };
     match (result, outcome) {
         (Ok(report), outcome) => {
@@ -209,7 +281,7 @@ where
         }
         (Err(failure), outcome) => {
             let may_fail = match outcome {
-                Outcome::Right => false,
+                Outcome::Right | Outcome::Unkept => false,
                 Outcome::Refused(cause) => cause(&failure.0),
                 Outcome::RightOrRefused(cause) => !moment.is_before() && cause(&failure.0),
             };
@@ -217,9 +289,28 @@ where
             assert!(!dest.exists(), "{moment:?}: a failed backup left {dest:?}");
         }
     }
-    let changed = !before.differences(&after).is_empty();
+    let differences = before.differences(&after);
+    let changed = match outcome {
+        Outcome::Unkept => differences.is_empty() && first != last,
+        _ => !differences.is_empty(),
+    };
     assert!(changed || matches!(outcome, Outcome::Refused(_)), "{moment:?}: nothing changed, so nothing is proven");
     bench.guest
+}
+
+/// When each entry was last changed in any way.
+fn change_times(dir: &Path) -> BTreeMap<PathBuf, (i64, i64)> {
+    let mut times = BTreeMap::new();
+    let mut next = vec![dir.to_owned()];
+    while let Some(path) = next.pop() {
+        let data = path.symlink_metadata().expect("it is there");
+        if data.is_dir() {
+            let entries = fs::read_dir(&path).expect("readable");
+            next.extend(entries.map(|entry| entry.expect("readable").path()));
+        }
+        times.insert(path, (data.ctime(), data.ctime_nsec()));
+    }
+    times
 }
 
 fn compare(moment: Moment, expected: &Snapshot, dest: &Path, report: &str) {

@@ -5,7 +5,7 @@ use nix::libc::{self, O_APPEND, O_RDWR, O_WRONLY};
 
 use super::bench::{Bench, Fs, proven, proven_on};
 use crate::call;
-use crate::common::driver::{Arg, Item, bytes, filled, halves, vectors, words};
+use crate::common::driver::{Arg, bytes, filled, halves, vectors, words};
 
 /// Several blocks of the backup, and a part of one.
 pub const SIZE: usize = 300_000;
@@ -30,7 +30,7 @@ fn positioned(at: &mut Bench) -> i32 {
 }
 
 /// Another file to take content from, opened by the guest.
-fn other(at: &mut Bench) -> i32 {
+pub fn other(at: &mut Bench) -> i32 {
     let path = at.outside.join("other");
     fs::write(&path, vec![b'o'; SIZE]).expect("written");
     at.guest.open(&path, O_RDWR)
@@ -48,7 +48,7 @@ fn by_descriptor(open: fn(&mut Bench) -> i32, nr: i64, arguments: &[Arg]) {
     on_file_system(Fs::Here, open, nr, arguments);
 }
 
-fn on_file_system(fs: Fs, open: fn(&mut Bench) -> i32, nr: i64, arguments: &[Arg]) {
+pub fn on_file_system(fs: Fs, open: fn(&mut Bench) -> i32, nr: i64, arguments: &[Arg]) {
     proven_on(fs, |at| {
         let arguments = [&[open(at).into()], arguments].concat();
         move |at: &mut Bench| {
@@ -231,7 +231,7 @@ fn fallocate_that_inserts_a_range() {
 fn fallocate_that_unshares_a_range() {
     proven_on(Fs::Xfs, |at| {
         let (fd, other) = (opened(at, O_RDWR), other(at));
-        call!(at.guest, libc::SYS_ioctl, fd, FICLONE, other);
+        call!(at.guest, libc::SYS_ioctl, fd, super::ioctls::FICLONE, other);
         move |at: &mut Bench| {
             call!(at.guest, libc::SYS_fallocate, fd, libc::FALLOC_FL_UNSHARE_RANGE, 0, SIZE);
             call!(at.guest, libc::SYS_pwrite64, other, bytes(b"no longer shared"), 16, AT);
@@ -297,82 +297,4 @@ fn splice_to_the_position() {
             call!(at.guest, libc::SYS_splice, pipe, 0, fd, 0, 14, 0);
         }
     });
-}
-
-const FICLONE: i64 = 0x4004_9409;
-const FICLONERANGE: i64 = 0x4020_940d;
-
-fn ioctl_ficlone(fs: Fs) {
-    proven_on(fs, |at| {
-        let (fd, other) = (opened(at, O_RDWR), other(at));
-        move |at: &mut Bench| {
-            call!(at.guest, libc::SYS_ioctl, fd, FICLONE, other);
-        }
-    });
-}
-
-#[test]
-fn ioctl_ficlone_on_xfs() {
-    ioctl_ficlone(Fs::Xfs);
-}
-
-#[test]
-fn ioctl_ficlone_on_btrfs() {
-    ioctl_ficlone(Fs::Btrfs);
-}
-
-#[test]
-fn ioctl_ficlonerange() {
-    proven_on(Fs::Xfs, |at| {
-        let (fd, other) = (opened(at, O_RDWR), other(at));
-        move |at: &mut Bench| {
-            // Behind the end as well: the file grows.
-            call!(at.guest, libc::SYS_ioctl, fd, FICLONERANGE, words(&[other.into(), 4096, 65_536, 262_144]));
-            call!(at.guest, libc::SYS_ioctl, fd, FICLONERANGE, words(&[other.into(), 0, 65_536, 1 << 20]));
-        }
-    });
-}
-
-/// Fallocate by another name: `struct space_resv` is type, whence, start, length, ...
-fn ioctl_space(fs: Fs, command: i64, start: i64, length: i64) {
-    let mut range = vec![Item::Bytes(vec![0; 8]), Item::Number(start), Item::Number(length)];
-    range.push(Item::Repeat(0, 24));
-    on_file_system(fs, |at| opened(at, O_RDWR), libc::SYS_ioctl, &[command.into(), range.into()]);
-}
-
-#[test]
-fn ioctl_fs_ioc_unresvsp() {
-    ioctl_space(Fs::Here, 0x4030_5829, 70_000, 100_000);
-}
-
-#[test]
-fn ioctl_fs_ioc_unresvsp64() {
-    ioctl_space(Fs::Here, 0x4030_582b, 70_000, 100_000);
-}
-
-#[test]
-fn ioctl_fs_ioc_zero_range() {
-    ioctl_space(Fs::Here, 0x4030_5839, 70_000, 100_000);
-}
-
-/// These two only reserve room; the change time moves, and that must not fail the backup.
-fn ioctl_reserves(command: i64) {
-    proven(|at| {
-        let fd = opened(at, O_RDWR);
-        let range = [Item::Bytes(vec![0; 8]), Item::Number(1 << 20), Item::Number(1 << 20), Item::Repeat(0, 24)];
-        move |at: &mut Bench| {
-            call!(at.guest, libc::SYS_ioctl, fd, command, range.to_vec());
-            call!(at.guest, libc::SYS_fchmod, fd, 0o600);
-        }
-    });
-}
-
-#[test]
-fn ioctl_fs_ioc_resvsp() {
-    ioctl_reserves(0x4030_5828);
-}
-
-#[test]
-fn ioctl_fs_ioc_resvsp64() {
-    ioctl_reserves(0x4030_582a);
 }

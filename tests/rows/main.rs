@@ -14,6 +14,7 @@ mod common {
 mod bench;
 mod content;
 mod hazards;
+mod ioctls;
 mod metadata;
 mod names;
 mod nets;

@@ -3,7 +3,7 @@ use std::os::unix::fs::symlink;
 
 use nix::libc::{self, AT_FDCWD, AT_SYMLINK_NOFOLLOW, O_RDONLY, O_RDWR};
 
-use super::bench::{Bench, proven};
+use super::bench::{Bench, Fs, proven, unkept_on};
 use crate::call;
 use crate::common::driver::{Arg, Item, bytes, halves, words};
 
@@ -11,6 +11,7 @@ const SIZE: usize = 100_000;
 const SYS_FCHMODAT2: i64 = 452;
 const SYS_SETXATTRAT: i64 = 463;
 const SYS_REMOVEXATTRAT: i64 = 466;
+const SYS_FILE_SETATTR: i64 = 469;
 
 /// A file, a directory and a link to the file, in which one change is made.
 fn changed(change: impl Fn(&mut Bench) + Copy + Send) {
@@ -277,6 +278,21 @@ fn removexattrat() {
         call!(at.guest, SYS_REMOVEXATTRAT, AT_FDCWD, "file", 0, "user.before");
         let fd = at.guest.open("dir", O_RDONLY);
         call!(at.guest, SYS_REMOVEXATTRAT, fd, "", libc::AT_EMPTY_PATH, "user.before");
+    });
+}
+
+/// Flags such as those of chattr(1): a backup holds none of them. `struct file_attr` begins with them.
+#[test]
+fn file_setattr() {
+    const NODUMP: i64 = 0x80;
+    unkept_on(Fs::Here, |at| {
+        at.file("file", SIZE);
+        at.directory("dir");
+        move |at: &mut Bench| {
+            call!(at.guest, SYS_FILE_SETATTR, AT_FDCWD, "file", words(&[NODUMP, 0, 0]), 24, 0);
+            let fd = at.guest.open("dir", O_RDONLY);
+            call!(at.guest, SYS_FILE_SETATTR, fd, "", words(&[NODUMP, 0, 0]), 24, libc::AT_EMPTY_PATH);
+        }
     });
 }
 

@@ -208,13 +208,14 @@ fn is_stopped(process: &Process, call: &Call) -> bool {
 /// Whether a thread asleep in call `nr` since before the filter may still change a file: a write to a pipe or a
 /// socket may sleep for ever, and changes none.
 fn changes_a_file(process: &Process, nr: i64, args: [u64; 6]) -> bool {
-    use crate::calls::{Decode, row};
+    use crate::calls::{Decode, ioctls, row};
     let Some(row) = row(nr) else { return false };
     let opens = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
     match (row.decode, nr) {
         // One that only waits at a FIFO makes and cuts nothing.
         (Decode::Path(_), libc::SYS_open) => opens(args[1]),
         (Decode::Path(_), libc::SYS_openat) => opens(args[2]),
+        (Decode::Path(_), libc::SYS_ioctl) => ioctls::is_of_interest(args[1]),
         (Decode::Path(_), _) => true,
         (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, args[2]),
         (Decode::Descriptor(_), _) => is_file(process, args[0]),

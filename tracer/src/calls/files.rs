@@ -2,7 +2,6 @@
 
 use hotbackup_event::Effect;
 
-use super::EXCHANGE_RANGE;
 use super::decode::Decoder;
 
 const RWF_APPEND: u64 = 0x10;
@@ -69,10 +68,12 @@ pub(super) fn lseek(call: &mut Decoder<'_>) {
 
 pub(super) fn fallocate(call: &mut Decoder<'_>) {
     let (mode, offset, length) = (call.arg(1) as i32, call.arg(2), call.arg(3));
-    let shifts = libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE;
-    if let Some(file) = call.file(call.fd(0)) {
-        let length = if mode & shifts == 0 { length } else { u64::MAX };
+    let Some(file) = call.file(call.fd(0)) else { return };
+    if mode & (libc::FALLOC_FL_COLLAPSE_RANGE | libc::FALLOC_FL_INSERT_RANGE) == 0 {
         call.content(file.id, offset, length);
+    } else {
+        // All behind it moves. A collapse also makes the file shorter: what is appended next may lie before its present end.
+        call.effects.push(Effect::Resize { file: file.id, len: offset });
     }
 }
 
@@ -98,21 +99,6 @@ fn to_offset_or_position(call: &mut Decoder<'_>, fd: usize, offset: usize, lengt
     } else if let Some(start) = call.memory_u64(call.arg(offset)) {
         call.content(file.id, start, call.arg(length));
         call.effects.push(Effect::Append { file: file.id, size: file.size });
-    }
-}
-
-/// Cloning replaces what the file shares with another, and the fallocate family frees or zeroes a range; the range
-/// stands in memory and is not worth a look. (FIDEDUPERANGE changes no content and is not shown.)
-pub(super) fn ioctl(call: &mut Decoder<'_>) {
-    let Some(file) = call.file(call.fd(0)) else { return };
-    call.whole(file.id);
-    call.effects.push(Effect::Append { file: file.id, size: file.size });
-    if call.arg(1) as u32 == EXCHANGE_RANGE
-        && let Some(fd) =
-            call.memory(call.arg(2), 4).ok().and_then(|bytes| Some(i32::from_ne_bytes(bytes.try_into().ok()?)))
-        && let Some(other) = call.file(fd)
-    {
-        call.whole(other.id);
     }
 }
 

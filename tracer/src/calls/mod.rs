@@ -7,6 +7,7 @@
 pub mod decode;
 mod files;
 pub(crate) mod hazard;
+pub mod ioctls;
 pub(crate) mod names;
 pub mod resolve;
 mod walk;
@@ -86,13 +87,11 @@ pub(crate) const fn bits(argument: u8, mask: u32, value: u32) -> Test {
 pub(crate) const CREAT: u32 = libc::O_CREAT as u32;
 pub(crate) const TRUNC: u32 = libc::O_TRUNC as u32;
 
-/// XFS_IOC_EXCHANGE_RANGE, 6.10.
-pub(crate) const EXCHANGE_RANGE: u32 = 0x4028_5881;
-
 // Numbers that libc does not name yet.
 const SYS_FCHMODAT2: i64 = 452; // 6.6
 const SYS_SETXATTRAT: i64 = 463; // 6.13
 const SYS_REMOVEXATTRAT: i64 = 466; // 6.13
+const SYS_FILE_SETATTR: i64 = 469; // 6.17
 
 /// The table.
 pub static TABLE: &[Row] = &[
@@ -107,16 +106,7 @@ pub static TABLE: &[Row] = &[
     by_fd(libc::SYS_copy_file_range, "copy_file_range", files::copy_file_range),
     by_fd(libc::SYS_sendfile, "sendfile", files::sendfile),
     by_fd(libc::SYS_splice, "splice", files::splice),
-    by_fd(libc::SYS_ioctl, "ioctl", files::ioctl).when(When::Any(&[
-        bits(1, u32::MAX, 0x4004_9409), // FICLONE
-        bits(1, u32::MAX, 0x4020_940d), // FICLONERANGE
-        bits(1, u32::MAX, 0x4030_5828), // FS_IOC_RESVSP, and its kin below: fallocate by another name
-        bits(1, u32::MAX, 0x4030_5829), // FS_IOC_UNRESVSP
-        bits(1, u32::MAX, 0x4030_582a), // FS_IOC_RESVSP64
-        bits(1, u32::MAX, 0x4030_582b), // FS_IOC_UNRESVSP64
-        bits(1, u32::MAX, 0x4030_5839), // FS_IOC_ZERO_RANGE
-        bits(1, u32::MAX, EXCHANGE_RANGE),
-    ])),
+    by_path(libc::SYS_ioctl, "ioctl", ioctls::ioctl).when(When::Any(&ioctls::TESTS)),
     // Metadata, by descriptor.
     by_fd(libc::SYS_fchmod, "fchmod", files::metadata),
     by_fd(libc::SYS_fchown, "fchown", files::metadata),
@@ -161,6 +151,7 @@ pub static TABLE: &[Row] = &[
     by_path(libc::SYS_removexattr, "removexattr", names::metadata),
     by_path(libc::SYS_lremovexattr, "lremovexattr", names::metadata),
     by_path(SYS_REMOVEXATTRAT, "removexattrat", names::metadata_at),
+    by_path(SYS_FILE_SETATTR, "file_setattr", names::metadata_at),
     // What no notification can follow: the backup fails if it concerns a file of the source.
     by_fd(libc::SYS_mmap, "mmap", hazard::mmap).when(When::All(&[
         bits(2, libc::PROT_WRITE as u32, libc::PROT_WRITE as u32),

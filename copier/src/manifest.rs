@@ -60,7 +60,7 @@ pub(crate) struct Record {
     /// Where a symbolic link leads in the backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Text>,
-    /// The first entry that is the same file.
+    /// The first entry that is the same file, or the same symbolic link, fifo and so on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardlink_of: Option<Text>,
     /// The entry is not in the backup: a socket or a device.

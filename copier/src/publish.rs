@@ -2,13 +2,14 @@
 //!
 //! The target is not involved any more. Nothing here looks at the sources: names, sizes and metadata are those of the
 //! frozen model, and the content is staged.
+mod describe;
+
 use crate::context::Context;
 use crate::hash::hash_zeros;
-use crate::manifest::{self, Entries, Header, Record, SourceRecord, Text};
 use crate::node::{File, Name, StagedHash, Xattrs};
 use crate::stage::dest_error;
 use crate::sys::{self, Attributes, Kind, Stat};
-use crate::tree::{DirNode, Entry, OWN_DIR, Other, Shown, Tree, relative};
+use crate::tree::{DirNode, Entry, Other, Shown, Tree, relative};
 use crate::{Error, Report};
 use hotbackup_event::{FileId, failpoint};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
@@ -22,11 +23,17 @@ use std::sync::Arc;
 /// Read at once when staged data is read again.
 const CHUNK: usize = 1 << 20;
 
+/// A symbolic link, fifo or the like, and the text of a link: where two names of one link would need different texts to
+/// lead to the same place, they are two links.
+type OtherKey = (FileId, OsString);
+
 pub(crate) struct Publisher<'a, P: Send + 'static> {
     context: &'a Context<'a, P>,
     tree: &'a Tree,
     /// Where files with several names were put first.
     placed: HashMap<u64, PathBuf>,
+    /// The same for what has no content.
+    others: HashMap<OtherKey, PathBuf>,
     /// Several links lead to one directory: even files with one name are placed more than once.
     twice: bool,
     /// Whether each file and directory is synced on its own.
@@ -40,9 +47,9 @@ pub(crate) struct Publisher<'a, P: Send + 'static> {
 
 impl<'a, P: Send + 'static> Publisher<'a, P> {
     pub fn new(context: &'a Context<'a, P>, tree: &'a Tree) -> Self {
-        let (placed, lacking) = (HashMap::new(), BTreeMap::new());
+        let (placed, others, lacking) = (HashMap::new(), HashMap::new(), BTreeMap::new());
         let twice = tree.dirs().any(|node| !node.has_one_name());
-        Self { context, tree, placed, twice, sync_each: true, owner: (0, 0), lacking, report: (0, 0, 0) }
+        Self { context, tree, placed, others, twice, sync_each: true, owner: (0, 0), lacking, report: (0, 0, 0) }
     }
 
     /// Makes the staging directory a complete backup in all but its name.
@@ -171,8 +178,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     fn place_file(&mut self, file: &Arc<File>, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
         let stage = self.context.stage;
         if let Some(first) = self.placed.get(&file.number) {
-            let linked = rustix::fs::linkat(&stage.root, first, out, &**name, AtFlags::empty());
-            return linked.map_err(|error| dest_error("link", path, error));
+            return self.place_again(first, out, name, path);
         }
         let number = file.number.to_string();
         rustix::fs::renameat(stage.data(), number, out, &**name)
@@ -203,13 +209,21 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         Ok(())
     }
 
+    /// One more name of what was put into place as `first`.
+    fn place_again(&self, first: &Path, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
+        let linked = rustix::fs::linkat(&self.context.stage.root, first, out, &**name, AtFlags::empty());
+        linked.map_err(|error| dest_error("link", path, error))
+    }
+
     fn place_other(&mut self, other: &Other, out: &OwnedFd, name: &Name, path: &Path) -> Result<(), Error> {
         let failed = |error: rustix::io::Errno| dest_error("create", path.to_owned(), error);
+        let text = self.link_text(other, path);
+        let key = (other.id, text.clone());
+        if let Some(first) = self.others.get(&key) {
+            return self.place_again(first, out, name, path.to_owned());
+        }
         match other.kind() {
-            Kind::Symlink => {
-                let text = self.link_text(other, path);
-                rustix::fs::symlinkat(&*text, out, &**name).map_err(failed)?;
-            }
+            Kind::Symlink => rustix::fs::symlinkat(&*text, out, &**name).map_err(failed)?,
             Kind::Fifo => rustix::fs::mkfifoat(out, &**name, Mode::RUSR | Mode::WUSR).map_err(failed)?,
             // A socket belongs to whoever listens on it, and a device is not data.
             _ => return Ok(()),
@@ -219,7 +233,15 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             let done = rustix::fs::lsetxattr(sys::path_at(out, name), attribute, value, XattrFlags::empty());
             self.attribute_set(attribute, path, done)?;
         }
+        if self.is_placed_again(other) {
+            self.others.insert(key, path.to_owned());
+        }
         Ok(())
+    }
+
+    /// Whether what has no content may have more than one place in the backup.
+    fn is_placed_again(&self, other: &Other) -> bool {
+        self.twice || self.tree.has_several_names(&other.id)
     }
 
     /// What a symbolic link at `path` in the backup says.
@@ -297,92 +319,6 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
 
     fn lack(&mut self, what: &str, path: &Path) {
         self.lacking.entry(what.into()).or_insert_with(|| (0, path.to_owned())).0 += 1;
-    }
-
-    fn write_manifest(&mut self, report: &Report) -> Result<(), Error> {
-        let stage = self.context.stage;
-        let path = stage.path().join(OWN_DIR).join(manifest::FILE);
-        let failed = |error: io::Error| dest_error("write", path.clone(), error);
-        let fd = stage.io.create(stage.own.as_fd(), OsStr::new(manifest::FILE)).map_err(failed)?;
-        let text = |path: &Path| Text::from(path.as_os_str());
-        let source = |root: &crate::tree::Root| SourceRecord {
-            path: text(&root.path),
-            name: root.name.as_deref().map(Text::from),
-        };
-        let header = Header::new(report, self.context.pid, self.tree.roots.iter().map(source).collect());
-        let mut out = io::BufWriter::with_capacity(CHUNK, StagedWriter { io: &*stage.io, fd: &fd, at: 0 });
-        header.write_to(&mut out).map_err(failed)?;
-        let mut entries = Entries::new(out);
-        let mut first = HashMap::new();
-        for root in &self.tree.roots {
-            let path = root.name.as_ref().map(PathBuf::from).unwrap_or_default();
-            self.describe(&root.id, &path, &mut entries, &mut first).map_err(failed)?;
-        }
-        drop(entries.finish().map_err(failed)?);
-        // Whoever owns the data may also throw the manifest away.
-        if let Some(node) = self.tree.roots.first().and_then(|root| self.tree.dir(&root.id)) {
-            let (uid, gid) = owner(&node.dir.state().stat);
-            let _ = rustix::fs::fchown(&fd, Some(uid), Some(gid));
-            let _ = rustix::fs::fchown(&stage.own, Some(uid), Some(gid));
-        }
-        stage.io.sync(fd.as_fd()).map_err(failed)?;
-        stage.io.sync(stage.own.as_fd()).map_err(failed)
-    }
-
-    /// Writes a directory and all below it to the manifest.
-    fn describe<W: io::Write>(
-        &self,
-        id: &FileId,
-        path: &Path,
-        out: &mut Entries<W>,
-        first: &mut HashMap<u64, PathBuf>,
-    ) -> io::Result<()> {
-        let Some(node) = self.tree.dir(id) else { return Ok(()) };
-        out.write(&Record::new(path, &node.dir.state().stat))?;
-        for (name, entry) in &node.entries {
-            let path = path.join(&**name);
-            match entry {
-                Entry::Dir(id) => self.describe(id, &path, out, first)?,
-                Entry::Other(other) => {
-                    let mut record = Record::new(&path, &other.stat);
-                    if other.link.is_some() {
-                        record.target = Some(Text(self.link_text(other, &path)));
-                    }
-                    out.write(&record)?;
-                }
-                Entry::File(file) => {
-                    let state = file.state();
-                    let mut record = Record::new(&path, &state.stat);
-                    record.size = Some(state.stat.size);
-                    record.blake3 = state.hash.as_ref().map(|hash| hash.hash.to_hex().to_string());
-                    record.hardlink_of = first.get(&file.number).map(|first| Text::from(first.as_os_str()));
-                    if state.links.len() > 1 || self.twice {
-                        first.entry(file.number).or_insert(path);
-                    }
-                    out.write(&record)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Writes to a staged file from its start to its end.
-struct StagedWriter<'a> {
-    io: &'a dyn crate::io::Io,
-    fd: &'a OwnedFd,
-    at: u64,
-}
-
-impl io::Write for StagedWriter<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.io.write_at(self.fd.as_fd(), data, self.at)?;
-        self.at += data.len() as u64;
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -71,18 +71,6 @@ fn modes_owners_times_and_attributes_are_kept() {
 }
 
 #[test]
-fn hard_links_stay_links() {
-    let bench = Bench::new();
-    fs::create_dir(bench.source.join("dir")).unwrap();
-    fs::write(bench.source.join("a"), pattern(1, 100_000)).unwrap();
-    fs::hard_link(bench.source.join("a"), bench.source.join("dir/b")).unwrap();
-    let report = back_up(&bench);
-    let inode = |name: &str| fs::metadata(bench.dest.join(name)).unwrap().ino();
-    assert_eq!(inode("a"), inode("dir/b"));
-    assert_eq!((report.files, report.bytes_total, report.bytes_copied), (1, 100_000, 100_000));
-}
-
-#[test]
 fn holes_stay_holes() {
     let bench = Bench::new();
     let file = File::create(bench.source.join("sparse")).unwrap();

@@ -26,6 +26,8 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     kind: Kind,
+    /// The first of its names, if it has several here and is no directory.
+    first: Option<PathBuf>,
     mode: u32,
     owner: (u32, u32),
     /// Nanoseconds. The access time of a regular file alone: looking at a directory or a link moves theirs.
@@ -37,11 +39,10 @@ struct Entry {
 #[derive(Clone, PartialEq, Eq)]
 enum Kind {
     Dir,
-    /// Its size, its blocks that are not all zeros, and the first of its names if it has several here.
+    /// Its size, and its blocks that are not all zeros.
     File {
         size: u64,
         blocks: BTreeMap<u64, Vec<u8>>,
-        first: Option<PathBuf>,
     },
     Link(PathBuf),
     Fifo,
@@ -51,17 +52,14 @@ impl std::fmt::Debug for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Dir => write!(f, "directory"),
-            Self::File { size, blocks, first } => {
+            Self::File { size, blocks } => {
                 write!(f, "file of {size} bytes")?;
                 for (at, block) in blocks.iter().take(4) {
                     let start: String =
                         block.iter().take(24).flat_map(|b| std::ascii::escape_default(*b)).map(char::from).collect();
                     write!(f, ", at {at} \"{start}\"")?;
                 }
-                match first {
-                    Some(first) => write!(f, ", linked as {first:?}"),
-                    None => Ok(()),
-                }
+                Ok(())
             }
             Self::Link(target) => write!(f, "link to {target:?}"),
             Self::Fifo => write!(f, "fifo"),
@@ -84,9 +82,7 @@ impl Snapshot {
             Kind::Dir
         } else if data.is_file() {
             accessed = Some(i128::from(data.atime()) * 1_000_000_000 + i128::from(data.atime_nsec()));
-            let first = (data.nlink() > 1)
-                .then(|| links.entry((data.dev(), data.ino())).or_insert_with(|| name.to_owned()).clone());
-            Kind::File { size: data.len(), blocks: content(path, &data), first }
+            Kind::File { size: data.len(), blocks: content(path, &data) }
         } else if data.is_symlink() {
             Kind::Link(fs::read_link(path).expect("a link"))
         } else if data.file_type().is_fifo() {
@@ -94,8 +90,11 @@ impl Snapshot {
         } else {
             return;
         };
+        let first = (data.nlink() > 1 && !data.is_dir())
+            .then(|| links.entry((data.dev(), data.ino())).or_insert_with(|| name.to_owned()).clone());
         let entry = Entry {
             kind,
+            first,
             mode: data.mode() & 0o7777,
             owner: (data.uid(), data.gid()),
             modified: i128::from(data.mtime()) * 1_000_000_000 + i128::from(data.mtime_nsec()),
@@ -126,15 +125,13 @@ impl Snapshot {
     fn forget_lone_links(&mut self) {
         let mut counts: HashMap<PathBuf, u32> = HashMap::new();
         for entry in self.entries.values() {
-            if let Kind::File { first: Some(first), .. } = &entry.kind {
+            if let Some(first) = &entry.first {
                 *counts.entry(first.clone()).or_default() += 1;
             }
         }
         for entry in self.entries.values_mut() {
-            if let Kind::File { first, .. } = &mut entry.kind
-                && first.as_ref().is_some_and(|first| counts[first] == 1)
-            {
-                *first = None;
+            if entry.first.as_ref().is_some_and(|first| counts[first] == 1) {
+                entry.first = None;
             }
         }
     }

@@ -122,6 +122,44 @@ fn linkat() {
     });
 }
 
+/// Another name for a symbolic link and for a FIFO, of which one was there before.
+#[test]
+fn link_to_what_is_no_file() {
+    proven(|at| {
+        at.directory("dir");
+        symlink("dir", at.dir.join("link")).expect("made");
+        call!(at.guest, libc::SYS_mknod, "fifo", libc::S_IFIFO | 0o600, 0);
+        call!(at.guest, libc::SYS_link, "fifo", "dir/a fifo before");
+        |at: &mut Bench| {
+            call!(at.guest, libc::SYS_link, "link", "linked");
+            call!(at.guest, libc::SYS_link, "fifo", "dir/fifo");
+        }
+    });
+}
+
+#[test]
+fn unlink_of_one_of_two_names_of_a_symbolic_link() {
+    proven(|at| {
+        symlink("elsewhere", at.dir.join("link")).expect("made");
+        call!(at.guest, libc::SYS_link, "link", "linked");
+        |at: &mut Bench| {
+            call!(at.guest, libc::SYS_unlink, "link");
+        }
+    });
+}
+
+#[test]
+fn lchown_of_a_symbolic_link_by_one_of_its_names_is_seen_in_both() {
+    proven(|at| {
+        at.file("file", SIZE);
+        symlink("file", at.dir.join("link")).expect("made");
+        call!(at.guest, libc::SYS_link, "link", "linked");
+        |at: &mut Bench| {
+            call!(at.guest, libc::SYS_lchown, "linked", 1234, 2345);
+        }
+    });
+}
+
 #[test]
 fn link_to_a_file_outside() {
     changed(|at| {

@@ -136,6 +136,11 @@ impl Tree {
         self.dirs.get(id)
     }
 
+    /// Whether a symbolic link, fifo or the like has more than one name here.
+    pub fn has_several_names(&self, other: &FileId) -> bool {
+        self.others.get(other).is_some_and(|places| places.len() > 1)
+    }
+
     /// All known directories.
     pub fn dirs(&self) -> impl Iterator<Item = &DirNode> {
         self.dirs.values()

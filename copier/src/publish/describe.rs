@@ -1,0 +1,131 @@
+//! The manifest of what was put into place.
+use super::{CHUNK, OtherKey, Publisher, owner};
+use crate::manifest::{self, Entries, Header, Record, SourceRecord, Text};
+use crate::stage::dest_error;
+use crate::tree::{Entry, OWN_DIR};
+use crate::{Error, Report};
+use hotbackup_event::FileId;
+use std::collections::{HashMap, hash_map};
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+impl<P: Send + 'static> Publisher<'_, P> {
+    pub(super) fn write_manifest(&mut self, report: &Report) -> Result<(), Error> {
+        let stage = self.context.stage;
+        let path = stage.path().join(OWN_DIR).join(manifest::FILE);
+        let failed = |error: io::Error| dest_error("write", path.clone(), error);
+        let fd = stage.io.create(stage.own.as_fd(), OsStr::new(manifest::FILE)).map_err(failed)?;
+        let text = |path: &Path| Text::from(path.as_os_str());
+        let source = |root: &crate::tree::Root| SourceRecord {
+            path: text(&root.path),
+            name: root.name.as_deref().map(Text::from),
+        };
+        let header = Header::new(report, self.context.pid, self.tree.roots.iter().map(source).collect());
+        let mut out = io::BufWriter::with_capacity(CHUNK, StagedWriter { io: &*stage.io, fd: &fd, at: 0 });
+        header.write_to(&mut out).map_err(failed)?;
+        let mut entries = Entries::new(out);
+        let mut first = First::default();
+        for root in &self.tree.roots {
+            let path = root.name.as_ref().map(PathBuf::from).unwrap_or_default();
+            self.describe(&root.id, &path, &mut entries, &mut first).map_err(failed)?;
+        }
+        drop(entries.finish().map_err(failed)?);
+        // Whoever owns the data may also throw the manifest away.
+        if let Some(node) = self.tree.roots.first().and_then(|root| self.tree.dir(&root.id)) {
+            let (uid, gid) = owner(&node.dir.state().stat);
+            let _ = rustix::fs::fchown(&fd, Some(uid), Some(gid));
+            let _ = rustix::fs::fchown(&stage.own, Some(uid), Some(gid));
+        }
+        stage.io.sync(fd.as_fd()).map_err(failed)?;
+        stage.io.sync(stage.own.as_fd()).map_err(failed)
+    }
+
+    /// Writes a directory and all below it to the manifest.
+    fn describe<W: io::Write>(
+        &self,
+        id: &FileId,
+        path: &Path,
+        out: &mut Entries<W>,
+        first: &mut First,
+    ) -> io::Result<()> {
+        let Some(node) = self.tree.dir(id) else { return Ok(()) };
+        out.write(&Record::new(path, &node.dir.state().stat))?;
+        for (name, entry) in &node.entries {
+            let path = path.join(&**name);
+            match entry {
+                Entry::Dir(id) => self.describe(id, &path, out, first)?,
+                Entry::Other(other) => {
+                    let mut record = Record::new(&path, &other.stat);
+                    let text = self.link_text(other, &path);
+                    if other.link.is_some() {
+                        record.target = Some(Text(text.clone()));
+                    }
+                    if self.is_placed_again(other) {
+                        record.hardlink_of = first.others.of((other.id, text), path);
+                    }
+                    out.write(&record)?;
+                }
+                Entry::File(file) => {
+                    let state = file.state();
+                    let mut record = Record::new(&path, &state.stat);
+                    record.size = Some(state.stat.size);
+                    record.blake3 = state.hash.as_ref().map(|hash| hash.hash.to_hex().to_string());
+                    if state.links.len() > 1 || self.twice {
+                        record.hardlink_of = first.files.of(file.number, path);
+                    }
+                    out.write(&record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first names of what has several, in the order of the manifest.
+#[derive(Default)]
+struct First {
+    files: Names<u64>,
+    others: Names<OtherKey>,
+}
+
+struct Names<K>(HashMap<K, PathBuf>);
+
+impl<K> Default for Names<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + std::hash::Hash> Names<K> {
+    /// The first name, if `path` is not that.
+    fn of(&mut self, key: K, path: PathBuf) -> Option<Text> {
+        match self.0.entry(key) {
+            hash_map::Entry::Occupied(first) => Some(Text::from(first.get().as_os_str())),
+            hash_map::Entry::Vacant(none) => {
+                none.insert(path);
+                None
+            }
+        }
+    }
+}
+
+/// Writes to a staged file from its start to its end.
+struct StagedWriter<'a> {
+    io: &'a dyn crate::io::Io,
+    fd: &'a OwnedFd,
+    at: u64,
+}
+
+impl io::Write for StagedWriter<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.io.write_at(self.fd.as_fd(), data, self.at)?;
+        self.at += data.len() as u64;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -294,7 +294,8 @@ where
         Outcome::Unkept => differences.is_empty() && first != last,
         _ => !differences.is_empty(),
     };
-    assert!(changed || matches!(outcome, Outcome::Refused(_)), "{moment:?}: nothing changed, so nothing is proven");
+    let proof = changed || matches!(outcome, Outcome::Refused(_));
+    assert!(proof, "{moment:?}: nothing is proven by these changes: {differences:?}");
     bench.guest
 }
 

@@ -20,4 +20,5 @@ mod names;
 mod nets;
 mod opens;
 mod paths;
+mod proof;
 mod renames;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use hotbackup_event::Effect;
-use hotbackup_event::failpoint::hit;
+use hotbackup_event::failpoint::{hit, is_skipped};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::calls::decode::{Decoder, Descriptors};
@@ -273,7 +273,9 @@ fn decode_with(
         blind: None,
         moves_names: false,
     };
-    decode(&mut decoder);
+    if !is_skipped(row.name) {
+        decode(&mut decoder);
+    }
     let Decoder { effects, blind, moves_names, .. } = decoder;
     (Event { tid: ticket.tid, call: row.name, effects, blind }, moves_names)
 }

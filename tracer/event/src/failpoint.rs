@@ -8,6 +8,9 @@
 //! file is there already. So a step is met once however many processes come to it (a keeper and then its twin), and
 //! the test knows that it was met, and by whom.
 //!
+//! `row.write:skip` is of another kind: the decoder of that row of the table of calls, or of that command of ioctl(2), does
+//! nothing. The tests prove with it that each row's own test fails without the row.
+//!
 //! The names are the steps of attach, hand-over, hold, drain and publish, and of the keeper's life; [`NAMES`] lists
 //! them all, so that a test can meet every one.
 
@@ -86,6 +89,18 @@ pub fn hit(name: &'static str) {
     let _ = name;
 }
 
+/// Whether the decoder of `row` is to do nothing.
+#[inline]
+pub fn is_skipped(row: &str) -> bool {
+    #[cfg(debug_assertions)]
+    return armed::get().skipped.iter().any(|skipped| skipped == row);
+    #[cfg(not(debug_assertions))]
+    {
+        let _ = row;
+        false
+    }
+}
+
 /// From here on nothing happens in this process any more: one that was forked is not the one that was meant.
 pub fn disarm() {
     #[cfg(debug_assertions)]
@@ -123,11 +138,22 @@ mod armed {
     }
 
     pub(super) static DISARMED: AtomicBool = AtomicBool::new(false);
-    static ARMED: OnceLock<Vec<Armed>> = OnceLock::new();
+    static CHOSEN: OnceLock<Chosen> = OnceLock::new();
+
+    /// What the variable says.
+    #[derive(Debug, Default)]
+    pub(super) struct Chosen {
+        pub armed: Vec<Armed>,
+        /// Rows whose decoders do nothing.
+        pub skipped: Vec<String>,
+    }
+
+    pub(super) fn get() -> &'static Chosen {
+        CHOSEN.get_or_init(|| parse(&std::env::var(super::VARIABLE).unwrap_or_default()))
+    }
 
     pub(super) fn hit(name: &str) {
-        let armed = ARMED.get_or_init(|| parse(&std::env::var(super::VARIABLE).unwrap_or_default()));
-        for point in armed.iter().filter(|point| point.name == name) {
+        for point in get().armed.iter().filter(|point| point.name == name) {
             if !DISARMED.load(Ordering::SeqCst)
                 && point.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1)
                 && point.is_first()
@@ -139,7 +165,7 @@ mod armed {
     }
 
     /// Reads the variable. What cannot be read panics: a test that misspells it must not pass.
-    pub(super) fn parse(text: &str) -> Vec<Armed> {
+    pub(super) fn parse(text: &str) -> Chosen {
         let read = |part: &str| {
             let (part, once) = match part.split_once('@') {
                 Some((part, path)) => (part, Some(PathBuf::from(path))),
@@ -156,8 +182,14 @@ mod armed {
             let known = super::NAMES.contains(&&*name) && fields.next().is_none();
             known.then_some(Armed { name, signal, left, once })
         };
-        let parts = text.split(',').filter(|part| !part.is_empty());
-        parts.map(|part| read(part).unwrap_or_else(|| panic!("no such fail point: {part:?}"))).collect()
+        let mut chosen = Chosen::default();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            match part.strip_prefix("row.").and_then(|row| row.strip_suffix(":skip")) {
+                Some(row) => chosen.skipped.push(row.to_owned()),
+                None => chosen.armed.push(read(part).unwrap_or_else(|| panic!("no such fail point: {part:?}"))),
+            }
+        }
+        chosen
     }
 }
 
@@ -176,8 +208,9 @@ mod tests {
     #[cfg(debug_assertions)]
     #[test]
     fn a_step_may_name_a_file_that_is_made_when_it_strikes() {
-        let armed = armed::parse("hold.parked:stop:3@/a/b,twin.acting:kill");
-        let told: Vec<_> = armed.iter().map(|point| (&*point.name, point.once.as_deref())).collect();
+        let chosen = armed::parse("hold.parked:stop:3@/a/b,row.fchmod:skip,twin.acting:kill");
+        assert_eq!(chosen.skipped, ["fchmod"]);
+        let told: Vec<_> = chosen.armed.iter().map(|point| (&*point.name, point.once.as_deref())).collect();
         assert_eq!(told, [("hold.parked", Some(std::path::Path::new("/a/b"))), ("twin.acting", None)]);
     }
 

@@ -3,6 +3,7 @@
 //! Which commands of the kernel are here, and why the others are not, is a table in `docs/design.md`. They are decoded
 //! among the calls by path, because some of them move names; all are rare.
 
+use hotbackup_event::failpoint::is_skipped;
 use hotbackup_event::{Effect, FileId};
 
 use super::decode::Decoder;
@@ -73,7 +74,9 @@ pub(crate) fn is_of_interest(number: u64) -> bool {
 }
 
 pub(super) fn ioctl(call: &mut Decoder<'_>) {
-    if let Some(command) = find(call.arg(1)) {
+    if let Some(command) = find(call.arg(1))
+        && !is_skipped(command.name)
+    {
         (command.decode)(call);
     }
 }

@@ -236,3 +236,6 @@ fn globs(patterns: &[String]) -> Result<GlobSet, Error> {
     }
     set.build().map_err(|error| bad(&patterns.join(", "), error))
 }
+
+#[cfg(test)]
+mod replay_tests;

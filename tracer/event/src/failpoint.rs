@@ -33,6 +33,9 @@ pub const NAMES: &[&str] = &[
     "inject.redirected",
     "inject.let-go",
     "grace.thread-held",
+    "freeze.stopping",
+    "freeze.frozen",
+    "freeze.thawed",
     // Taking a target over from its keeper.
     "takeover.claimed",
     "takeover.watched",
@@ -45,6 +48,7 @@ pub const NAMES: &[&str] = &[
     // The hold.
     "hold.parked",
     "hold.quiet",
+    "mapped.frozen",
     "hold.resolved",
     "hold.fixed",
     "hold.over",

@@ -43,6 +43,8 @@ causes! {
     Revoked = 12,
     /// A call of the process had waited too long, so it was let go: a disk stands still, or hotbackup hangs.
     WaitedTooLong = 13,
+    /// The process could not be stopped to copy what it has mapped for writing.
+    NotFrozen = 14,
     /// The destination holds something already.
     DestNotEmpty = 20,
     /// The destination and a source lie inside one another.
@@ -91,6 +93,8 @@ causes! {
     TooManyMarks = 47,
     /// What the process overwrites could not be read in time.
     BeforeImageSlow = 48,
+    /// More is mapped for writing than may be copied while the process stands still.
+    MappedTooLarge = 49,
     /// verify: the directory holds no finished backup.
     ManifestMissing = 50,
     /// verify: the manifest cannot be understood.
@@ -186,6 +190,8 @@ impl Cause {
             Error::Quiesce(_) => Self::Quiesce,
             Error::Blind(_) => Self::Blind,
             Error::Untraceable { .. } => Self::Untraceable,
+            Error::MappedTooLarge { .. } => Self::MappedTooLarge,
+            Error::NotFrozen { .. } => Self::NotFrozen,
             Error::ForeignChange { .. } => Self::ForeignChange,
             Error::BeforeImagesFull { .. } => Self::BeforeImagesFull,
             Error::BeforeImageSlow { .. } => Self::BeforeImageSlow,

@@ -94,6 +94,7 @@ impl<P: Send + 'static> Backup<P> {
                     count: context.images.count.load(Ordering::Relaxed),
                     bytes: context.images.bytes.load(Ordering::Relaxed),
                 },
+                mapped: held.mapped,
                 max_wait_us: context.images.longest_us.load(Ordering::Relaxed),
                 phases: Vec::new(),
             };
@@ -131,13 +132,13 @@ fn copy<P: Send + 'static>(context: &Context<'_, P>, tree: Tree, point: Point) -
             let _guard = FailOnPanic(capture);
             hasher.run();
         }));
-        drop((waiting, images));
+        drop(waiting);
         let result = (move || {
             let mut copier = Copier::new(lane);
             let mut tracker = Tracker { context, tree };
             context.phase(Phase::Track);
             let passes = tracker.track(&mut copier, point)?;
-            let held = tracker.hold(jobs)?;
+            let held = tracker.hold(jobs, saver, images)?;
             context.phase(Phase::Drain);
             drain(context, &mut copier, &held.tree)?;
             hit("drain.complete");

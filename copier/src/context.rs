@@ -63,6 +63,20 @@ impl<'a, P: Send + 'static> Context<'a, P> {
         if self.control.is_cancelled() { Err(Error::Cancelled) } else { self.ledger.check() }
     }
 
+    /// Fails if a known file can change unseen.
+    pub fn traceable(&self) -> Result<(), Error> {
+        const MAPPED: &str =
+            "a writable shared mapping (--mapped has such files copied while the process stands still)";
+        let mapped = || {
+            let file = if self.tuning.takes_mapped() { None } else { self.ledger.known_mapped().into_iter().next() };
+            file.map(|file| (file, MAPPED))
+        };
+        match self.ledger.untraceable().or_else(mapped) {
+            Some((file, cause)) => Err(Error::Untraceable { path: file.path(), cause }),
+            None => Ok(()),
+        }
+    }
+
     /// Waits for every call that was let go, and fails if that cannot be done.
     pub fn grace(&self) -> Result<(), Error> {
         self.quiesce.grace().map_err(Error::Quiesce)?;

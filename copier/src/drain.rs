@@ -109,6 +109,7 @@ fn need(ledger: &Ledger, tree: &Tree, effect: &Effect) -> Option<Need> {
         | Effect::Append { file, .. }
         | Effect::Resize { file, .. }
         // From the call on the file may change unseen. What is saved before that does not care.
+        | Effect::Mapped { file }
         | Effect::Untraceable { file, .. } => {
             let file = ledger.file(file)?;
             ledger.touch(&Node::File(Arc::clone(&file)));

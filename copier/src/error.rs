@@ -125,6 +125,29 @@ pub enum Error {
         /// How.
         cause: &'static str,
     },
+    /// Too much is mapped for writing to be read while the target stands still.
+    #[error(
+        "{} has a writable shared mapping, and more than {limit} bytes of such files would have to be copied while the \
+         process stands still; allow more (--mapped), or exclude it",
+        path.display()
+    )]
+    MappedTooLarge {
+        /// The file that was one too many.
+        path: PathBuf,
+        /// The most that may be read.
+        limit: usize,
+    },
+    /// The target could not be made to stand still for the files that it has mapped for writing.
+    #[error(
+        "the process could not be stopped to copy what it has mapped for writing, in {tries} tries: {cause}; take the backup \
+         when it has less to do, or exclude the files that are mapped"
+    )]
+    NotFrozen {
+        /// Why not, in the last try.
+        cause: String,
+        /// How many tries.
+        tries: u32,
+    },
     /// A file or directory changed though no call of the target explains it.
     #[error(
         "{} was changed by something other than process {pid}, such as another process; stop that, or exclude it",

@@ -5,7 +5,7 @@
 //! gate opens, that is, while calls still set the flag: a call sets it before it runs, so whoever first sees a new change
 //! time and then looks at the flag finds it set.
 //!
-//! What this cannot see: a foreign change to a file that the target changes as well, and one within the same tick of
+//! What this cannot see: a change to a file that is, or has been, mapped for writing, which changes without a call; a foreign change to a file that the target changes as well, and one within the same tick of
 //! the file system's clock as the look before it.
 use crate::Error;
 use crate::context::Context;
@@ -19,7 +19,9 @@ pub(crate) fn check<P: Send + 'static>(context: &Context<'_, P>, tree: &Tree) ->
     for node in tree.dirs() {
         check_dir(&node.dir, context.pid)?;
         for entry in node.entries.values() {
-            if let Entry::File(file) = entry {
+            if let Entry::File(file) = entry
+                && !context.ledger.is_mapped(&file.id)
+            {
                 check_file(file, context.pid)?;
             }
         }

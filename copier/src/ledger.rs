@@ -56,6 +56,8 @@ pub(crate) struct Ledger {
     /// Subjects of metadata effects that are neither file nor directory, or not known: symbolic links, for one.
     others: Mutex<HashSet<FileId>>,
     untraceable: Mutex<HashMap<FileId, &'static str>>,
+    /// Files that are, or have been, mapped for writing.
+    mapped: Mutex<HashSet<FileId>>,
     graces: AtomicU64,
     due: AtomicI64,
     failed: AtomicBool,
@@ -181,6 +183,7 @@ impl Ledger {
                     }
                 }
             },
+            Effect::Mapped { file } => self.mark_mapped(file),
             Effect::Untraceable { file, cause } => drop(lock(&self.untraceable).insert(*file, cause)),
         }
     }
@@ -196,7 +199,7 @@ impl Ledger {
                 state.low = LowWater { len: len.min(low), grace: graces };
                 state.map.touched(len, u64::MAX)
             }
-            Effect::Untraceable { .. } => state.map.touched(0, u64::MAX),
+            Effect::Mapped { .. } | Effect::Untraceable { .. } => state.map.touched(0, u64::MAX),
             Effect::Entry { .. } | Effect::Metadata { .. } => 0..0,
         }
     }
@@ -276,6 +279,27 @@ impl Ledger {
     /// Bytes due, blocks counted in full.
     pub fn due_bytes(&self) -> u64 {
         self.due.load(Ordering::Relaxed).max(0) as u64 * BLOCK
+    }
+
+    /// A file is, or is about to be, mapped for writing.
+    pub fn mark_mapped(&self, file: &FileId) {
+        lock(&self.mapped).insert(*file);
+    }
+
+    /// Whether a file is, or has been, mapped for writing: then it changes without a call.
+    pub fn is_mapped(&self, file: &FileId) -> bool {
+        lock(&self.mapped).contains(file)
+    }
+
+    /// Known files that are, or have been, mapped for writing.
+    pub fn known_mapped(&self) -> Vec<Arc<File>> {
+        let mapped: Vec<FileId> = lock(&self.mapped).iter().copied().collect();
+        self.known_files(&mapped)
+    }
+
+    /// Of these, those that are known.
+    pub fn known_files(&self, ids: &[FileId]) -> Vec<Arc<File>> {
+        ids.iter().filter_map(|id| self.file(id)).collect()
     }
 
     /// A known file that can change unseen, if there is one.

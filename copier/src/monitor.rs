@@ -1,6 +1,7 @@
 //! What a backup tells while it runs, and what it asks of the tracer.
-use hotbackup_event::Effect;
+use hotbackup_event::{Effect, FileId};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Waits for the target's calls.
 pub trait Quiesce: Sync {
@@ -14,6 +15,22 @@ pub trait Quiesce: Sync {
     fn unseen(&self, after_hold: bool) -> Vec<Effect> {
         let _ = after_hold;
         Vec::new()
+    }
+
+    /// Before calls are held for [`Self::while_frozen`]: makes sure that nobody but the target has a file that was mapped for
+    /// writing mapped so. An error says who; this may be different the next time.
+    /// `mapped` tells which files; it is asked once, when every call that was delivered until now has finished.
+    fn prepare_to_freeze(&self, mapped: &dyn Fn() -> Vec<FileId>) -> Result<(), String> {
+        let _ = mapped;
+        Ok(())
+    }
+
+    /// Has every thread of the target stand still, for at most `limit`, while `work` runs, with the files that it has
+    /// mapped for writing now; `mapped` are those that are known to have been. After an error, `work` has not run, or what
+    /// it saw may have changed meanwhile.
+    fn while_frozen(&self, limit: Duration, mapped: &[FileId], work: &mut dyn FnMut(&[FileId])) -> Result<(), String> {
+        let _ = (limit, mapped, work);
+        Err("it cannot be stopped".into())
     }
 
     /// Whether every call until now has been delivered: nobody else took the target over. Once this says no it never says

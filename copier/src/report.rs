@@ -30,6 +30,9 @@ pub struct Report {
     pub directories: u64,
     /// What was read before calls were let go.
     pub before_images: BeforeImages,
+    /// Files with writable shared mappings.
+    #[serde(default)]
+    pub mapped: Mapped,
     /// The longest that a call was kept waiting for before-images, in microseconds; the hold itself is not part of it.
     pub max_wait_us: u64,
     /// Each phase, in order.
@@ -56,6 +59,17 @@ pub struct BeforeImages {
     pub count: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// What was read of files with writable shared mappings while the target stood still.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapped {
+    /// Files.
+    pub files: u64,
+    /// Bytes, holes left out.
+    pub bytes: u64,
+    /// How long its threads were stopped, in microseconds; part of the hold.
+    pub frozen_us: u64,
 }
 
 /// One phase that a backup went through.

@@ -28,6 +28,20 @@ pub(crate) struct Image {
     range: Range<u64>,
     /// `None`: a hole.
     data: Option<Vec<u8>>,
+    /// How much of the room for images it takes.
+    room: usize,
+}
+
+impl Image {
+    /// Bytes held in memory.
+    pub fn bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Takes no room of its own: its memory is bounded in another way.
+    pub fn without_room(self) -> Self {
+        Self { room: 0, ..self }
+    }
 }
 
 /// Memory for images.
@@ -149,7 +163,7 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
                 hit("drain.saved");
                 self.counts.count.fetch_add(run.end - run.start, Ordering::Relaxed);
                 for image in read {
-                    let bytes = image.data.as_ref().map_or(0, Vec::len);
+                    let bytes = image.bytes();
                     self.counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                     kept += bytes;
                     // The writer lives as long as there is a sender.
@@ -172,8 +186,8 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
         Error::BeforeImageSlow { path: file.path(), waited_ms: micros(since.elapsed()) / 1000 }
     }
 
-    /// Reads claimed blocks.
-    fn read(&self, file: &Arc<File>, source: &Opened, run: Range<u64>) -> Result<Vec<Image>, Error> {
+    /// Reads blocks that nobody can change.
+    pub fn read(&self, file: &Arc<File>, source: &Opened, run: Range<u64>) -> Result<Vec<Image>, Error> {
         let unreadable = |error| tree::unreadable(file.path(), error);
         let size = file.state().map.size();
         let range = run.start * BLOCK..(run.end * BLOCK).min(size);
@@ -188,7 +202,8 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
                 }
                 data = Some(buffer);
             }
-            images.push(Image { file: Arc::clone(file), range, data });
+            let room = data.as_ref().map_or(0, Vec::len);
+            images.push(Image { file: Arc::clone(file), range, data, room });
         }
         Ok(images)
     }
@@ -203,7 +218,7 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             {
                 self.capture.fail(error);
             }
-            self.room.give(image.data.map_or(0, |data| data.len()));
+            self.room.give(image.room);
         }
     }
 

@@ -68,6 +68,9 @@ pub struct Tuning {
     /// Memory for before-images that are not written yet, in bytes. Half of what all of hotbackup is to need: the rest is
     /// for marks and for what every backup needs. The disk takes in a burst of this size in a fraction of a second.
     pub before_image_bytes: usize,
+    /// How many bytes of files with writable shared mappings are read while the target stands still, at the point in time. 0:
+    /// there must be no such file. They are kept in memory until they are written.
+    pub mapped_bytes: usize,
     /// The longest a call may wait for its before-images. After that the backup fails and the call goes on. Looked at
     /// between two reads.
     pub max_wait: Duration,
@@ -82,6 +85,13 @@ pub struct Tuning {
     pub sync_each_below: usize,
 }
 
+impl Tuning {
+    /// Whether files with writable shared mappings are taken.
+    pub(crate) fn takes_mapped(&self) -> bool {
+        self.mapped_bytes > 0
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         Self {
@@ -91,6 +101,7 @@ impl Default for Tuning {
             hold_lease: Duration::from_millis(50),
             hold_tries: 6,
             before_image_bytes: 32 << 20,
+            mapped_bytes: 0,
             max_wait: Duration::from_millis(500),
             before_image_threads: 2,
             max_entry_marks: 16 << 10,

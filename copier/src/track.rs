@@ -52,9 +52,7 @@ impl<P: Send + 'static> Tracker<'_, P> {
         let files = if blocks { self.take_blocks() } else { Vec::new() };
         context.grace()?;
         self.tree.resolve(taken, Look::default())?;
-        if let Some((file, cause)) = context.ledger.untraceable() {
-            return Err(Error::Untraceable { path: file.path(), cause });
-        }
+        context.traceable()?;
         for number in self.tree.dropped.drain(..) {
             context.stage.remove(number);
         }

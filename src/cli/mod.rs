@@ -73,6 +73,10 @@ struct Backup {
     /// Memory for content that is saved before it is overwritten; when it is full, such writes wait
     #[arg(long, value_name = "SIZE", value_parser = size::bytes, default_value = "32MiB")]
     before_images: u64,
+    /// Copy files with writable shared mappings as well, up to this size together: the process is stopped at the point in time for
+    /// as long as reading them takes; 0 makes them an error
+    #[arg(long, value_name = "SIZE", value_parser = size::bytes, default_value = "0")]
+    mapped: u64,
     /// How long a write may wait for what it overwrites to be saved; then the backup is given up
     #[arg(long, value_name = "DURATION", value_parser = duration::duration, default_value = "500ms")]
     max_wait: Duration,
@@ -240,13 +244,13 @@ mod tests {
     #[test]
     fn a_backup_reads_all_its_flags() {
         let line = "hotbackup backup --pid 7 --source /a --source /b --throttle 64MiB --point start --exclude *.tmp \
-                    --before-images 64MiB --max-wait 2s --hold 5ms --lease 3s --json -q /dest";
+                    --before-images 64MiB --mapped 1MiB --max-wait 2s --hold 5ms --lease 3s --json -q /dest";
         let Verb::Backup(flags) = Command::try_parse_from(line.split_whitespace()).unwrap().verb else { panic!() };
         assert_eq!((flags.pid, flags.throttle), (7, Some(64 << 20)));
         assert_eq!(flags.source, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(Point::from(flags.point), Point::Start);
         assert_eq!(flags.exclude, ["*.tmp"]);
-        assert_eq!(flags.before_images, 64 << 20);
+        assert_eq!((flags.before_images, flags.mapped), (64 << 20, 1 << 20));
         let limits = [flags.max_wait, flags.hold, flags.lease].map(|limit| limit.as_millis());
         assert_eq!(limits, [2000, 5, 3000]);
         assert!(flags.output.json && flags.output.quiet);
@@ -257,7 +261,7 @@ mod tests {
         let line = ["hotbackup", "backup", "--pid=7", "/dest"];
         let Verb::Backup(flags) = Command::try_parse_from(line).unwrap().verb else { panic!() };
         let usual = crate::session::Options::new(7, "/dest".into());
-        assert_eq!(flags.before_images, usual.before_images);
+        assert_eq!((flags.before_images, flags.mapped), (usual.before_images, usual.mapped));
         assert_eq!((flags.max_wait, flags.hold, flags.lease), (usual.max_wait, usual.hold, usual.lease));
     }
 

@@ -2,6 +2,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use hotbackup_copier::Mapped;
 use serde::Serialize;
 
 use super::draw::{Drawing, Event, Style, print_json};
@@ -43,6 +44,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         point: flags.point.into(),
         exclude: flags.exclude,
         before_images: flags.before_images,
+        mapped: flags.mapped,
         max_wait: flags.max_wait,
         hold: flags.hold,
         lease: flags.lease,
@@ -148,6 +150,14 @@ fn backup_text(report: &Report) -> String {
         None => "none: through the keeper that was there".into(),
     };
     let seconds: f64 = copier.phases.iter().map(|phase| phase.duration_us as f64 / 1e6).sum();
+    let mapped = match copier.mapped {
+        Mapped { files: 0, .. } => String::new(),
+        Mapped { files, bytes, frozen_us } => format!(
+            "mapped           {} in {files} files, copied while the process stood still for {:.2} ms\n",
+            human(bytes),
+            frozen_us as f64 / 1e3
+        ),
+    };
     format!(
         "backup complete: {}\n\
          point in time    {}\n\
@@ -155,6 +165,7 @@ fn backup_text(report: &Report) -> String {
          copied           {} in {} passes, {seconds:.1} s\n\
          attach stop      {stop}\n\
          hold             {:.2} ms\n\
+         {mapped}\
          before-images    {} ({}), longest wait {:.2} ms\n\
          keeper           process {} stays until process {} ends\n",
         copier.dest.display(),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hotbackup_copier::{Capture, Monitor, Phase, Progress, Quiesce};
-use hotbackup_event::Effect;
+use hotbackup_event::{Effect, FileId};
 use hotbackup_tracer::{Event, Look, Sink, Ticket, Tracer};
 
 /// What lets a call run when it is dropped; none for what was found without a call.
@@ -113,6 +113,14 @@ pub(super) struct Grace<'a> {
 impl Quiesce for Grace<'_> {
     fn grace(&self) -> Result<(), String> {
         self.tracer.grace()
+    }
+
+    fn prepare_to_freeze(&self, mapped: &dyn Fn() -> Vec<FileId>) -> Result<(), String> {
+        self.tracer.look_for_sharers(mapped)
+    }
+
+    fn while_frozen(&self, limit: Duration, mapped: &[FileId], work: &mut dyn FnMut(&[FileId])) -> Result<(), String> {
+        self.tracer.while_frozen(limit, mapped, work)
     }
 
     fn is_in_charge(&self) -> bool {

@@ -25,7 +25,7 @@ const LEAST_MEMORY: u64 = 1 << 20;
 /// # Errors
 /// Limits that contradict each other, or cannot be kept.
 pub(super) fn tuning(options: &Options) -> Result<Tuning, Error> {
-    let Options { before_images, max_wait, hold, lease, .. } = *options;
+    let Options { before_images, mapped, max_wait, hold, lease, .. } = *options;
     let refused = |words: String| Err(Error::Limits(words));
     if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) {
         return refused(format!("the lease of {lease:?} must lie between {SHORTEST_LEASE:?} and {LONGEST_LEASE:?}"));
@@ -44,7 +44,8 @@ pub(super) fn tuning(options: &Options) -> Result<Tuning, Error> {
         return refused("the memory for before-images must be at least 1MiB".into());
     }
     let before_image_bytes = usize::try_from(before_images).unwrap_or(usize::MAX);
-    Ok(Tuning { before_image_bytes, max_wait, hold_lease: hold, ..Tuning::default() })
+    let mapped_bytes = usize::try_from(mapped).unwrap_or(usize::MAX);
+    Ok(Tuning { before_image_bytes, mapped_bytes, max_wait, hold_lease: hold, ..Tuning::default() })
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ pub struct Options {
     pub exclude: Vec<String>,
     /// Memory for before-images, in bytes.
     pub before_images: u64,
+    /// Bytes of files with writable shared mappings that may be copied while the process stands still; 0: none, and such files
+    /// make the backup fail.
+    pub mapped: u64,
     /// The longest that a call may wait for its before-image; then the backup is given up.
     pub max_wait: Duration,
     /// The longest hold. One that takes longer is ended, and tried again.
@@ -61,6 +64,7 @@ impl Options {
             point: Point::End,
             exclude: Vec::new(),
             before_images: tuning.before_image_bytes as u64,
+            mapped: tuning.mapped_bytes as u64,
             max_wait: tuning.max_wait,
             hold: tuning.hold_lease,
             lease: limits::LEASE,

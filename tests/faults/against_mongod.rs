@@ -66,6 +66,10 @@ impl Target for Server {
         Vec::new() // found from the process
     }
 
+    fn mapped(&self, _: bool) -> &'static [&'static str] {
+        &[] // it maps no file for writing
+    }
+
     fn scratch(&self) -> &Path {
         self.scratch.path()
     }
@@ -134,7 +138,8 @@ fn plan(args: &Args, turn: u64) -> Plan {
     let mut plan = plan::plan(args.seed, number, cfg!(debug_assertions));
     let at_attach = |step: &str| ["attach", "inject", "keeper", "twin"].iter().any(|part| step.starts_with(part));
     let fresh = turn.is_multiple_of(EACH);
-    if !fresh && plan.kind.step().is_some_and(at_attach) {
+    let at_mapped = |step: &str| ["freeze", "mapped"].iter().any(|part| step.starts_with(part));
+    if plan.kind.step().is_some_and(|step| !fresh && at_attach(step) || at_mapped(step)) {
         plan = plan::plan(args.seed, number, false);
     }
     plan.fresh = fresh;

@@ -146,6 +146,7 @@ fn exit(plan: &Plan, ended: &Ended, met: bool, stall: Duration) -> Result<(), St
     const ATTACH_FAILED: i32 = 10;
     const KEEPER: i32 = 11;
     const REVOKED: i32 = 12;
+    const NOT_FROZEN: i32 = 14;
     const QUIESCE: i32 = 40;
     const BLIND: i32 = 41;
     const WAITED_TOO_LONG: i32 = 13;
@@ -164,11 +165,18 @@ fn exit(plan: &Plan, ended: &Ended, met: bool, stall: Duration) -> Result<(), St
         Kind::KillActing | Kind::KillTwin => &[KEEPER, REVOKED],
         Kind::StopSupervisor => &[REVOKED, ATTACH_FAILED, KEEPER],
         // Too slow for its own bounds, and not for so long that another took over.
-        Kind::StopSupervisorBriefly | Kind::Starve => {
-            &[REVOKED, ATTACH_FAILED, KEEPER, WAITED_TOO_LONG, HOLD_TOO_LONG, BEFORE_IMAGES_FULL, BEFORE_IMAGE_SLOW]
-        }
+        Kind::StopSupervisorBriefly | Kind::Starve => &[
+            REVOKED,
+            ATTACH_FAILED,
+            KEEPER,
+            NOT_FROZEN,
+            WAITED_TOO_LONG,
+            HOLD_TOO_LONG,
+            BEFORE_IMAGES_FULL,
+            BEFORE_IMAGE_SLOW,
+        ],
         Kind::KillKeepers | Kind::StopActing | Kind::StopTwin => &[REVOKED, KEEPER],
-        Kind::StopHelper | Kind::KillAt(_) | Kind::StopAt(_) => &[REVOKED, ATTACH_FAILED, KEEPER, QUIESCE],
+        Kind::StopHelper | Kind::KillAt(_) | Kind::StopAt(_) => &[REVOKED, ATTACH_FAILED, KEEPER, NOT_FROZEN, QUIESCE],
         _ => &[REVOKED],
     };
     match ended.status.code() {
@@ -176,7 +184,7 @@ fn exit(plan: &Plan, ended: &Ended, met: bool, stall: Duration) -> Result<(), St
         // A rescue that finds no record of what the filter shows spreads the net under writes of 8 bytes as a precaution.
         Some(BLIND) if ended.stderr.contains("8 bytes at a time") => Ok(()),
         // With the machine or its disk at a standstill, the bounds of a backup may be reached with no fault of ours.
-        Some(WAITED_TOO_LONG | HOLD_TOO_LONG | BEFORE_IMAGE_SLOW) if stall > A_STANDSTILL => Ok(()),
+        Some(WAITED_TOO_LONG | HOLD_TOO_LONG | NOT_FROZEN | BEFORE_IMAGE_SLOW) if stall > A_STANDSTILL => Ok(()),
         _ => Err("that is no way to end after this".into()),
     }
 }

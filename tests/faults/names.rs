@@ -35,26 +35,57 @@ type Names = BTreeMap<String, Entry>;
 /// Fails unless each of the `workers` directories is as it was after some call.
 pub fn check(dir: &Path, workers: usize) -> Result<(), String> {
     let newest = check_rings(dir, workers)?;
+    let mapped = fs::read(dir.join("mapped")).ok(); // where it was not left out
     for (worker, newest) in newest.into_iter().enumerate() {
-        check_worker(&dir.join(worker.to_string()), newest).map_err(|wrong| format!("worker {worker}: {wrong}"))?;
+        let named = check_worker(&dir.join(worker.to_string()), newest);
+        let named = named.map_err(|wrong| format!("worker {worker}: {wrong}"))?;
+        if let Some(mapped) = &mapped {
+            check_mapped(&mapped[worker * 16..][..16], newest, named)
+                .map_err(|wrong| format!("worker {worker}: {wrong}"))?;
+        }
     }
     Ok(())
 }
 
+/// Stores to memory: one before each record, one between its change of names (which is there as `named` says) and its line in
+/// the log.
+fn check_mapped(words: &[u8], newest: u64, named: Named) -> Result<(), String> {
+    let word = |at: usize| u64::from_le_bytes(words[at..at + 8].try_into().expect("eight bytes"));
+    let (begun, stored) = (word(0), word(8));
+    let right = match named {
+        Named::No => begun == newest && stored + 1 == newest,
+        Named::Yes => begun == newest && (stored == newest || stored + 1 == newest),
+        Named::Logged => (begun == newest || begun == newest + 1) && stored == newest,
+    };
+    if right { Ok(()) } else { Err(format!("record {newest} is there, {named:?}, and mapped: {begun} and {stored}")) }
+}
+
+/// How far what follows on a record has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    No,
+    Yes,
+    Logged,
+}
+
 /// After record n come its change of names, then its line in the log.
-fn check_worker(dir: &Path, newest: u64) -> Result<(), String> {
+fn check_worker(dir: &Path, newest: u64) -> Result<Named, String> {
     let mut names = Names::new();
     read(&dir.join("names"), "", &mut names)?;
     let log = fs::read(dir.join("log")).map_err(|error| format!("log: {error}"))?;
     let before = newest.saturating_sub(1);
-    let mut states = vec![(after(before), log_after(before)), (after(newest), log_after(before))];
+    // Two of them may look alike: what is mapped is to fit the one that has come furthest.
+    let mut states =
+        vec![(after(before), log_after(before), Named::No), (after(newest), log_after(before), Named::Yes)];
     if newest.is_multiple_of(LOG_RECORDS) {
-        states.push((after(newest), Vec::new()));
+        states.push((after(newest), Vec::new(), Named::Logged));
     }
-    states.push((after(newest), log_after(newest)));
-    if states.iter().any(|state| *state == (names.clone(), log.clone())) {
-        return Ok(());
+    states.push((after(newest), log_after(newest), Named::Logged));
+    let found = (names, log);
+    if let Some((.., named)) = states.iter().rev().find(|(names, log, _)| (names, log) == (&found.0, &found.1)) {
+        return Ok(*named);
     }
+    let (names, log) = found;
     let last = log.rchunks(8).next().map(|word| word.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte)));
     Err(format!(
         "record {newest} is there, with log {last:?} ({} bytes) and {names:?}; right would be {:?} or then {:?}",

@@ -159,6 +159,8 @@ pub struct Plan {
     pub spins: bool,
     /// `--point`.
     pub point: &'static str,
+    /// With the file that it has mapped (else that is left out, and nothing need stand still).
+    pub mapped: bool,
     /// `--throttle`.
     pub throttle: Option<&'static str>,
     /// From when on `delay` is counted.
@@ -183,6 +185,7 @@ impl Plan {
             kind: Kind::Undisturbed,
             fresh: false,
             spins: false,
+            mapped: false,
             point: "end",
             throttle: None,
             anchor: Anchor::Start,
@@ -239,6 +242,7 @@ pub fn plan(seed: u64, number: u64, steps: bool) -> Plan {
         kind,
         fresh: choices.once_in(4),
         spins: false,
+        mapped: choices.once_in(3),
         point: choices.one_of(&["end", "start"]),
         throttle: choices.one_of(&[None, None, Some("8MiB"), Some("3MiB")]),
         anchor: choices.one_of(&[
@@ -318,6 +322,8 @@ fn setting(plan: &mut Plan, step: &'static str) {
                 plan.pass = 1;
             }
         }
+        // All threads stand still, for what is mapped.
+        "freeze" | "mapped" => (plan.mapped, plan.pass) = (true, 1),
         "publish" | "handover" | "hold" => plan.pass = 1,
         // Only a keeper that is started now knows of the step.
         "keeper" | "twin" => (plan.fresh, plan.pass) = (true, 1),

@@ -21,7 +21,7 @@ pub fn run() -> Result<(), String> {
     // Past two turns of each ring: then every slot tells old from new.
     goes_on(&mut guest, 2_000, Duration::from_secs(60))?;
     let dir = guest.scratch().join("data");
-    let changes: [Change; 5] = [
+    let changes: [Change; 6] = [
         ("a record of an earlier lap", |dir| {
             let ring = OpenOptions::new().read(true).write(true).open(dir.join("0/ring-1")).expect("a ring");
             let mut record = [0; 4096];
@@ -40,6 +40,13 @@ pub fn run() -> Result<(), String> {
             fs::rename(dir.join("2/names/current"), dir.join("2/names/older")).expect("another name");
         }),
         ("a directory too many", |dir| fs::create_dir(dir.join("0/names/more")).expect("a directory")),
+        ("a store that did not come yet", |dir| {
+            let mapped = OpenOptions::new().read(true).write(true).open(dir.join("mapped")).expect("a file");
+            let mut word = [0; 8];
+            mapped.read_exact_at(&mut word, 24).expect("a word");
+            let later = u64::from_le_bytes(word) + 2;
+            mapped.write_all_at(&later.to_le_bytes(), 24).expect("a word");
+        }),
         ("other content", |dir| {
             let current = OpenOptions::new().write(true).open(dir.join("1/names/current")).expect("a file");
             current.write_all_at(&[0xff], 3).expect("a byte");

@@ -63,6 +63,7 @@ impl Supervisor {
         let mut command = Command::new(HOTBACKUP);
         command.args(["backup", "--json", "--pid", &target.pid().to_string(), "--point", plan.point]);
         command.args(target.source());
+        command.args(target.mapped(plan.mapped));
         if let Some(rate) = plan.throttle {
             command.args(["--throttle", rate]);
         }

@@ -21,6 +21,8 @@ pub trait Target {
     fn pid(&self) -> i32;
     /// The arguments that name its data.
     fn source(&self) -> Vec<String>;
+    /// The arguments by which what it has mapped is taken, or left out.
+    fn mapped(&self, taken: bool) -> &'static [&'static str];
     /// Where backups of it may go.
     fn scratch(&self) -> &Path;
     /// What it said when it died, once it has.
@@ -105,6 +107,10 @@ impl Target for Guest {
 
     fn source(&self) -> Vec<String> {
         vec!["--source".into(), self.dir.to_str().expect("a plain name").into()]
+    }
+
+    fn mapped(&self, taken: bool) -> &'static [&'static str] {
+        if taken { &["--mapped", "1MiB"] } else { &["--exclude", "mapped"] }
     }
 
     fn scratch(&self) -> &Path {

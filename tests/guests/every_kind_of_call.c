@@ -1,6 +1,9 @@
 /* every_kind_of_call DIR PAGE WORKERS SLOTS PAUSE_US SPIN: threads that each write a ring, change names and append to a
  * log, all in a fixed order, and time every call; see tests/faults/names.rs for what each call leaves behind.
  *
+ * DIR/mapped is mapped shared; by stores, each writer says there when it begins a record, and when it has made that record's
+ * change of names.
+ *
  * The times go to PAGE, a file outside DIR that is mapped shared; tests/faults/page.rs reads it. One more thread only
  * sleeps, and records when it woke late: by that a stall of the machine is told apart from a call that had to wait.
  * SPIN other threads never leave the processor. */
@@ -74,6 +77,7 @@ struct worker {
     int home; /* the directory with its names */
     int log;
     int file;
+    volatile uint64_t *begun_named; /* in the mapping */
 };
 
 static void timed_ring_write(struct worker *self) {
@@ -153,8 +157,12 @@ static void append(struct worker *self, uint64_t n) {
 static void *worker(void *argument) {
     struct worker *self = argument;
     for (;;) {
+        self->begun_named[0] = self->ring.newest + 1;
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
         timed_ring_write(self);
         change_names(self, self->ring.newest);
+        self->begun_named[1] = self->ring.newest;
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
         append(self, self->ring.newest);
         if (self->pause_us)
             nap(self->pause_us);
@@ -204,6 +212,8 @@ int main(int argc, char **argv) {
     MUST(page != MAP_FAILED);
     MUST(sizeof(struct times) <= BLOCK * 8);
     page[2] = (uint64_t)workers;
+    uint64_t *mapped = mmap(NULL, RECORD, PROT_READ | PROT_WRITE, MAP_SHARED, make_file(dir, "mapped", RECORD), 0);
+    MUST(mapped != MAP_FAILED);
     struct worker *all = calloc((size_t)workers, sizeof *all);
     MUST(all);
     for (long i = 0; i < workers; i++) {
@@ -216,6 +226,7 @@ int main(int argc, char **argv) {
         MUST(mkdir(path, 0755) == 0);
         MUST((all[i].home = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) >= 0);
         all[i].times = part((uint64_t)i);
+        all[i].begun_named = mapped + 2 * i;
         all[i].pause_us = number(argv[5]);
     }
     pthread_t id;

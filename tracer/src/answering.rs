@@ -32,6 +32,8 @@ pub(crate) struct Answering {
     pub unseen: Option<Mutex<Unseen>>,
     pub stop: AtomicBool,
     pub probed: AtomicBool,
+    /// Calls by which a process other than the target may have mapped a file for writing.
+    pub mapped_elsewhere: AtomicU64,
     /// Calls received.
     pub received: AtomicU64,
     /// Longest time between receipt and answer, in nanoseconds.
@@ -66,6 +68,7 @@ impl Answering {
             unseen,
             stop: AtomicBool::new(false),
             probed: AtomicBool::new(false),
+            mapped_elsewhere: AtomicU64::new(0),
             received: AtomicU64::new(0),
             longest: AtomicU64::new(0),
             free,

@@ -217,6 +217,9 @@ fn changes_a_file(process: &Process, nr: i64, args: [u64; 6]) -> bool {
         (Decode::Path(_), libc::SYS_openat) => opens(args[2]),
         (Decode::Path(_), libc::SYS_ioctl) => ioctls::is_of_interest(args[1]),
         (Decode::Path(_), _) => true,
+        // What they concern is told by an address, or not at all; none of them waits for long.
+        (_, libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_pkey_mprotect | libc::SYS_io_submit) => true,
+        (_, libc::SYS_io_uring_setup) => true,
         (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, args[2]),
         (Decode::Descriptor(_), _) => is_file(process, args[0]),
     }

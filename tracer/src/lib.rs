@@ -19,6 +19,7 @@ pub mod helper;
 mod inflight;
 pub mod keeper;
 pub mod listener;
+mod mapped;
 pub mod process;
 pub mod ptracer;
 mod rescue;

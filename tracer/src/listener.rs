@@ -288,6 +288,10 @@ fn deliver(shared: &Answering, sink: &dyn Sink, event: Event, ticket: Ticket) {
         shared.inflight.disregard(tid, serial);
         return;
     }
+    let maps = event.effects.iter().any(|effect| matches!(effect, Effect::Mapped { .. }));
+    if maps && !shared.process.has_thread(tid) {
+        shared.mapped_elsewhere.fetch_add(1, Ordering::SeqCst);
+    }
     sink.deliver(event, ticket);
     shared.inflight.park_unless_answered(tid, serial);
 }

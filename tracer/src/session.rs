@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hotbackup_event::{Effect, failpoint};
@@ -12,12 +12,12 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use crate::attach::{self, NotInstalled, preflight};
-use crate::calls::hazard::SHARED_MAPPING;
 use crate::error::Error;
 use crate::keeper::find::{self, TakenOver};
 use crate::keeper::spawn;
 use crate::keeper::state::{ARMED, Control, Role, UNARMED};
 use crate::listener::{Answering, Event, Receivers, Sink};
+use crate::mapped::{Looked, is_writable};
 use crate::process::Process;
 use crate::ptracer::client::Ptracer;
 use crate::sys::mapping::Mapping;
@@ -51,6 +51,11 @@ pub struct Tracer {
     receivers: Mutex<Option<Receivers>>,
     warden: Warden,
     ptracer: Mutex<Ptracer>,
+    /// Which processes were looked at for mappings of the target's files.
+    looked: Mutex<Looked>,
+    sink: Arc<dyn Sink>,
+    /// Whether blind spots were looked for after the first grace.
+    looked_again: AtomicBool,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
     _lock: Flock<File>,
@@ -156,14 +161,17 @@ impl Tracer {
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
         let ptracer = Mutex::new(ptracer);
         let receivers = Mutex::new(Some(receivers));
-        let tracer = Self { shared, wake, receivers, warden, ptracer, stopped, _lock: lock };
-        tracer.find_blind_spots(&*sink);
+        let looked = Mutex::default();
+        let looked_again = AtomicBool::new(false);
+        let tracer =
+            Self { shared, wake, receivers, warden, ptracer, looked, sink, looked_again, stopped, _lock: lock };
+        tracer.find_blind_spots();
         Ok(tracer)
     }
 
     /// What was there before the filter and no call will show.
-    fn find_blind_spots(&self, sink: &dyn Sink) {
-        let process = &self.shared.process;
+    fn find_blind_spots(&self) {
+        let (process, sink) = (&self.shared.process, &self.sink);
         let maps = process.read_file("maps").unwrap_or_default();
         let has_ring = process.descriptors().iter().any(|(_, link)| link == IO_URING);
         if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
@@ -172,9 +180,8 @@ impl Tracer {
         if maps.lines().any(|line| line.ends_with("/[aio] (deleted)")) {
             sink.blind("the target uses io_submit, which returns before its writes are done".into());
         }
-        let writable = |mapping: &attach::Mapping<'_>| mapping.permissions.as_bytes().get(1) == Some(&b'w');
-        let effects: Vec<Effect> = match calls::resolve::shared_mappings(process, process.pid(), writable) {
-            Ok(mapped) => mapped.into_iter().map(|file| Effect::Untraceable { file, cause: SHARED_MAPPING }).collect(),
+        let effects: Vec<Effect> = match calls::resolve::shared_mappings(process, process.pid(), is_writable) {
+            Ok(mapped) => mapped.into_iter().map(|file| Effect::Mapped { file }).collect(),
             Err(cause) => return sink.blind(cause),
         };
         if !effects.is_empty() {
@@ -187,7 +194,12 @@ impl Tracer {
     /// # Errors
     /// Says which thread has been in which call for how long.
     pub fn grace(&self) -> Result<(), String> {
-        grace::wait(&self.shared.process, &self.shared.inflight, &self.ptracer)
+        grace::wait(&self.shared.process, &self.shared.inflight, &self.ptracer)?;
+        // A mapping may have been on its way, unseen, when we attached.
+        if !self.looked_again.swap(true, Ordering::SeqCst) {
+            self.find_blind_spots();
+        }
+        Ok(())
     }
 
     /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look.
@@ -216,10 +228,24 @@ impl Tracer {
             shared.stop.store(true, Ordering::SeqCst);
             receivers.join();
             failpoint::hit("handover.deaf");
+            // It is closed soon after, and its number another file's.
+            shared.memory.supervisor_listener.store(-1, Ordering::SeqCst);
             let control = shared.generation;
             control.change(&shared.memory.control, control.with(Role::Kept));
             failpoint::hit("handover.kept");
         });
+    }
+
+    pub(crate) fn ptracer(&self) -> MutexGuard<'_, Ptracer> {
+        self.ptracer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn looked(&self) -> MutexGuard<'_, Looked> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn mapped_elsewhere(&self) -> u64 {
+        self.shared.mapped_elsewhere.load(Ordering::SeqCst)
     }
 
     /// The target.
@@ -260,7 +286,7 @@ impl Tracer {
     pub fn probe(&self) -> Result<bool, Error> {
         self.shared.probed.store(false, Ordering::SeqCst);
         let received = self.received();
-        let mut ptracer = self.ptracer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ptracer = self.ptracer();
         match attach::probe(&self.shared.process, &mut ptracer, || self.shared.probed.load(Ordering::SeqCst)) {
             // No thread can make the call just now, or no room is left for code: then any call of its own will do.
             Err(Error::NoThread(..) | Error::OwnFilter(_)) => {
@@ -333,7 +359,11 @@ fn install_with(process: &Process, memory: Mapping, wake: OwnedFd, mut ptracer: 
         },
     };
     memory.target_listener.store(number, Ordering::SeqCst);
-    let listener = pidfd::get_fd(process.pidfd(), number).map_err(Error::os(pid, "taking the listener from"))?;
+    let listener = find::listener_of(process.pidfd(), number).ok_or(Error::Os {
+        pid,
+        operation: "taking the listener from",
+        errno: Errno::EBADF,
+    })?;
     failpoint::hit("attach.listener-taken");
     if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
         tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");

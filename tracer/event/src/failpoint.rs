@@ -36,6 +36,9 @@ pub const NAMES: &[&str] = &[
     "inject.redirected",
     "inject.let-go",
     "grace.thread-held",
+    "freeze.stopping",
+    "freeze.frozen",
+    "freeze.thawed",
     // Taking a target over from its keeper.
     "takeover.claimed",
     "takeover.watched",
@@ -48,6 +51,7 @@ pub const NAMES: &[&str] = &[
     // The hold.
     "hold.parked",
     "hold.quiet",
+    "mapped.frozen",
     "hold.resolved",
     "hold.fixed",
     "hold.over",

@@ -60,11 +60,16 @@ pub enum Effect {
         /// The file or directory.
         file: FileId,
     },
+    /// From now on stores to memory may change the file: it has a writable shared mapping.
+    Mapped {
+        /// The file.
+        file: FileId,
+    },
     /// From now on the file may change in ways that no system call shows.
     Untraceable {
         /// The file.
         file: FileId,
-        /// How, in words for the operator: `"a writable shared mapping"`.
+        /// How, in words for the operator: `"io_submit, which returns before the write is done"`.
         cause: &'static str,
     },
 }
@@ -77,6 +82,7 @@ impl Effect {
             | Self::Append { file, .. }
             | Self::Resize { file, .. }
             | Self::Metadata { file }
+            | Self::Mapped { file }
             | Self::Untraceable { file, .. } => *file,
             Self::Entry { dir, .. } => *dir,
         }

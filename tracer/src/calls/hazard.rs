@@ -12,12 +12,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::os::fd::AsFd;
 
-/// The cause that is named for a shared mapping.
-pub const SHARED_MAPPING: &str = "it has a writable shared mapping, and stores to memory are no system calls";
-
 pub(super) fn mmap(call: &mut Decoder<'_>) {
     if let Some(file) = call.file(call.fd(4)) {
-        call.effects.push(Effect::Untraceable { file: file.id, cause: SHARED_MAPPING });
+        call.effects.push(Effect::Mapped { file: file.id });
     }
 }
 
@@ -36,10 +33,7 @@ pub(super) fn mprotect(call: &mut Decoder<'_>) {
     }
     let touched = |mapping: &Mapping<'_>| mapping.start < end && mapping.end > start;
     match shared_mappings(call.process, call.tid, touched) {
-        Ok(files) => {
-            let untraceable = |file| Effect::Untraceable { file, cause: SHARED_MAPPING };
-            call.effects.extend(files.into_iter().map(untraceable));
-        }
+        Ok(files) => call.effects.extend(files.into_iter().map(|file| Effect::Mapped { file })),
         Err(cause) => call.blind = Some(cause),
     }
 }
@@ -63,7 +57,7 @@ pub(super) fn io_submit(call: &mut Decoder<'_>) {
         if WRITES.contains(&opcode)
             && let Some(file) = call.file(fd)
         {
-            let cause = "it is written to by io_submit, which returns before the write is done";
+            let cause = "io_submit, which returns before its write is done";
             call.effects.push(Effect::Untraceable { file: file.id, cause });
         }
     }

@@ -2,7 +2,7 @@
 //! has to be agreed upon.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::helper;
 use crate::process::Process;
 use crate::sys::mapping::{MAGIC, MEMORY_NAME, Mapping};
-use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
+use crate::sys::{notify, pidfd};
 
 /// What /proc shows for a seccomp listener.
 const LISTENER: &[u8] = b"anon_inode:seccomp notify";
@@ -31,13 +31,19 @@ const PTRACER_LIMIT: Duration = Duration::from_secs(1);
 /// A copy of the listener among the target's own descriptors, with its number there.
 pub fn target_listener(target: &Process) -> Option<(OwnedFd, RawFd)> {
     let found = target.descriptors().into_iter().find(|(_, link)| link.as_bytes() == LISTENER)?;
-    Some((pidfd::get_fd(target.pidfd(), found.0).ok()?, found.0))
+    Some((listener_of(target.pidfd(), found.0)?, found.0))
+}
+
+/// A copy of a process's descriptor `number`, if it is a listener: what /proc shows, or a number in shared memory says, was
+/// so at some time.
+pub fn listener_of(process: BorrowedFd<'_>, number: RawFd) -> Option<OwnedFd> {
+    pidfd::get_fd(process, number).ok().filter(|fd| notify::is_listener(fd.as_fd()))
 }
 
 /// A copy of the target's descriptor `number`, if it is a listener.
 pub fn listener_at(target: &Process, number: RawFd) -> Option<OwnedFd> {
     let link = fs::read_link(format!("/proc/{}/fd/{number}", target.pid())).ok()?;
-    (link.as_os_str().as_bytes() == LISTENER).then(|| pidfd::get_fd(target.pidfd(), number).ok()).flatten()
+    (link.as_os_str().as_bytes() == LISTENER).then(|| listener_of(target.pidfd(), number)).flatten()
 }
 
 /// A running keeper.
@@ -189,7 +195,7 @@ impl Found {
         let from_keeper = || {
             let number = self.memory.keeper_listener.load(Ordering::SeqCst);
             let acting = pidfd::open(self.memory.keeper.load(Ordering::SeqCst)).ok()?;
-            (number >= 0).then(|| pidfd::get_fd(acting.as_fd(), number).ok()).flatten()
+            (number >= 0).then(|| listener_of(acting.as_fd(), number)).flatten()
         };
         target_listener(target).map(|(fd, _)| fd).or_else(from_keeper)
     }

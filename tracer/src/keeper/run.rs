@@ -325,7 +325,7 @@ impl Keeper {
         self.listener = found.or_else(|| {
             let number = self.memory.supervisor_listener.load(Ordering::SeqCst);
             let (supervisor, _) = self.supervisor.as_ref().filter(|_| number >= 0)?;
-            pidfd::get_fd(supervisor.as_fd(), number).ok()
+            super::find::listener_of(supervisor.as_fd(), number)
         });
         self.listener_is_there();
     }

@@ -61,9 +61,7 @@ impl Ptracer {
         match self.ask(process, &Request::Run { calls, store, arm }, RUN_LIMIT)? {
             Reply::Ran(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
             Reply::Failed(failure) => Err(failure.into_error(pid)),
-            Reply::Paused(_) | Reply::Recognised(_) => {
-                Err(Error::Ptracer { pid, problem: "it answered another question".into() })
-            }
+            _ => Err(Error::Ptracer { pid, problem: "it answered another question".into() }),
         }
     }
 
@@ -85,6 +83,20 @@ impl Ptracer {
                 tracing::warn!(%error, "threads could not be stopped for an instant");
                 Vec::new()
             }
+        }
+    }
+
+    /// Has all threads stand still, for at most `limit`.
+    ///
+    /// # Errors
+    /// Which thread would not, or that the ptracer died at it: then they went on.
+    pub fn freeze(&mut self, process: &Process, limit: Duration) -> Result<Frozen<'_>, String> {
+        let limit_us = limit.as_micros() as u64;
+        match self.ask(process, &Request::Freeze { limit_us }, limit + PAUSE_LIMIT) {
+            Ok(Reply::Frozen) => Ok(Frozen { ptracer: self, thawed: false }),
+            Ok(Reply::NotFrozen(cause)) => Err(cause),
+            Ok(_) => Err("the ptracer answered another question".into()),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -122,6 +134,39 @@ impl Ptracer {
             drop(socket);
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+/// The target's threads stand still while this lives, unless the time is up or the ptracer dies.
+pub(crate) struct Frozen<'a> {
+    ptracer: &'a mut Ptracer,
+    thawed: bool,
+}
+
+impl Frozen<'_> {
+    /// Lets them go on; whether they had stood still all the time.
+    pub fn thaw(mut self) -> bool {
+        self.ask()
+    }
+
+    fn ask(&mut self) -> bool {
+        self.thawed = true;
+        let Some(running) = &mut self.ptracer.running else { return false };
+        match running.ask(&Request::Thaw, PAUSE_LIMIT) {
+            Ok(Reply::Thawed(in_time)) => in_time,
+            Ok(_) | Err(_) => {
+                self.ptracer.end(); // whatever it holds goes on
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if !self.thawed {
+            self.ask();
         }
     }
 }

@@ -10,9 +10,10 @@
 //! - [`request`]: what it is asked for, one line of JSON each, and what it answers.
 //! - [`client`]: the supervisor's side.
 //! - [`serve`]: the process itself; [`inject`]: sending a thread through injected code; [`pause`]: stopping threads for an
-//!   instant, for grace.
+//!   instant, for grace; [`freeze`]: stopping all of them at the same time, for what they have mapped.
 
 pub(crate) mod client;
+mod freeze;
 mod inject;
 mod pause;
 pub(crate) mod request;

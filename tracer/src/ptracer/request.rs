@@ -21,6 +21,10 @@ pub(crate) enum Request {
     Recognise,
     /// Stop these threads, each for an instant, and say which were.
     Pause { tids: Vec<i32> },
+    /// Stop all threads, until the next request (which is [`Request::Thaw`]) or until the time is up.
+    Freeze { limit_us: u64 },
+    /// Let them go on.
+    Thaw,
 }
 
 /// An answer, one line of JSON.
@@ -34,6 +38,12 @@ pub(crate) enum Reply {
     Recognised(bool),
     /// These threads were stopped for an instant, or are gone.
     Paused(Vec<i32>),
+    /// All threads stand still.
+    Frozen,
+    /// They do not, and why.
+    NotFrozen(String),
+    /// They went on; whether they had stood still until they were asked to.
+    Thawed(bool),
 }
 
 /// Why no thread could be used.

@@ -4,12 +4,19 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hotbackup_event::failpoint;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::request::{Reply, Request};
-use super::{Hold, inject, is_held, pause};
+use super::{Hold, freeze, inject, is_held, pause};
 use crate::helper;
 use crate::process::Process;
 use crate::sys::mapping::Mapping;
+
+/// How often the keeper is told that we are alive while threads are kept stopped.
+const BEAT_MS: u8 = 2;
 
 /// The ptracer's whole life; the arguments are those after the subcommand: `PID START`.
 ///
@@ -32,36 +39,97 @@ fn run(arguments: &[String]) -> Result<(), String> {
     if is_held(traced) {
         let _ = memory.traced.compare_exchange(traced, traced + 1, Ordering::SeqCst, Ordering::SeqCst);
     }
-    let mut requests = BufReader::new(socket.try_clone().map_err(words)?);
-    let mut socket = socket;
-    let mut line = String::new();
-    loop {
-        line.clear();
-        if requests.read_line(&mut line).map_err(words)? == 0 {
-            return Ok(()); // the supervisor is gone
+    let mut supervisor = Supervisor(BufReader::new(socket));
+    while let Some(request) = supervisor.read()? {
+        let reply = match request {
+            Request::Freeze { limit_us } => {
+                freeze(&process, &memory, &mut supervisor, Duration::from_micros(limit_us))?
+            }
+            request => answer(&process, &memory, request),
+        };
+        supervisor.tell(&reply)?;
+    }
+    Ok(())
+}
+
+/// Who asks.
+struct Supervisor(BufReader<UnixStream>);
+
+impl Supervisor {
+    /// The next request; `None` when the supervisor is gone.
+    fn read(&mut self) -> Result<Option<Request>, String> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line).map_err(|error| error.to_string())? {
+            0 => Ok(None),
+            _ => serde_json::from_str(&line).map(Some).map_err(|error| error.to_string()),
         }
-        let request: Request = serde_json::from_str(&line).map_err(|error| error.to_string())?;
-        let mut reply = serde_json::to_vec(&answer(&process, &memory, request)).map_err(|error| error.to_string())?;
-        reply.push(b'\n');
-        socket.write_all(&reply).map_err(words)?;
+    }
+
+    fn tell(&mut self, reply: &Reply) -> Result<(), String> {
+        let mut line = serde_json::to_vec(reply).map_err(|error| error.to_string())?;
+        line.push(b'\n');
+        self.0.get_mut().write_all(&line).map_err(|error| error.to_string())
+    }
+
+    /// Waits for a request, or for the supervisor's end. `false`: neither came in time.
+    fn wait(&self, until: Instant, mut beat: impl FnMut()) -> bool {
+        while Instant::now() < until {
+            beat();
+            let mut fds = [PollFd::new(self.0.get_ref().as_fd(), PollFlags::POLLIN)];
+            if matches!(poll(&mut fds, PollTimeout::from(BEAT_MS)), Ok(1..)) {
+                return true;
+            }
+        }
+        false
     }
 }
 
-/// Answers in a thread of its own: when that ends, so does every hold that ptrace has on the target, also a request to
-/// stop which a thread has not followed yet.
+/// Keeps all threads stopped until the supervisor's next request. When it is gone, or the time is up, they go on at once.
+fn freeze(process: &Process, memory: &Mapping, supervisor: &mut Supervisor, limit: Duration) -> Result<Reply, String> {
+    let until = Instant::now() + limit;
+    let in_thread = || {
+        let hold = Hold::begin(memory);
+        crate::sys::process::hurry();
+        let frozen = match freeze::freeze(process, memory, &hold, until) {
+            Ok(frozen) => frozen,
+            Err(cause) => return Ok(Reply::NotFrozen(cause)),
+        };
+        failpoint::hit("freeze.frozen");
+        supervisor.tell(&Reply::Frozen)?;
+        let asked = supervisor.wait(until, || hold.progress());
+        let in_time = asked && matches!(supervisor.read(), Ok(Some(Request::Thaw)));
+        frozen.thaw(&hold);
+        failpoint::hit("freeze.thawed");
+        if !asked {
+            supervisor.read()?;
+        }
+        Ok(Reply::Thawed(in_time))
+    };
+    in_a_thread(in_thread)
+}
+
 fn answer(process: &Process, memory: &Mapping, request: Request) -> Reply {
+    in_a_thread(|| {
+        let hold = Hold::begin(memory);
+        match request {
+            Request::Run { calls, store, arm } => match inject::run(process, &hold, &calls, store, arm) {
+                Ok(stopped) => Reply::Ran(stopped.as_nanos() as u64),
+                Err(failure) => Reply::Failed(failure),
+            },
+            Request::Recognise => Reply::Recognised(inject::carries_our_filter(process, &hold)),
+            Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),
+            // Nothing is frozen.
+            Request::Thaw => Reply::Thawed(false),
+            Request::Freeze { .. } => Reply::NotFrozen("it is asked for in another way".into()),
+        }
+    })
+}
+
+/// Does something in a thread of its own: when that ends, so does every hold that ptrace has on the target, also a request
+/// to stop which a thread has not followed yet.
+fn in_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
-        let tracer = scope.spawn(|| {
-            let hold = Hold::begin(memory);
-            match request {
-                Request::Run { calls, store, arm } => match inject::run(process, &hold, &calls, store, arm) {
-                    Ok(stopped) => Reply::Ran(stopped.as_nanos() as u64),
-                    Err(failure) => Reply::Failed(failure),
-                },
-                Request::Recognise => Reply::Recognised(inject::carries_our_filter(process, &hold)),
-                Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),
-            }
-        });
+        let tracer = scope.spawn(work);
         tracer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -55,6 +55,16 @@ const IOCTL_RECV: u64 = 0xc050_2100;
 const IOCTL_SEND: u64 = 0xc018_2101;
 const IOCTL_SET_FLAGS: u64 = 0x4008_2104;
 
+/// Whether a descriptor is a listener. A number that was true a moment ago may be another file's by now.
+pub fn is_listener(fd: BorrowedFd<'_>) -> bool {
+    const IOCTL_ID_VALID: u64 = 0x4008_2102; // _IOW('!', 2, __u64)
+    let none = 0u64;
+    // SAFETY: the kernel reads one u64.
+    let result = check(unsafe { libc::ioctl(fd.as_raw_fd(), IOCTL_ID_VALID as _, &raw const none) }.into());
+    // There is no such call; a file answers ENOTTY.
+    matches!(result, Ok(_) | Err(Errno::ENOENT))
+}
+
 /// Receives the next stopped call straight into `slot`, which must be zeroed memory of a [`Notification`].
 ///
 /// # Errors
@@ -123,10 +133,25 @@ pub fn flags_available(flags: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn layouts_are_the_kernels() {
         assert_eq!(size_of::<Notification>(), 80);
         assert_eq!(size_of::<Response>(), 24);
+    }
+
+    #[test]
+    fn what_else_a_number_may_have_become_is_no_listener() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let eventfd = nix::sys::eventfd::EventFd::from_value(0).unwrap();
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let directory = std::fs::File::open("/proc/self").unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let all = [reader.as_fd(), writer.as_fd(), eventfd.as_fd(), file.as_fd(), directory.as_fd(), null.as_fd()];
+        for fd in all.into_iter().chain([socket.as_fd()]) {
+            assert!(!is_listener(fd), "{fd:?}");
+        }
     }
 }

@@ -1,0 +1,131 @@
+//! Freezing: all threads of the target stand still at the same time, until they are asked to go on or the time is up.
+//!
+//! A thread that was asked to stop runs no instruction of its own from then on: it is stopped outside of the kernel, or on
+//! its way out of it. Only one that sleeps where nothing wakes it does not stop: in a call that waits for its answer, which
+//! has not run, and which only reads the thread's memory when it does. Anything else that does not stop may be a call that
+//! writes to the thread's memory (a read from a disk), or one whose child shares it (vfork), and is waited for.
+//!
+//! New threads are made by threads that run. So the list is complete when it shows none that is new, and was read while all
+//! that were known stood still.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use hotbackup_event::failpoint;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::Hold;
+use crate::attach::preflight;
+use crate::process::{Process, ThreadState};
+use crate::sys::mapping::{Mapping, SLOTS};
+use crate::sys::trace::{self, Running, Stopped, Waited};
+
+/// Threads of the target that stand still, or were asked to. They go on when this thread of ours ends, too.
+#[derive(Default)]
+pub(super) struct Frozen {
+    seen: HashSet<i32>,
+    stopped: Vec<Stopped>,
+    /// They have not stopped.
+    asked: HashMap<i32, Running>,
+}
+
+/// Stops all threads. If one does not stop before `until`, all go on, and it says which.
+pub(super) fn freeze(process: &Process, memory: &Mapping, hold: &Hold<'_>, until: Instant) -> Result<Frozen, String> {
+    let mut frozen = Frozen::default();
+    match frozen.stop_all(process, memory, hold, until) {
+        Ok(()) => Ok(frozen),
+        Err(cause) => {
+            frozen.thaw(hold);
+            Err(cause)
+        }
+    }
+}
+
+impl Frozen {
+    fn stop_all(&mut self, process: &Process, memory: &Mapping, hold: &Hold<'_>, until: Instant) -> Result<(), String> {
+        let mut all_still = false;
+        loop {
+            hold.progress();
+            let new = self.ask_new_threads(process)?;
+            if all_still && new == 0 {
+                return Ok(());
+            }
+            for (tid, running) in std::mem::take(&mut self.asked) {
+                match running.poll() {
+                    Waited::Stopped(thread) => self.stopped.push(thread),
+                    Waited::Gone => {}
+                    Waited::Running(running) => drop(self.asked.insert(tid, running)),
+                }
+            }
+            failpoint::hit("freeze.stopping");
+            let moving = self.moving(process, memory);
+            all_still = moving.is_none();
+            match moving {
+                Some(tid) if Instant::now() > until => return Err(why(process, tid)),
+                Some(_) => std::thread::sleep(Duration::from_micros(20)),
+                None => {}
+            }
+        }
+    }
+
+    /// Asks threads to stop that were not asked yet. Returns how many.
+    fn ask_new_threads(&mut self, process: &Process) -> Result<usize, String> {
+        let mut new = 0;
+        for tid in process.threads() {
+            if self.seen.contains(&tid) {
+                continue;
+            }
+            match trace::seize(Pid::from_raw(tid)) {
+                Ok(running) if running.interrupt().is_ok() => {
+                    self.asked.insert(tid, running);
+                    new += 1;
+                }
+                Ok(_) | Err(Errno::ESRCH) => continue, // it ended
+                Err(_) if is_dead(process, tid) => {}
+                Err(errno) => {
+                    return Err(match preflight::tracer(process, tid) {
+                        Some(tracer) => format!("thread {tid} is traced by process {tracer}"),
+                        None => format!("thread {tid} cannot be stopped: {errno}"),
+                    });
+                }
+            }
+            self.seen.insert(tid);
+        }
+        Ok(new)
+    }
+
+    /// A thread that may still run, or whose call may still write to its memory.
+    fn moving(&self, process: &Process, memory: &Mapping) -> Option<i32> {
+        if self.asked.is_empty() {
+            return None;
+        }
+        let recorded = (0..SLOTS).filter(|slot| memory.slot_id(*slot) != 0);
+        let held: HashSet<u32> = recorded.map(|slot| memory.slot(slot).pid).collect();
+        let waits = |tid: i32| {
+            held.contains(&tid.cast_unsigned()) && matches!(process.thread_state(tid), ThreadState::Sleeping { .. })
+        };
+        self.asked.keys().copied().find(|tid| !waits(*tid))
+    }
+
+    /// Lets them go on.
+    pub fn thaw(self, hold: &Hold<'_>) {
+        for thread in self.stopped {
+            hold.progress();
+            let _ = thread.detach();
+        }
+    }
+}
+
+fn why(process: &Process, tid: i32) -> String {
+    let call = match process.thread_state(tid) {
+        ThreadState::Sleeping { nr, .. } => format!("it is in system call {nr}"),
+        _ => "it runs".into(),
+    };
+    format!("thread {tid} did not stop in time: {call}")
+}
+
+/// A leader that ended before its other threads.
+fn is_dead(process: &Process, tid: i32) -> bool {
+    process.status_field(tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
+}

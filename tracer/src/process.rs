@@ -118,6 +118,12 @@ impl Process {
         stat::identity(self.proc(), &path, false).is_ok()
     }
 
+    /// Whether thread `tid` uses the descriptors that are [`Self::descriptors`], and has no table of its own
+    /// (`unshare(CLONE_FILES)`). Where that cannot be known, only of the first thread it is.
+    pub fn shares_descriptors(&self, tid: i32) -> bool {
+        tid == self.pid || crate::sys::process::share_descriptors(self.pid, tid).unwrap_or(false)
+    }
+
     /// Its open descriptors with what they link to: `/data/a`, `anon_inode:[eventfd]`, `socket:[123]`.
     pub fn descriptors(&self) -> Vec<(RawFd, OsString)> {
         let Ok(dir) = self.open_file("fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return Vec::new() };

@@ -332,8 +332,11 @@ fn install_with(process: &Process, memory: Mapping, wake: OwnedFd, mut ptracer: 
             }
         },
     };
+    // Looked at first: the target may have closed it already, and put something else there.
+    let listener = find::listener_at(process, number).map(|listener| (listener, number));
+    let listener = listener.or_else(|| find::target_listener(process));
+    let (listener, number) = listener.ok_or_else(|| Error::os(pid, "taking the listener from")(Errno::EBADF))?;
     memory.target_listener.store(number, Ordering::SeqCst);
-    let listener = pidfd::get_fd(process.pidfd(), number).map_err(Error::os(pid, "taking the listener from"))?;
     failpoint::hit("attach.listener-taken");
     if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
         tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");

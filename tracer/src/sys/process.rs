@@ -45,6 +45,16 @@ pub fn is_same_file(a: (i32, i32), b: (i32, i32)) -> Result<bool, Errno> {
     check(unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_FILE, first, second) }).map(|order| order == 0)
 }
 
+/// Whether two threads share one table of descriptors (kcmp(2), 3.5).
+///
+/// # Errors
+/// `ESRCH`, or `EPERM` or `ENOSYS` when that cannot be known.
+pub fn share_descriptors(a: i32, b: i32) -> Result<bool, Errno> {
+    const KCMP_FILES: libc::c_int = 2;
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) }).map(|order| order == 0)
+}
+
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forked {

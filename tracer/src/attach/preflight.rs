@@ -63,7 +63,7 @@ pub(super) fn why_not_traced(process: &Process, tid: i32) -> Error {
     let pid = process.pid();
     match tracer(process, tid) {
         Some(tracer) => Error::AlreadyTraced { pid, tracer },
-        None => Error::NotPermitted { pid, action: "trace", capability: "CAP_SYS_PTRACE" },
+        None => Error::not_permitted(pid, "trace"),
     }
 }
 

@@ -139,6 +139,9 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
             return Err(error.into());
         }
     };
+    for words in tracer.warnings() {
+        monitor.warning(&words);
+    }
     let quiesce = join::Grace { tracer: &tracer };
     let result = backup.run(&quiesce, &join::Watched { tracer: &tracer, monitor }, control);
     let (pid, keeper_pid) = (options.pid, tracer.keeper_pid());

@@ -237,6 +237,20 @@ impl Tracer {
         self.stopped
     }
 
+    /// What is less safe than usual, in words for the operator.
+    pub fn warnings(&self) -> Vec<String> {
+        let process = &self.shared.process;
+        let (pid, keeper) = (process.pid(), self.keeper_pid());
+        let groups = |pid: i32| crate::process::read_below(process.proc(), &format!("{pid}/cgroup")).ok();
+        let is_elsewhere =
+            groups(keeper).is_some_and(|of_keeper| groups(pid).is_some_and(|theirs| theirs != of_keeper));
+        let words = format!(
+            "the keeper, process {keeper}, could not be moved to the cgroup of process {pid}: whatever ends hotbackup's cgroup \
+             as a whole ends it, too, and then process {pid} waits until `hotbackup rescue`; run as root to prevent that"
+        );
+        if is_elsewhere { vec![words] } else { Vec::new() }
+    }
+
     /// Calls received so far.
     pub fn received(&self) -> u64 {
         self.shared.received.load(Ordering::Relaxed)

@@ -55,6 +55,22 @@ pub fn share_descriptors(a: i32, b: i32) -> Result<bool, Errno> {
     check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) }).map(|order| order == 0)
 }
 
+/// Keeps this process out of the swap. Not where that is permitted for so little that a stack could not grow any more: to
+/// be paged out makes an answer late, and no more than that.
+pub fn lock_memory() {
+    use nix::sys::mman::{MapFlags, MlockAllFlags, ProtFlags, mlockall, mmap_anonymous, munlockall, munmap};
+    const ROOM: std::num::NonZeroUsize = std::num::NonZeroUsize::new(1 << 20).unwrap();
+    if mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE).is_err() {
+        return;
+    }
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    match unsafe { mmap_anonymous(None, ROOM, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE) } {
+        // SAFETY: just mapped, and nobody knows of it.
+        Ok(room) => drop(unsafe { munmap(room, ROOM.get()) }),
+        Err(_) => drop(munlockall()),
+    }
+}
+
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forked {

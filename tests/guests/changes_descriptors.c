@@ -1,8 +1,10 @@
-/* changes_descriptors DIR THREADS PRIVATE: threads that each write a ring through descriptors which change all the time: made
- * by dup2 over what was there, by F_DUPFD, sent over a socket, opened anew, and closed one by one or by range. The last
- * PRIVATE threads have descriptor tables of their own, in which the same numbers are other files. */
+/* changes_descriptors DIR THREADS PRIVATE EVENTFDS: threads that each write a ring through descriptors which change all the
+ * time: made by dup2 over what was there, by F_DUPFD, sent over a socket, opened anew, and closed one by one or by range.
+ * The last PRIVATE threads have descriptor tables of their own, in which the same numbers are other files. EVENTFDS: how
+ * many it has, unused. */
 #include "guest.h"
 #include <sched.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 enum { NUMBERS = 32, FIRST = 400 };
@@ -108,8 +110,10 @@ static void *worker(void *argument) {
 }
 
 int main(int argc, char **argv) {
-    MUST(argc == 4);
+    MUST(argc == 5);
     long threads = number(argv[2]), private = number(argv[3]);
+    for (long i = 0; i < number(argv[4]); i++)
+        MUST(eventfd(0, EFD_CLOEXEC) >= 0);
     struct worker *all = calloc((size_t)threads, sizeof *all);
     MUST(all);
     for (long i = 0; i < threads; i++) {

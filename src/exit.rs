@@ -150,7 +150,8 @@ impl Cause {
             Error::NotPermitted { .. } => Self::NotPermitted,
             Error::AlreadyTraced { .. } => Self::AlreadyTraced,
             Error::Busy(_) => Self::Busy,
-            Error::ForeignListener(_)
+            Error::FirstThreadEnded(_)
+            | Error::ForeignListener(_)
             | Error::ThreadDiverges(_)
             | Error::OwnFilter(_)
             | Error::ForeignArchitecture(_) => Self::CannotFollow,

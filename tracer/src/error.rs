@@ -12,6 +12,12 @@ pub enum Error {
     /// the process ended while it was being followed
     #[error("process {0} ended before the backup was complete: start it and take the backup again")]
     TargetExited(i32),
+    /// what is left of the process cannot be looked at
+    #[error(
+        "the first thread of process {0} has ended while others go on, so that its files and memory cannot be looked at: \
+         it cannot be followed"
+    )]
+    FirstThreadEnded(i32),
     /// not permitted
     #[error("not permitted to {action} process {pid}: {remedy}")]
     NotPermitted {

@@ -91,6 +91,11 @@ impl Process {
         !matches!(poll(&mut poll_fd, PollTimeout::ZERO), Ok(n) if n > 0)
     }
 
+    /// Whether its first thread has ended while others go on: nothing of it can be looked at then.
+    pub fn first_thread_ended(&self) -> bool {
+        self.status_field(self.pid, "State").is_some_and(|state| state.starts_with(['Z', 'X'])) && self.is_alive()
+    }
+
     /// Opens `name` below its directory in /proc.
     ///
     /// # Errors

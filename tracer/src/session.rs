@@ -51,6 +51,7 @@ pub struct Tracer {
     receivers: Mutex<Option<Receivers>>,
     warden: Warden,
     ptracer: Mutex<Ptracer>,
+    sink: Arc<dyn Sink>,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
     _lock: Flock<File>,
@@ -156,14 +157,14 @@ impl Tracer {
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
         let ptracer = Mutex::new(ptracer);
         let receivers = Mutex::new(Some(receivers));
-        let tracer = Self { shared, wake, receivers, warden, ptracer, stopped, _lock: lock };
-        tracer.find_blind_spots(&*sink);
+        let tracer = Self { shared, wake, receivers, warden, ptracer, sink, stopped, _lock: lock };
+        tracer.find_blind_spots();
         Ok(tracer)
     }
 
     /// What was there before the filter and no call will show.
-    fn find_blind_spots(&self, sink: &dyn Sink) {
-        let process = &self.shared.process;
+    fn find_blind_spots(&self) {
+        let (process, sink) = (&self.shared.process, &self.sink);
         let maps = process.read_file("maps").unwrap_or_default();
         let has_ring = process.descriptors().iter().any(|(_, link)| link == IO_URING);
         if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
@@ -192,6 +193,9 @@ impl Tracer {
 
     /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look.
     pub fn unseen(&self, look: Look) -> Vec<Effect> {
+        if self.shared.unseen.is_some() && self.shared.process.first_thread_ended() {
+            self.sink.blind("its first thread has ended, so that its descriptors cannot be looked at".into());
+        }
         let look_at = |unseen: &Mutex<Unseen>| {
             unseen.lock().unwrap_or_else(PoisonError::into_inner).look(&self.shared.process, look)
         };

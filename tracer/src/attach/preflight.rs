@@ -38,7 +38,10 @@ pub fn check(process: &Process) -> Result<(), Error> {
         return Err(Error::KernelTooOld { feature, since });
     }
     let pid = process.pid();
-    if process.status_field(pid, "State").is_some_and(|state| state.starts_with(['Z', 'X'])) {
+    if process.first_thread_ended() {
+        return Err(Error::FirstThreadEnded(pid));
+    }
+    if !process.is_alive() {
         return Err(Error::TargetExited(pid));
     }
     if let Some(tracer) = tracer(process, pid) {

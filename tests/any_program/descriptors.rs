@@ -36,13 +36,6 @@ fn a_program_of_whose_threads_only_the_first_has_the_common_descriptors_is_backe
 }
 
 #[test]
-fn threads_that_may_write_unseen_by_descriptors_of_their_own_are_refused() {
-    let _alone = alone();
-    let said = refused(&mut changing("4", "2", "1"), "blind");
-    assert_names(&said, &["8 bytes", "descriptors of its own"]);
-}
-
-#[test]
 fn a_program_with_1000_threads_is_backed_up() {
     let _alone = alone();
     back_up(&mut Guest::start("rings", Linked::Dynamically, &["1000", "2", "100000"]), 1000);

@@ -16,3 +16,4 @@ mod limits;
 mod ordinary;
 mod owners;
 mod surroundings;
+mod writes;

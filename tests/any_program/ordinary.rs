@@ -167,6 +167,31 @@ fn another_users_program_is_refused() {
     assert!(!guest.is_filtered(), "a refused attach left a filter");
 }
 
+/// The user's hotbackup, with capabilities.
+fn capable(hotbackup: &Path, capabilities: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={USER}"), format!("--regid={USER}")]).arg("--clear-groups");
+    command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities]).arg(hotbackup);
+    command
+}
+
+#[test]
+fn roots_program_is_backed_up_with_two_capabilities_and_refused_with_one() {
+    let _alone = alone();
+    let home = Home::new();
+    let hotbackup = home.hotbackup();
+    let mut guest = Guest::start_in(home.0, "rings", Linked::Dynamically, &["4", "64", "200"]);
+    let said = refused_by(capable(&hotbackup, "+sys_ptrace"), &mut guest, "not_permitted");
+    assert_names(&said, &["CAP_SYS_PTRACE and CAP_DAC_OVERRIDE"]);
+    assert!(!guest.is_filtered(), "a refused attach left a filter");
+    let (dest, source) = (guest.beside("backup"), guest.dir.clone());
+    let command = capable(&hotbackup, "+sys_ptrace,+dac_override");
+    let outcome = backup::start_command(command, guest.pid(), &dest, &["--source", path(&source)]).finish();
+    outcome.report();
+    check_rings(&dest, 4).expect("a state that existed");
+    guest.assert_goes_on();
+}
+
 #[test]
 fn a_program_of_the_user_that_is_not_dumpable_is_refused() {
     let _alone = alone();

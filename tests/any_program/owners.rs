@@ -1,11 +1,9 @@
 //! Whose the target is, and what it may do.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
-use crate::bench::{assert_names, back_up, refused_by};
-use crate::common::backup::{HOTBACKUP, alone, scratch};
+use crate::bench::back_up;
+use crate::common::backup::{alone, scratch};
 use crate::common::guest::{Guest, Linked};
 use crate::common::process::{path, status, wait_until};
 
@@ -60,22 +58,4 @@ fn a_program_that_stops_being_dumpable_between_backups_is_backed_up() {
 fn a_program_with_a_harmless_filter_of_its_own_is_backed_up() {
     let _alone = alone();
     back_up(&mut Guest::start("harmless_filter", Linked::Dynamically, &[]), 2);
-}
-
-/// hotbackup by nobody, with these capabilities.
-fn capable(capabilities: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities]).arg(HOTBACKUP);
-    command
-}
-
-#[test]
-fn roots_program_is_refused_to_somebody_who_may_trace_and_not_read_it() {
-    let _alone = alone();
-    let mut guest = Guest::start("rings", Linked::Dynamically, &["2", "64", "200"]);
-    fs::set_permissions(guest.scratch.path(), fs::Permissions::from_mode(0o777)).expect("ours");
-    let said = refused_by(capable("+sys_ptrace"), &mut guest, "not_permitted");
-    assert_names(&said, &["CAP_SYS_PTRACE and CAP_DAC_OVERRIDE"]);
-    assert!(!guest.is_filtered(), "a refused attach left a filter");
 }

@@ -41,6 +41,9 @@ pub struct Options {
     pub keeper_program: PathBuf,
     /// How long this supervisor may make no progress until the keeper takes over; while a hold is on it is 50 ms.
     pub lease: Duration,
+    /// Have the filter show writes of 8 bytes, too, in a target with eventfds (see `unseen.rs`), at its cost. A filter that is
+    /// there already stays as it is.
+    pub show_all_writes: bool,
 }
 
 /// A target that is followed. Dropping it hands the target to its keeper.
@@ -52,6 +55,7 @@ pub struct Tracer {
     warden: Warden,
     ptracer: Mutex<Ptracer>,
     sink: Arc<dyn Sink>,
+    wants_all_writes: bool,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
     _lock: Flock<File>,
@@ -109,7 +113,7 @@ impl Tracer {
             Some(keeper) if keeper.is_orphaned() => {
                 let Some((memory, wake)) = keeper.adopt(process)? else { return Ok(None) };
                 let ptracer = ptracer(&memory)?;
-                install_with(process, memory, wake, ptracer)?
+                install_with(process, memory, wake, ptracer, options)?
             }
             Some(keeper) => {
                 // Before calls begin to wait for us.
@@ -125,7 +129,7 @@ impl Tracer {
                 let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
                 failpoint::hit("attach.keeper-ready");
                 let ptracer = ptracer(&memory)?;
-                install_with(process, memory, wake, ptracer)?
+                install_with(process, memory, wake, ptracer, options)?
             }
         }))
     }
@@ -157,7 +161,8 @@ impl Tracer {
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
         let ptracer = Mutex::new(ptracer);
         let receivers = Mutex::new(Some(receivers));
-        let tracer = Self { shared, wake, receivers, warden, ptracer, sink, stopped, _lock: lock };
+        let wants_all_writes = options.show_all_writes;
+        let tracer = Self { shared, wake, receivers, warden, ptracer, sink, wants_all_writes, stopped, _lock: lock };
         tracer.find_blind_spots();
         Ok(tracer)
     }
@@ -252,7 +257,14 @@ impl Tracer {
             "the keeper, process {keeper}, could not be moved to the cgroup of process {pid}: whatever ends hotbackup's cgroup \
              as a whole ends it, too, and then process {pid} waits until `hotbackup rescue`; run as root to prevent that"
         );
-        if is_elsewhere { vec![words] } else { Vec::new() }
+        let mut warnings = if is_elsewhere { vec![words] } else { Vec::new() };
+        if self.wants_all_writes && self.shared.unseen.is_some() {
+            warnings.push(format!(
+                "the filter that process {pid} has already does not show writes of 8 bytes: only one that is started anew can \
+                 be followed in another way"
+            ));
+        }
+        warnings
     }
 
     /// Calls received so far.
@@ -313,10 +325,18 @@ const IO_URING: &str = "anon_inode:[io_uring]";
 const EVENTFD: &str = "anon_inode:[eventfd]";
 
 /// Installs the filter, with a keeper in place.
-fn install_with(process: &Process, memory: Mapping, wake: OwnedFd, mut ptracer: Ptracer) -> Result<Attached, Error> {
+fn install_with(
+    process: &Process,
+    memory: Mapping,
+    wake: OwnedFd,
+    mut ptracer: Ptracer,
+    options: &Options,
+) -> Result<Attached, Error> {
     let pid = process.pid();
-    let eight_bytes_unseen = process.descriptors().iter().any(|(_, link)| link == EVENTFD);
-    memory.eight_bytes_unseen.store(u32::from(eight_bytes_unseen), Ordering::SeqCst);
+    let has_eventfds = || process.descriptors().iter().any(|(_, link)| link == EVENTFD);
+    let eight_bytes_unseen = !options.show_all_writes && has_eventfds();
+    // A thread that is on its way already may install another one, of an earlier attempt: the net does no harm.
+    memory.eight_bytes_unseen.fetch_or(u32::from(eight_bytes_unseen), Ordering::SeqCst);
     let program = filter::compile(eight_bytes_unseen)
         .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
     let no_new_privs = preflight::needs_no_new_privs(process);

@@ -187,7 +187,11 @@ impl<'a> Decoder<'a> {
     fn unseen(&mut self) -> Option<MutexGuard<'a, Unseen>> {
         let unseen = self.unseen.filter(|_| self.process.has_thread(self.tid))?;
         if !self.process.shares_descriptors(self.tid) {
-            self.blind = Some(format!("thread {} may write 8 bytes unseen, by descriptors of its own", self.tid));
+            self.blind = Some(format!(
+                "thread {} may write 8 bytes unseen, by descriptors of its own: restart the process, and take its first \
+                 backup with --show-all-writes",
+                self.tid
+            ));
             return None;
         }
         Some(unseen.lock().unwrap_or_else(PoisonError::into_inner))

@@ -126,12 +126,6 @@ pub(crate) fn end_all(kind: Kind, target: &Process) {
     }
 }
 
-/// The target of process `pid`, which is one of ours.
-pub(crate) fn target_of(pid: i32) -> Option<i32> {
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    std::str::from_utf8(arguments.split(|&byte| byte == 0).nth(2)?).ok()?.parse().ok()
-}
-
 /// Whether process `pid` is one of `kind` for `target`, by name, arguments and owner: only ours, root's, and those of the
 /// target's own user are trusted, who may do with it as they like.
 pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 
 use super::state::{CLOSED, Control, Role};
 use super::{KIND, MEMORY_FD, WAKE_FD};
@@ -251,15 +250,7 @@ pub fn rouse(wake: &OwnedFd) {
 pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
     let keeps_it = |pid: i32| {
         let keeper = pidfd::open(pid).ok()?;
-        let memory = match pidfd::get_fd(keeper.as_fd(), MEMORY_FD) {
-            Ok(memory) => Mapping::open(memory).ok()?,
-            // Another user's: then only its target can be looked at.
-            Err(Errno::EPERM) => {
-                let other = Process::open(helper::target_of(pid)?).ok().filter(|other| other.pid() != target.pid())?;
-                return may_share(target, number, &other).then_some(other.pid());
-            }
-            Err(_) => return None,
-        };
+        let memory = Mapping::open(pidfd::get_fd(keeper.as_fd(), MEMORY_FD).ok()?).ok()?;
         // Keeper and twin have it under one number.
         let listener = memory.keeper_listener.load(Ordering::SeqCst);
         let same = match is_same_file((target.pid(), number), (pid, listener)) {
@@ -272,14 +263,6 @@ pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
     };
     let all = crate::process::list_numbers(target.proc(), ".");
     all.into_iter().filter(|&pid| helper::is_any(pid, KIND)).find_map(keeps_it)
-}
-
-/// Whether `other` has, as far as can be known, the very listener `number` of `target`.
-fn may_share(target: &Process, number: RawFd, other: &Process) -> bool {
-    let is_hidden =
-        other.open_file("fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY).is_err_and(|errno| errno != Errno::ENOENT);
-    let mut listeners = other.descriptors().into_iter().filter(|(_, link)| link.as_bytes() == LISTENER);
-    is_hidden || listeners.any(|(fd, _)| is_same_file((target.pid(), number), (other.pid(), fd)).unwrap_or(true))
 }
 
 /// The memory that the target itself holds, for the case that nobody else does any more.

@@ -23,7 +23,9 @@ pub enum Error {
         pid: i32,
     },
     /// Its files may not be looked at.
-    #[error("not permitted to see which files process {pid} has open: run as root, or give hotbackup CAP_SYS_PTRACE")]
+    #[error(
+        "not permitted to see which files process {pid} has open: run as root, or as its own user, or give hotbackup CAP_SYS_PTRACE and CAP_DAC_OVERRIDE"
+    )]
     NotPermitted {
         /// The process.
         pid: i32,

@@ -43,8 +43,10 @@ causes! {
     Revoked = 12,
     /// A call of the process had waited too long, so it was let go: a disk stands still, or hotbackup hangs.
     WaitedTooLong = 13,
+    /// The process has no room for what it takes to follow it: file descriptors or memory; the message names the limit.
+    NoRoom = 14,
     /// The process could not be stopped to copy what it has mapped for writing.
-    NotFrozen = 14,
+    NotFrozen = 16,
     /// The destination holds something already.
     DestNotEmpty = 20,
     /// The destination and a source lie inside one another.
@@ -152,11 +154,13 @@ impl Cause {
             Error::NotPermitted { .. } => Self::NotPermitted,
             Error::AlreadyTraced { .. } => Self::AlreadyTraced,
             Error::Busy(_) => Self::Busy,
-            Error::ForeignListener(_)
+            Error::FirstThreadEnded(_)
+            | Error::ForeignListener(_)
             | Error::ThreadDiverges(_)
             | Error::OwnFilter(_)
             | Error::ForeignArchitecture(_) => Self::CannotFollow,
             Error::KernelTooOld { .. } => Self::KernelTooOld,
+            Error::NoRoom { .. } => Self::NoRoom,
             Error::NoThread(..) | Error::Injected { .. } => Self::AttachFailed,
             Error::Keeper { .. } => Self::Keeper,
             Error::Ptracer { .. } => Self::AttachFailed,

@@ -151,7 +151,7 @@ pub(crate) fn explain_unseen(ledger: &Ledger, effect: &Effect) -> Result<(), Err
     let path = file.path();
     Err(Error::Blind(format!(
         "{} may have been written to, 8 bytes at a time, before it was saved; such writes are not seen in a process \
-         that has eventfds",
+         that has eventfds, unless its first backup since it was started is taken with --show-all-writes",
         path.display()
     )))
 }

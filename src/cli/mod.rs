@@ -86,6 +86,10 @@ struct Backup {
     /// How long a call of the process waits at most, whatever hangs; then the backup is given up
     #[arg(long, value_name = "DURATION", value_parser = duration::duration, default_value = "1s")]
     lease: Duration,
+    /// Have every write shown, also those of 8 bytes in a process with eventfds, which then cost it more; counts only in the
+    /// first backup since the process was started
+    #[arg(long)]
+    show_all_writes: bool,
     #[command(flatten)]
     output: Output,
     /// Where the backup goes: a new directory, or an empty one
@@ -133,6 +137,9 @@ struct Check {
     /// A directory that would be backed up (default: mongod's dbpath)
     #[arg(long, value_name = "DIR")]
     source: Vec<PathBuf>,
+    /// As for the first backup, which this counts for
+    #[arg(long)]
+    show_all_writes: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -244,7 +251,7 @@ mod tests {
     #[test]
     fn a_backup_reads_all_its_flags() {
         let line = "hotbackup backup --pid 7 --source /a --source /b --throttle 64MiB --point start --exclude *.tmp \
-                    --before-images 64MiB --mapped 1MiB --max-wait 2s --hold 5ms --lease 3s --json -q /dest";
+                    --before-images 64MiB --mapped 1MiB --max-wait 2s --hold 5ms --lease 3s --show-all-writes --json -q /dest";
         let Verb::Backup(flags) = Command::try_parse_from(line.split_whitespace()).unwrap().verb else { panic!() };
         assert_eq!((flags.pid, flags.throttle), (7, Some(64 << 20)));
         assert_eq!(flags.source, [PathBuf::from("/a"), PathBuf::from("/b")]);
@@ -253,7 +260,7 @@ mod tests {
         assert_eq!((flags.before_images, flags.mapped), (64 << 20, 1 << 20));
         let limits = [flags.max_wait, flags.hold, flags.lease].map(|limit| limit.as_millis());
         assert_eq!(limits, [2000, 5, 3000]);
-        assert!(flags.output.json && flags.output.quiet);
+        assert!(flags.output.json && flags.output.quiet && flags.show_all_writes);
     }
 
     #[test]

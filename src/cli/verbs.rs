@@ -48,6 +48,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         max_wait: flags.max_wait,
         hold: flags.hold,
         lease: flags.lease,
+        show_all_writes: flags.show_all_writes,
     };
     let result = beside_signals(|| session::backup(&options, &drawing, &control))?;
     drawing.finish();
@@ -86,7 +87,8 @@ pub(super) fn verify(flags: &Verify) -> Result<(), Failure> {
 }
 
 pub(super) fn check(flags: &Check) -> Result<(), Failure> {
-    let report = session::check(flags.pid, &flags.source).map_err(|error| Failure::new(Cause::of(&error), error))?;
+    let report = session::check(flags.pid, &flags.source, flags.show_all_writes)
+        .map_err(|error| Failure::new(Cause::of(&error), error))?;
     show(flags.output, &report, || {
         let width = report.items.iter().map(|item| item.name.len()).max().unwrap_or(0);
         let line = |item: &session::CheckItem| {

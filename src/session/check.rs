@@ -50,11 +50,11 @@ impl CheckReport {
 }
 
 /// Looks whether a process can be backed up, and whether every call is seen. It attaches to do so: filter and keeper
-/// stay, as after a backup.
+/// stay, as after a backup; see [`super::Options::show_all_writes`].
 ///
 /// # Errors
 /// Only when there is no such process; everything else is an item of the report.
-pub fn check(pid: i32, paths: &[PathBuf]) -> Result<CheckReport, Error> {
+pub fn check(pid: i32, paths: &[PathBuf], show_all_writes: bool) -> Result<CheckReport, Error> {
     let mut report = CheckReport { items: Vec::new() };
     for (feature, since, there) in preflight::kernel_features() {
         let detail = if there { "there".into() } else { format!("missing: Linux {since} has it") };
@@ -73,13 +73,13 @@ pub fn check(pid: i32, paths: &[PathBuf]) -> Result<CheckReport, Error> {
         Err(error) => report.add("source", false, error.to_string()),
     }
     if report.is_ok() {
-        attach(pid, &mut report)?;
+        attach(pid, show_all_writes, &mut report)?;
     }
     Ok(report)
 }
 
-fn attach(pid: i32, report: &mut CheckReport) -> Result<(), Error> {
-    let tracer = match Tracer::attach(pid, &tracer_options(limits::LEASE)?, Arc::new(Observer)) {
+fn attach(pid: i32, show_all_writes: bool, report: &mut CheckReport) -> Result<(), Error> {
+    let tracer = match Tracer::attach(pid, &tracer_options(limits::LEASE, show_all_writes)?, Arc::new(Observer)) {
         Ok(tracer) => tracer,
         Err(error) => {
             report.add("attach", false, error.to_string());
@@ -123,6 +123,6 @@ impl Sink for Observer {
 /// # Errors
 /// When there is no such process, or it has no listener.
 pub fn rescue(pid: i32) -> Result<RescueReport, Error> {
-    let rescued = hotbackup_tracer::rescue(pid, &tracer_options(limits::LEASE)?)?;
+    let rescued = hotbackup_tracer::rescue(pid, &tracer_options(limits::LEASE, false)?)?;
     Ok(RescueReport { answered: rescued.answered, keeper_pid: rescued.keeper_pid, was_kept: rescued.was_kept })
 }

@@ -50,6 +50,8 @@ pub struct Options {
     /// The longest that a call waits for whatever reason, and the longest that this supervisor may make no progress until
     /// the keeper takes over. Either makes the backup fail.
     pub lease: Duration,
+    /// Have every write shown, also those of 8 bytes in a target with eventfds, if this is its first backup.
+    pub show_all_writes: bool,
 }
 
 impl Options {
@@ -68,6 +70,7 @@ impl Options {
             max_wait: tuning.max_wait,
             hold: tuning.hold_lease,
             lease: limits::LEASE,
+            show_all_writes: false,
         }
     }
 }
@@ -119,7 +122,7 @@ pub enum Error {
 pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
     let tuning = limits::tuning(options)?;
     let process = Process::open(options.pid)?;
-    let tracer_options = tracer_options(options.lease)?;
+    let tracer_options = tracer_options(options.lease, options.show_all_writes)?;
     hotbackup_tracer::attach::preflight::check(&process)?;
     let sources = sources::open(&process, &options.sources)?;
     control.set_throttle(options.throttle);
@@ -143,6 +146,9 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
             return Err(error.into());
         }
     };
+    for words in tracer.warnings() {
+        monitor.warning(&words);
+    }
     let quiesce = join::Grace { tracer: &tracer };
     let result = backup.run(&quiesce, &join::Watched { tracer: &tracer, monitor }, control);
     let (pid, keeper_pid) = (options.pid, tracer.keeper_pid());
@@ -176,7 +182,7 @@ fn explain(seen: hotbackup_copier::Error, lost: Option<hotbackup_tracer::Error>)
     }
 }
 
-fn tracer_options(lease: Duration) -> Result<hotbackup_tracer::Options, Error> {
+fn tracer_options(lease: Duration, show_all_writes: bool) -> Result<hotbackup_tracer::Options, Error> {
     let keeper_program = std::env::current_exe().map_err(Error::OwnExecutable)?;
-    Ok(hotbackup_tracer::Options { keeper_program, lease })
+    Ok(hotbackup_tracer::Options { keeper_program, lease, show_all_writes })
 }

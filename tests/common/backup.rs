@@ -80,8 +80,14 @@ pub fn start(pid: i32, dest: &Path, more: &[&str]) -> Running {
 
 /// The same with fail points, as in `hold.parked:stop` (see `tracer/event/src/failpoint.rs`).
 pub fn start_failing(pid: i32, dest: &Path, more: &[&str], failpoints: &str) -> Running {
-    let mut child = Command::new(HOTBACKUP)
-        .env("HOTBACKUP_FAILPOINT", failpoints)
+    let mut command = Command::new(HOTBACKUP);
+    command.env("HOTBACKUP_FAILPOINT", failpoints);
+    start_command(command, pid, dest, more)
+}
+
+/// The same by a command that runs hotbackup in some other way, as another user for one.
+pub fn start_command(mut command: Command, pid: i32, dest: &Path, more: &[&str]) -> Running {
+    let mut child = command
         .args(["backup", "--json", "--pid", &pid.to_string()])
         .args(more)
         .arg(dest)

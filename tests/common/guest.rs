@@ -65,7 +65,8 @@ impl Guest {
         Self::spawn(scratch, dir, command)
     }
 
-    fn spawn(scratch: TempDir, dir: PathBuf, mut command: Command) -> Self {
+    /// Starts a guest by a command; returns once it is ready. The data directory lies below the scratch directory.
+    pub fn spawn(scratch: TempDir, dir: PathBuf, mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().expect("the guest starts");
         let mut line = String::new();
@@ -187,14 +188,14 @@ fn modified(path: &Path) -> (i64, i64) {
     fs::metadata(path).map_or((0, 0), |data| (data.mtime(), data.mtime_nsec()))
 }
 
-/// The files a guest keeps writing to: all but its ballast, and what a test has put there.
+/// The files a guest keeps writing to: all but its ballast, what it is about to rename, and what a test has put there.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("the guest's directory") {
         let path = entry.expect("readable").path();
         if path.is_dir() {
             found.extend(files(&path));
-        } else if !path.ends_with("ballast") && !path.ends_with("foreign") {
+        } else if !["ballast", "next", "foreign"].iter().any(|name| path.ends_with(name)) {
             found.push(path);
         }
     }

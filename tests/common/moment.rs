@@ -115,8 +115,11 @@ pub fn back_up_as(
     };
     let backup = Backup::prepare(spec).map_err(Failure)?;
     let join = Arc::new(Join(backup.capture()));
-    let options =
-        hotbackup_tracer::Options { keeper_program: PathBuf::from(HOTBACKUP), lease: hotbackup_tracer::LEASE };
+    let options = hotbackup_tracer::Options {
+        keeper_program: PathBuf::from(HOTBACKUP),
+        lease: hotbackup_tracer::LEASE,
+        show_all_writes: false,
+    };
     let tracer = Tracer::attach(pid, &options, join).unwrap_or_else(|error| panic!("{error}"));
     let monitor = Phases { tracer: &tracer, at_phase };
     backup.run(&Grace(&tracer), &monitor, &Control::new(how.rate)).map_err(Failure)

@@ -146,7 +146,7 @@ fn exit(plan: &Plan, ended: &Ended, met: bool, stall: Duration) -> Result<(), St
     const ATTACH_FAILED: i32 = 10;
     const KEEPER: i32 = 11;
     const REVOKED: i32 = 12;
-    const NOT_FROZEN: i32 = 14;
+    const NOT_FROZEN: i32 = 16;
     const QUIESCE: i32 = 40;
     const BLIND: i32 = 41;
     const WAITED_TOO_LONG: i32 = 13;

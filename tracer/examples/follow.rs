@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let pid = arguments.first().ok_or("usage: follow PID [SECONDS]")?.parse()?;
     let seconds = arguments.get(1).map_or(Ok(1), |text| text.parse())?;
-    let options = Options { keeper_program: std::env::current_exe()?, lease: LEASE };
+    let options = Options { keeper_program: std::env::current_exe()?, lease: LEASE, show_all_writes: false };
     let tracer = Tracer::attach(pid, &options, Arc::new(Print))?;
     println!("stopped: {:?}, keeper {}", tracer.stopped(), tracer.keeper_pid());
     let began = std::time::Instant::now();

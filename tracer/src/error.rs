@@ -12,15 +12,21 @@ pub enum Error {
     /// the process ended while it was being followed
     #[error("process {0} ended before the backup was complete: start it and take the backup again")]
     TargetExited(i32),
+    /// what is left of the process cannot be looked at
+    #[error(
+        "the first thread of process {0} has ended while others go on, so that its files and memory cannot be looked at: \
+         it cannot be followed"
+    )]
+    FirstThreadEnded(i32),
     /// not permitted
-    #[error("not permitted to {action} process {pid}: run as root, or give hotbackup {capability}")]
+    #[error("not permitted to {action} process {pid}: {remedy}")]
     NotPermitted {
         /// The target.
         pid: i32,
         /// What was tried.
         action: &'static str,
         /// What would allow it.
-        capability: &'static str,
+        remedy: &'static str,
     },
     /// somebody else traces it
     #[error("process {pid} is being traced by process {tracer} (a debugger or strace): end that and try again")]
@@ -62,6 +68,14 @@ pub enum Error {
     /// no thread could run the injected calls
     #[error("no thread of process {0} could be used to install the filter ({1}): try again")]
     NoThread(i32, String),
+    /// the target is at a limit of its own
+    #[error("process {pid} has no room for what it takes to follow it: {what}")]
+    NoRoom {
+        /// The target.
+        pid: i32,
+        /// Which limit, and how it is raised.
+        what: String,
+    },
     /// the injected call failed
     #[error("the {call} call injected into process {pid} failed: {errno}")]
     Injected {
@@ -133,17 +147,57 @@ pub enum Error {
 }
 
 impl Error {
+    /// We may not do that to process `pid`.
+    pub(crate) fn not_permitted(pid: i32, action: &'static str) -> Self {
+        let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+        let status = read(format!("/proc/{pid}/status"));
+        let owner = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+        let is_ours = owner == Some(nix::unistd::getuid().as_raw());
+        Self::NotPermitted { pid, action, remedy: remedy(&read("/proc/sys/kernel/yama/ptrace_scope".into()), is_ours) }
+    }
+
     /// For `map_err`: a call of ours failed on process `pid`.
     pub(crate) fn os(pid: i32, operation: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| match errno {
             Errno::ESRCH => Self::NoSuchProcess(pid),
-            Errno::EPERM | Errno::EACCES => Self::NotPermitted { pid, action: operation, capability: "CAP_SYS_PTRACE" },
+            Errno::EPERM | Errno::EACCES => Self::not_permitted(pid, operation),
             errno => Self::Os { pid, operation, errno },
         }
+    }
+}
+
+/// What would allow us to trace a process, of our own user or another's, where Yama's ptrace_scope is this (kernel:
+/// admin-guide/LSM/Yama.rst).
+fn remedy(scope: &str, is_ours: bool) -> &'static str {
+    match (scope.trim(), is_ours) {
+        ("3", _) => {
+            "kernel.yama.ptrace_scope is 3, so that nobody may trace anything until the machine is started anew"
+        }
+        ("1" | "2", true) => "run as root, or give hotbackup CAP_SYS_PTRACE: kernel.yama.ptrace_scope forbids it else",
+        (_, true) => {
+            "run as root: its own user may not look into it (it is not dumpable, as in prctl(2), has another group, or has \
+             capabilities)"
+        }
+        (_, false) => "run as root, or as its own user, or give hotbackup CAP_SYS_PTRACE and CAP_DAC_OVERRIDE",
     }
 }
 
 /// The errno of an I/O error.
 pub(crate) fn errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_is_one_that_helps_under_this_scope() {
+        let cases = [("", false, "its own user"), ("1\n", true, "CAP_SYS_PTRACE"), ("0\n", true, "not dumpable")];
+        for (scope, is_ours, word) in cases {
+            let words = remedy(scope, is_ours);
+            assert!(words.contains(word) && words.contains("run as root"), "{scope}: {words}");
+        }
+        assert!(!remedy("3\n", true).contains("root"));
+    }
 }

@@ -126,7 +126,8 @@ pub(crate) fn end_all(kind: Kind, target: &Process) {
     }
 }
 
-/// Whether process `pid` is one of `kind` for `target`, by name, arguments and owner: only ours or root's are trusted.
+/// Whether process `pid` is one of `kind` for `target`, by name, arguments and owner: only ours, root's, and those of the
+/// target's own user are trusted, who may do with it as they like.
 pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     if read("comm").trim_ascii_end() != kind.name.to_bytes() {
@@ -139,7 +140,8 @@ pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
         return false;
     }
     let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
-    owner.is_ok_and(|owner| owner == 0 || owner == nix::unistd::geteuid().as_raw())
+    let of_target = || target.status_field(target.pid(), "Uid")?.split_whitespace().next()?.parse().ok();
+    owner.is_ok_and(|owner| owner == 0 || owner == nix::unistd::geteuid().as_raw() || of_target() == Some(owner))
 }
 
 /// Whether a process is stopped by a signal (proc_pid_stat(5)).

@@ -91,6 +91,11 @@ impl Process {
         !matches!(poll(&mut poll_fd, PollTimeout::ZERO), Ok(n) if n > 0)
     }
 
+    /// Whether its first thread has ended while others go on: nothing of it can be looked at then.
+    pub fn first_thread_ended(&self) -> bool {
+        self.status_field(self.pid, "State").is_some_and(|state| state.starts_with(['Z', 'X'])) && self.is_alive()
+    }
+
     /// Opens `name` below its directory in /proc.
     ///
     /// # Errors
@@ -116,6 +121,12 @@ impl Process {
     pub fn has_thread(&self, tid: i32) -> bool {
         let path = CString::new(format!("{}/task/{tid}", self.pid)).unwrap_or_default();
         stat::identity(self.proc(), &path, false).is_ok()
+    }
+
+    /// Whether thread `tid` uses the descriptors that are [`Self::descriptors`], and has no table of its own
+    /// (`unshare(CLONE_FILES)`). Where that cannot be known, only of the first thread it is.
+    pub fn shares_descriptors(&self, tid: i32) -> bool {
+        tid == self.pid || crate::sys::process::share_descriptors(self.pid, tid).unwrap_or(false)
     }
 
     /// Its open descriptors with what they link to: `/data/a`, `anon_inode:[eventfd]`, `socket:[123]`.

@@ -57,15 +57,15 @@ pub(crate) fn revive(process: &Process, options: &Options) -> Result<(), Error> 
     let Some((_, number)) = find::target_listener(process) else {
         return Err(Error::NothingToRescue(pid));
     };
-    if let Some(other) = find::kept_for_another(process, number) {
-        return Err(Error::KeptForAnother { pid, other });
-    }
-    if find::target_memory(process).is_none() && !is_ours(process, options)? {
-        return Err(Error::ForeignListener(pid));
-    }
     let memory = match find::target_memory(process) {
         Some(memory) => memory,
         None => {
+            if let Some(other) = find::kept_for_another(process, number) {
+                return Err(Error::KeptForAnother { pid, other });
+            }
+            if !is_ours(process, options)? {
+                return Err(Error::ForeignListener(pid));
+            }
             let memory = spawn::new_memory(process)?;
             // Nobody knows whether its filter shows writes of 8 bytes; the net does no harm.
             memory.eight_bytes_unseen.store(1, Ordering::SeqCst);

@@ -41,6 +41,9 @@ pub struct Options {
     pub keeper_program: PathBuf,
     /// How long this supervisor may make no progress until the keeper takes over; while a hold is on it is 50 ms.
     pub lease: Duration,
+    /// Have the filter show writes of 8 bytes, too, in a target with eventfds (see `unseen.rs`), at its cost. A filter that is
+    /// there already stays as it is.
+    pub show_all_writes: bool,
 }
 
 /// A target that is followed. Dropping it hands the target to its keeper.
@@ -56,6 +59,7 @@ pub struct Tracer {
     sink: Arc<dyn Sink>,
     /// Whether blind spots were looked for after the first grace.
     looked_again: AtomicBool,
+    wants_all_writes: bool,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
     _lock: Flock<File>,
@@ -113,7 +117,7 @@ impl Tracer {
             Some(keeper) if keeper.is_orphaned() => {
                 let Some((memory, wake)) = keeper.adopt(process)? else { return Ok(None) };
                 let ptracer = ptracer(&memory)?;
-                install_with(process, memory, wake, ptracer)?
+                install_with(process, memory, wake, ptracer, options)?
             }
             Some(keeper) => {
                 // Before calls begin to wait for us.
@@ -129,7 +133,7 @@ impl Tracer {
                 let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
                 failpoint::hit("attach.keeper-ready");
                 let ptracer = ptracer(&memory)?;
-                install_with(process, memory, wake, ptracer)?
+                install_with(process, memory, wake, ptracer, options)?
             }
         }))
     }
@@ -161,10 +165,21 @@ impl Tracer {
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
         let ptracer = Mutex::new(ptracer);
         let receivers = Mutex::new(Some(receivers));
-        let looked = Mutex::default();
-        let looked_again = AtomicBool::new(false);
-        let tracer =
-            Self { shared, wake, receivers, warden, ptracer, looked, sink, looked_again, stopped, _lock: lock };
+        let (looked, looked_again) = (Mutex::default(), AtomicBool::new(false));
+        let wants_all_writes = options.show_all_writes;
+        let tracer = Self {
+            shared,
+            wake,
+            receivers,
+            warden,
+            ptracer,
+            looked,
+            sink,
+            looked_again,
+            wants_all_writes,
+            stopped,
+            _lock: lock,
+        };
         tracer.find_blind_spots();
         Ok(tracer)
     }
@@ -204,6 +219,9 @@ impl Tracer {
 
     /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look.
     pub fn unseen(&self, look: Look) -> Vec<Effect> {
+        if self.shared.unseen.is_some() && self.shared.process.first_thread_ended() {
+            self.sink.blind("its first thread has ended, so that its descriptors cannot be looked at".into());
+        }
         let look_at = |unseen: &Mutex<Unseen>| {
             unseen.lock().unwrap_or_else(PoisonError::into_inner).look(&self.shared.process, look)
         };
@@ -261,6 +279,27 @@ impl Tracer {
     /// How long the injected thread was kept from its work; `None` when the keeper was there already.
     pub fn stopped(&self) -> Option<Duration> {
         self.stopped
+    }
+
+    /// What is less safe than usual, in words for the operator.
+    pub fn warnings(&self) -> Vec<String> {
+        let process = &self.shared.process;
+        let (pid, keeper) = (process.pid(), self.keeper_pid());
+        let groups = |pid: i32| crate::process::read_below(process.proc(), &format!("{pid}/cgroup")).ok();
+        let is_elsewhere =
+            groups(keeper).is_some_and(|of_keeper| groups(pid).is_some_and(|theirs| theirs != of_keeper));
+        let words = format!(
+            "the keeper, process {keeper}, could not be moved to the cgroup of process {pid}: whatever ends hotbackup's cgroup \
+             as a whole ends it, too, and then process {pid} waits until `hotbackup rescue`; run as root to prevent that"
+        );
+        let mut warnings = if is_elsewhere { vec![words] } else { Vec::new() };
+        if self.wants_all_writes && self.shared.unseen.is_some() {
+            warnings.push(format!(
+                "the filter that process {pid} has already does not show writes of 8 bytes: only one that is started anew can \
+                 be followed in another way"
+            ));
+        }
+        warnings
     }
 
     /// Calls received so far.
@@ -321,10 +360,18 @@ const IO_URING: &str = "anon_inode:[io_uring]";
 const EVENTFD: &str = "anon_inode:[eventfd]";
 
 /// Installs the filter, with a keeper in place.
-fn install_with(process: &Process, memory: Mapping, wake: OwnedFd, mut ptracer: Ptracer) -> Result<Attached, Error> {
+fn install_with(
+    process: &Process,
+    memory: Mapping,
+    wake: OwnedFd,
+    mut ptracer: Ptracer,
+    options: &Options,
+) -> Result<Attached, Error> {
     let pid = process.pid();
-    let eight_bytes_unseen = process.descriptors().iter().any(|(_, link)| link == EVENTFD);
-    memory.eight_bytes_unseen.store(u32::from(eight_bytes_unseen), Ordering::SeqCst);
+    let has_eventfds = || process.descriptors().iter().any(|(_, link)| link == EVENTFD);
+    let eight_bytes_unseen = !options.show_all_writes && has_eventfds();
+    // A thread that is on its way already may install another one, of an earlier attempt: the net does no harm.
+    memory.eight_bytes_unseen.fetch_or(u32::from(eight_bytes_unseen), Ordering::SeqCst);
     let program = filter::compile(eight_bytes_unseen)
         .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
     let no_new_privs = preflight::needs_no_new_privs(process);
@@ -358,12 +405,11 @@ fn install_with(process: &Process, memory: Mapping, wake: OwnedFd, mut ptracer: 
             }
         },
     };
+    // Looked at first: the target may have closed it already, and put something else there.
+    let listener = find::listener_at(process, number).map(|listener| (listener, number));
+    let listener = listener.or_else(|| find::target_listener(process));
+    let (listener, number) = listener.ok_or_else(|| Error::os(pid, "taking the listener from")(Errno::EBADF))?;
     memory.target_listener.store(number, Ordering::SeqCst);
-    let listener = find::listener_of(process.pidfd(), number).ok_or(Error::Os {
-        pid,
-        operation: "taking the listener from",
-        errno: Errno::EBADF,
-    })?;
     failpoint::hit("attach.listener-taken");
     if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
         tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");

@@ -13,6 +13,7 @@
 
 pub mod payload;
 pub mod preflight;
+mod room;
 pub(crate) mod site;
 
 pub use site::{Mapping, parse_mapping};
@@ -75,6 +76,7 @@ pub(crate) fn install(
 ) -> Result<Installed, NotInstalled> {
     let untouched = |error| NotInstalled { error, in_doubt: false };
     let pid = process.pid();
+    room::check(process).map_err(untouched)?;
     let memory = open_memory(process).map_err(untouched)?;
     let no_room = || Error::NoThread(pid, "no room in its address space".into());
     let page = site::find_hole(process).ok_or_else(no_room).map_err(untouched)?;

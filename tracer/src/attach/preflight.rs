@@ -38,7 +38,10 @@ pub fn check(process: &Process) -> Result<(), Error> {
         return Err(Error::KernelTooOld { feature, since });
     }
     let pid = process.pid();
-    if process.status_field(pid, "State").is_some_and(|state| state.starts_with(['Z', 'X'])) {
+    if process.first_thread_ended() {
+        return Err(Error::FirstThreadEnded(pid));
+    }
+    if !process.is_alive() {
         return Err(Error::TargetExited(pid));
     }
     if let Some(tracer) = tracer(process, pid) {
@@ -63,7 +66,7 @@ pub(super) fn why_not_traced(process: &Process, tid: i32) -> Error {
     let pid = process.pid();
     match tracer(process, tid) {
         Some(tracer) => Error::AlreadyTraced { pid, tracer },
-        None => Error::NotPermitted { pid, action: "trace", capability: "CAP_SYS_PTRACE" },
+        None => Error::not_permitted(pid, "trace"),
     }
 }
 

@@ -83,7 +83,7 @@ pub(crate) enum Position {
     Unknown,
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
     /// Argument `index`.
     pub fn arg(&self, index: usize) -> u64 {
         self.data.args[index]
@@ -184,8 +184,16 @@ impl Decoder<'_> {
     }
 
     /// The positions of the target's own descriptors; a child process has a table of its own.
-    fn unseen(&self) -> Option<MutexGuard<'_, Unseen>> {
+    fn unseen(&mut self) -> Option<MutexGuard<'a, Unseen>> {
         let unseen = self.unseen.filter(|_| self.process.has_thread(self.tid))?;
+        if !self.process.shares_descriptors(self.tid) {
+            self.blind = Some(format!(
+                "thread {} may write 8 bytes unseen, by descriptors of its own: restart the process, and take its first \
+                 backup with --show-all-writes",
+                self.tid
+            ));
+            return None;
+        }
         Some(unseen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -20,9 +20,11 @@ pub(crate) fn is_missing(memory: &Mapping) -> bool {
     memory.kept_by_target.load(Ordering::Relaxed) == MISSING
 }
 
-/// Leaves one among the descriptors of the thread whose call `stopped` is; not with a child, which has its own.
+/// Leaves one among the descriptors of the thread whose call `stopped` is; not with a child, or a thread, which has its
+/// own.
 pub(crate) fn leave(target: &Process, memory: &Mapping, listener: BorrowedFd<'_>, stopped: &Notification) {
-    if !target.has_thread(stopped.pid as i32) {
+    let tid = stopped.pid as i32;
+    if !target.has_thread(tid) || !target.shares_descriptors(tid) {
         return;
     }
     let done = match notify::add_fd(listener, stopped.id, memory.fd().as_fd()) {

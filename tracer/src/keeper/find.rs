@@ -90,7 +90,15 @@ fn look_for(target: &Process) -> Result<Option<Found>, Error> {
             continue;
         }
         let wrong = |problem: &str| Error::Keeper { pid: target.pid(), problem: problem.into() };
-        let Ok(memory) = pidfd::get_fd(keeper.as_fd(), MEMORY_FD) else { continue };
+        let memory = match pidfd::get_fd(keeper.as_fd(), MEMORY_FD) {
+            Ok(memory) => memory,
+            // To start others beside them would be to have two that act.
+            Err(Errno::EPERM) => {
+                let remedy = "they are another user's, so run as root, or as that user";
+                return Err(Error::NotPermitted { pid: target.pid(), action: "use the keepers of", remedy });
+            }
+            Err(_) => continue,
+        };
         let memory = Mapping::open(memory).map_err(|_| wrong("is of another version: restart the target"))?;
         if memory.magic.load(Ordering::SeqCst) != MAGIC {
             return Err(wrong("is of another version: restart the target"));

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use hotbackup_event::failpoint;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use super::run::Keeper;
 use super::state::Control;
@@ -34,8 +33,7 @@ fn prepare(arguments: &[String]) -> Result<Keeper, String> {
     failpoint::hit("keeper.started");
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
     let wake = EventFd::from_value_and_flags(0, flags).map_err(|errno| errno.to_string())?;
-    // Without the right to lock memory it may be paged out, which makes an answer late, not wrong.
-    let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
+    low::lock_memory();
     let ready = nix::unistd::dup(std::io::stdout()).map_err(|errno| errno.to_string())?;
     low::replace_stdout(wake.as_fd()).map_err(|errno| errno.to_string())?;
     let mut keeper = Keeper::new(target, memory, wake);

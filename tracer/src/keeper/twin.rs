@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
 use nix::poll::PollTimeout;
-use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::run::{LOOK, LOOKS, wait_for_end};
 use crate::sys::mapping::Mapping;
 use crate::sys::pidfd;
-use crate::sys::process::{Forked, fork_single_threaded};
+use crate::sys::process::{Forked, fork_single_threaded, lock_memory};
 
 /// A twin that cannot be made is tried again after this long.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -102,7 +101,7 @@ impl Twin {
                 self.failed_at = None;
                 let _ = nix::unistd::setsid();
                 // Locks are not inherited (mlockall(2)).
-                let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
+                lock_memory();
                 outlive(parent.as_fd(), memory);
                 failpoint::hit("twin.acting");
                 failpoint::disarm();

@@ -154,6 +154,11 @@ impl Line<'_> {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Failure::OwnFilter));
         }
+        // In a table of its own, nobody would find the listener.
+        if self.store.is_some() && !self.process.shares_descriptors(stopped.tid().as_raw()) {
+            let _ = stopped.detach();
+            return Err(Attempt::Next("its descriptors are not those of the process, or kcmp(2) is forbidden"));
+        }
         // A stopped thread cannot exec; it may have done so before, and then nothing of what was prepared is there.
         if self.store.is_some_and(|store| !self.is_prepared(&stopped, store)) {
             let _ = stopped.detach();

@@ -68,7 +68,7 @@ impl Failure {
             Self::NoThread(why) => Error::NoThread(pid, why),
             Self::TargetExited => Error::TargetExited(pid),
             Self::AlreadyTraced(tracer) => Error::AlreadyTraced { pid, tracer },
-            Self::NotPermitted => Error::NotPermitted { pid, action: "trace", capability: "CAP_SYS_PTRACE" },
+            Self::NotPermitted => Error::not_permitted(pid, "trace"),
             Self::ForeignArchitecture => Error::ForeignArchitecture(pid),
             Self::OwnFilter => Error::OwnFilter(pid),
             Self::NoKeeper => Error::Keeper { pid, problem: "ended during the attach".into() },

@@ -45,6 +45,32 @@ pub fn is_same_file(a: (i32, i32), b: (i32, i32)) -> Result<bool, Errno> {
     check(unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_FILE, first, second) }).map(|order| order == 0)
 }
 
+/// Whether two threads share one table of descriptors (kcmp(2), 3.5).
+///
+/// # Errors
+/// `ESRCH`, or `EPERM` or `ENOSYS` when that cannot be known.
+pub fn share_descriptors(a: i32, b: i32) -> Result<bool, Errno> {
+    const KCMP_FILES: libc::c_int = 2;
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) }).map(|order| order == 0)
+}
+
+/// Keeps this process out of the swap. Not where that is permitted for so little that a stack could not grow any more: to
+/// be paged out makes an answer late, and no more than that.
+pub fn lock_memory() {
+    use nix::sys::mman::{MapFlags, MlockAllFlags, ProtFlags, mlockall, mmap_anonymous, munlockall, munmap};
+    const ROOM: std::num::NonZeroUsize = std::num::NonZeroUsize::new(1 << 20).unwrap();
+    if mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE).is_err() {
+        return;
+    }
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    match unsafe { mmap_anonymous(None, ROOM, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE) } {
+        // SAFETY: just mapped, and nobody knows of it.
+        Ok(room) => drop(unsafe { munmap(room, ROOM.get()) }),
+        Err(_) => drop(munlockall()),
+    }
+}
+
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forked {

@@ -43,6 +43,8 @@ causes! {
     Revoked = 12,
     /// A call of the process had waited too long, so it was let go: a disk stands still, or hotbackup hangs.
     WaitedTooLong = 13,
+    /// Children of the process, there before hotbackup, can change the source: it is a program of several processes.
+    SeveralProcesses = 14,
     /// The destination holds something already.
     DestNotEmpty = 20,
     /// The destination and a source lie inside one another.
@@ -160,6 +162,7 @@ impl Cause {
             Error::NothingToRescue(_) => Self::NothingToRescue,
             Error::Revoked(_) => Self::Revoked,
             Error::WaitedTooLong { .. } => Self::WaitedTooLong,
+            Error::SeveralProcesses { .. } => Self::SeveralProcesses,
             _ => Self::Internal,
         }
     }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hotbackup_copier::{Backup, Spec, Tuning};
-use hotbackup_tracer::{Process, Tracer};
+use hotbackup_tracer::{Process, Tracer, outsiders};
 use serde::Serialize;
 
 pub use check::{CheckItem, CheckReport, RescueReport, check, rescue};
@@ -118,6 +118,8 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     let tracer_options = tracer_options(options.lease)?;
     hotbackup_tracer::attach::preflight::check(&process)?;
     let sources = sources::open(&process, &options.sources)?;
+    let places = sources::places(&sources);
+    outsiders::check_children(&process, &places)?;
     control.set_throttle(options.throttle);
     let backup = Backup::prepare(Spec {
         sources,
@@ -128,7 +130,6 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
         pid: options.pid,
         root: sources::root_if_other(&process)?,
     })?;
-    drop(process);
 
     monitor.phase(Phase::Attach);
     let join = join::Join::new(backup.capture(), options.lease);
@@ -139,6 +140,12 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
             return Err(error.into());
         }
     };
+    // Those that were forked before the filter was there, and after the look above.
+    if let Err(error) = outsiders::check_children(&process, &places) {
+        drop((tracer, backup));
+        return Err(error.into());
+    }
+    drop(process);
     let quiesce = join::Grace { tracer: &tracer };
     let result = backup.run(&quiesce, &join::Watched { tracer: &tracer, monitor }, control);
     let (pid, keeper_pid) = (options.pid, tracer.keeper_pid());

@@ -19,6 +19,7 @@ pub mod helper;
 mod inflight;
 pub mod keeper;
 pub mod listener;
+pub mod outsiders;
 pub mod process;
 pub mod ptracer;
 mod rescue;

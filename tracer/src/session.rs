@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hotbackup_event::{Effect, failpoint};
+use hotbackup_event::{Effect, FileId, failpoint};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
@@ -18,13 +18,13 @@ use crate::keeper::find::{self, TakenOver};
 use crate::keeper::spawn;
 use crate::keeper::state::{ARMED, Control, Role, UNARMED};
 use crate::listener::{Answering, Event, Receivers, Sink};
-use crate::process::Process;
+use crate::process::{Process, list_numbers, read_below};
 use crate::ptracer::client::Ptracer;
 use crate::sys::mapping::Mapping;
 use crate::sys::{notify, pidfd};
 use crate::unseen::{Look, Unseen};
 use crate::warden::{Wake, Warden};
-use crate::{calls, filter, grace, rescue};
+use crate::{calls, filter, grace, outsiders, rescue};
 
 /// How often a keeper may end under our hands.
 const ATTACH_TRIES: u32 = 3;
@@ -149,36 +149,47 @@ impl Tracer {
         let receivers = Receivers::start(&shared, sink.clone()).map_err(threads)?;
         failpoint::hit("attach.receiving");
         // Whatever a thread is doing now may have begun unseen: before the filter, or answered by the keeper.
-        for tid in shared.process.threads() {
-            shared.inflight.begin_unseen(tid);
+        let children = outsiders::followed_children(&shared.process);
+        for pid in std::iter::once(pid).chain(children.iter().copied()) {
+            for tid in list_numbers(shared.process.proc(), &format!("{pid}/task")) {
+                shared.inflight.begin_unseen(tid);
+            }
         }
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
         let ptracer = Mutex::new(ptracer);
         let receivers = Mutex::new(Some(receivers));
         let tracer = Self { shared, wake, receivers, warden, ptracer, stopped, _lock: lock };
-        tracer.find_blind_spots(&*sink);
+        tracer.find_blind_spots(&children, &*sink);
         Ok(tracer)
     }
 
-    /// What was there before the filter and no call will show.
-    fn find_blind_spots(&self, sink: &dyn Sink) {
+    /// What was there before the filter, or while the keeper answered, and no call will show.
+    fn find_blind_spots(&self, children: &[i32], sink: &dyn Sink) {
         let process = &self.shared.process;
-        let maps = process.read_file("maps").unwrap_or_default();
-        let has_ring = process.descriptors().iter().any(|(_, link)| link == IO_URING);
-        if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
-            sink.blind("the target has an io_uring, whose writes are no system calls".into());
-        }
-        if maps.lines().any(|line| line.ends_with("/[aio] (deleted)")) {
-            sink.blind("the target uses io_submit, which returns before its writes are done".into());
-        }
-        let writable = |mapping: &attach::Mapping<'_>| mapping.permissions.as_bytes().get(1) == Some(&b'w');
-        let effects: Vec<Effect> = match calls::resolve::shared_mappings(process, process.pid(), writable) {
-            Ok(mapped) => mapped.into_iter().map(|file| Effect::Untraceable { file, cause: SHARED_MAPPING }).collect(),
-            Err(cause) => return sink.blind(cause),
+        let untraceable = |files: Vec<FileId>, cause| {
+            let effects: Vec<Effect> = files.into_iter().map(|file| Effect::Untraceable { file, cause }).collect();
+            if !effects.is_empty() {
+                sink.found(Event { tid: 0, call: "mmap", effects, blind: None });
+            }
         };
-        if !effects.is_empty() {
-            sink.found(Event { tid: 0, call: "mmap", effects, blind: None });
+        untraceable(outsiders::written_elsewhere(process), outsiders::OPEN_ELSEWHERE);
+        for pid in std::iter::once(process.pid()).chain(children.iter().copied()) {
+            let maps = read_below(process.proc(), &format!("{pid}/maps")).unwrap_or_default();
+            let has_ring = outsiders::descriptors(process, pid).iter().any(|(_, link)| link == IO_URING.as_bytes());
+            if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
+                sink.blind("the target has an io_uring, whose writes are no system calls".into());
+            }
+            if maps.lines().any(|line| line.ends_with("/[aio] (deleted)")) {
+                sink.blind("the target uses io_submit, which returns before its writes are done".into());
+            }
+            let writable = |mapping: &attach::Mapping<'_>| mapping.permissions.as_bytes().get(1) == Some(&b'w');
+            match calls::resolve::shared_mappings(process, pid, writable) {
+                Ok(mapped) => untraceable(mapped, SHARED_MAPPING),
+                // A child may have ended.
+                Err(_) if pid != process.pid() && !std::fs::exists(format!("/proc/{pid}/maps")).unwrap_or(true) => {}
+                Err(cause) => return sink.blind(cause),
+            }
         }
     }
 

@@ -1,0 +1,185 @@
+//! SQLite, as its own shell: one connection, every journal mode.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::common::backup::{self, alone, scratch};
+use crate::judge::{Held, back_up, judge};
+use crate::load::{Client, Load, noise};
+use crate::server::{Server, must};
+
+/// What to install.
+pub const PACKAGE: &str = "sqlite3";
+/// How many rows the window holds.
+const WINDOW: u64 = 40;
+
+/// Something to copy, and what the client writes to.
+const TABLES: &str = "create table stock(pad); \
+    insert into stock with recursive n(i) as (select 1 union all select i + 1 from n where i < 1000) \
+    select randomblob(4000) from n; \
+    create table sequence(k integer primary key, pad); create table shown(k integer primary key, pad); \
+    create table counter(n); insert into counter values(0);";
+
+/// The shell on a database, its statements fed one by one.
+struct Shell {
+    server: Server,
+    pipes: Option<(ChildStdin, BufReader<ChildStdout>)>,
+    dir: PathBuf,
+    scratch: TempDir,
+}
+
+impl Shell {
+    /// Starts it with these pragmas.
+    fn start(pragmas: &str) -> Self {
+        let scratch = scratch();
+        let dir = scratch.path().join("data");
+        fs::create_dir(&dir).expect("a data directory");
+        let log = scratch.path().join("stderr");
+        let mut command = Command::new("sqlite3");
+        command.args(["-batch", "-bail"]).arg(dir.join("app.db")).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(fs::File::create(&log).expect("a log file"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{error}: apt-get install {PACKAGE}"));
+        let pipes = (child.stdin.take().expect("piped"), BufReader::new(child.stdout.take().expect("piped")));
+        let mut shell = Self { server: Server::of(child, &log), pipes: Some(pipes), dir, scratch };
+        let (input, output) = shell.pipes.as_mut().expect("not yet handed on");
+        say(input, output, &format!("{pragmas} {TABLES}"));
+        shell
+    }
+
+    /// Its client, which takes the pipes along.
+    fn client(&mut self) -> Client {
+        let (mut input, mut output) = self.pipes.take().expect("one client");
+        Box::new(move |k| say(&mut input, &mut output, &transaction(k)))
+    }
+
+    fn pid(&self) -> i32 {
+        self.server.pid()
+    }
+}
+
+/// Has statements executed, and waits until they are. (`-bail`: after one that fails the shell ends.)
+fn say(input: &mut ChildStdin, output: &mut BufReader<ChildStdout>, statements: &str) {
+    writeln!(input, "{statements}\nselect 'done';").expect("the shell reads");
+    let mut line = String::new();
+    while line != "done\n" {
+        line.clear();
+        let read = output.read_line(&mut line).expect("the shell writes text");
+        assert!(read > 0, "the shell ended at {statements:.200}");
+    }
+}
+
+/// Write number `k`: one transaction over three tables; now and then one that moves the whole file about as well.
+fn transaction(k: u64) -> String {
+    let insert = noise(k, 300 + (k as usize * 37) % 3000);
+    let mut text = format!(
+        "begin; insert into sequence values({k}, '{insert}'); update counter set n = n + 1; \
+         insert into shown values({k}, '{}'); delete from shown where k <= {k} - {WINDOW}; commit;",
+        noise(k, 200)
+    );
+    text += match k % 60 {
+        20 => "create index by_pad on sequence(pad);",
+        40 => "drop index if exists by_pad;",
+        59 => "vacuum;",
+        _ => "",
+    };
+    text
+}
+
+/// What one statement says of a database, opened anew.
+pub fn ask(database: &Path, statement: &str) -> String {
+    must(Command::new("sqlite3").args(["-batch", "-bail"]).arg(database).arg(statement), PACKAGE)
+}
+
+/// Fails unless SQLite itself finds a database whole.
+pub fn assert_whole(database: &Path) {
+    assert_eq!(ask(database, "pragma integrity_check;"), "ok\n");
+}
+
+/// How many writes the database in a directory holds.
+fn held(dir: &Path) -> Held {
+    let database = dir.join("app.db");
+    assert_whole(&database);
+    let said = ask(
+        &database,
+        "select (select n from counter), count(*), ifnull(max(k), -1) from sequence; \
+         select count(*), ifnull(min(k), 0), ifnull(max(k), -1) from shown; select count(*) from stock;",
+    );
+    let numbers: Vec<i64> = said.split(['|', '\n']).filter_map(|word| word.parse().ok()).collect();
+    let [counter, rows, newest, shown, oldest, latest, stock] = numbers[..] else { panic!("seven numbers: {said}") };
+    let window = WINDOW.cast_signed().min(counter);
+    assert_eq!(
+        (rows, newest, shown, oldest, latest, stock),
+        (counter, counter - 1, window, counter - window, counter - 1, 1000),
+        "no number of transactions leaves this: {said}"
+    );
+    let counter = counter.cast_unsigned();
+    vec![counter..=counter]
+}
+
+/// Backups under load of a database with these pragmas. Some do without `fsync`: a backup is what calls have left, and what
+/// a disk would hold is not asked.
+fn backed_up(pragmas: &str, more: &[&str]) {
+    let _alone = alone();
+    let mut shell = Shell::start(pragmas);
+    let load = Load::start(vec![shell.client()]);
+    load.wait_for(70);
+    let outcomes = back_up(shell.pid(), shell.scratch.path(), &shell.dir, more, "8MiB", &load, 2);
+    let hot = outcomes.iter().filter(|outcome| outcome.dest.join("app.db-journal").exists()).count();
+    println!("{pragmas}: {hot} of {} backups hold a journal", outcomes.len());
+    let acks = load.stop();
+    // Its input is at its end.
+    shell.server.wait_for_end();
+    judge(&outcomes, &acks, held);
+    assert_whole(&shell.dir.join("app.db"));
+}
+
+#[test]
+fn sqlite_with_a_journal_that_is_deleted() {
+    backed_up("pragma journal_mode = delete; pragma synchronous = off; pragma cache_size = 20;", &[]);
+}
+
+#[test]
+fn sqlite_with_a_journal_that_is_truncated() {
+    backed_up("pragma journal_mode = truncate; pragma synchronous = off; pragma cache_size = 20;", &[]);
+}
+
+#[test]
+fn sqlite_with_a_journal_that_stays_and_reads_by_mmap() {
+    backed_up("pragma journal_mode = persist; pragma mmap_size = 67108864;", &[]);
+}
+
+#[test]
+fn sqlite_with_a_write_ahead_log_whose_index_is_in_memory_of_its_own() {
+    backed_up(
+        "pragma locking_mode = exclusive; pragma journal_mode = wal; pragma wal_autocheckpoint = 50; pragma synchronous = off;",
+        &[],
+    );
+}
+
+#[test]
+fn sqlite_with_a_write_ahead_log_whose_mapped_index_is_excluded() {
+    backed_up("pragma journal_mode = wal; pragma wal_autocheckpoint = 50;", &["--exclude", "*-shm"]);
+}
+
+#[test]
+fn sqlite_with_a_write_ahead_log_is_refused_because_its_index_is_mapped() {
+    let _alone = alone();
+    let mut shell = Shell::start("pragma journal_mode = wal;");
+    let load = Load::start(vec![shell.client()]);
+    load.wait_for(20);
+    for point in ["end", "start"] {
+        let dest = shell.scratch.path().join("backup");
+        let source = shell.dir.to_str().expect("a plain name");
+        let said = backup::take(shell.pid(), &dest, &["--source", source, "--point", point]).failure("untraceable");
+        assert!(said.contains("app.db-shm") && said.contains("mapping"), "{said}");
+        load.wait_for(20);
+    }
+    load.stop();
+    shell.server.wait_for_end();
+    assert_whole(&shell.dir.join("app.db"));
+}

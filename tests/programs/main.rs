@@ -8,9 +8,11 @@ mod common {
 }
 mod etcd;
 mod judge;
+mod lmdb;
 mod load;
 mod postgresql;
 mod redis;
+mod script;
 mod server;
 mod sqlite;
 mod sqlite_threads;

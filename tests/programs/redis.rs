@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 
-use crate::common::backup::{alone, scratch};
+use crate::common::backup::{self, alone, scratch};
 use crate::judge::{Held, back_up, judge, turns};
 use crate::load::{Client, Load, noise};
-use crate::server::{Server, free_port, must};
+use crate::server::{Server, copy_of, free_port, must, wait_until};
 
 const PACKAGE: &str = "redis-server redis-tools";
 const CLIENTS: usize = 3;
@@ -197,6 +197,12 @@ fn started(fsync: &str) -> (tempfile::TempDir, PathBuf, Redis) {
     (scratch, dir, redis)
 }
 
+/// How long a child takes to save a key, in microseconds.
+fn set_delay(connection: &mut Connection, microseconds: u64) {
+    let answer = connection.ask(&["CONFIG", "SET", "rdb-key-save-delay", &microseconds.to_string()]);
+    assert_eq!(answer.as_text(), Ok("OK"));
+}
+
 fn backed_up(fsync: &str, rewriting: bool) {
     let _alone = alone();
     let (scratch, dir, mut redis) = started(fsync);
@@ -205,6 +211,8 @@ fn backed_up(fsync: &str, rewriting: bool) {
     // The first backup brings the filter; children that are forked after it carry it.
     let mut outcomes = back_up(redis.server.pid(), scratch.path(), &dir, &[], "8MiB", &load, 1);
     if rewriting {
+        // So that children are at work when the point comes, and when a backup begins.
+        set_delay(&mut redis.connection(), 50);
         let rewrites = Rewrites::start(redis.connection());
         let again = scratch.path().join("rewriting");
         fs::create_dir(&again).expect("a directory");
@@ -227,4 +235,99 @@ fn redis_that_syncs_always() {
 #[test]
 fn redis_that_syncs_every_second_and_rewrites_its_files_in_children() {
     backed_up("everysec", true);
+}
+
+/// Redis with a child that saves a snapshot, for as long as `end` does not end it.
+struct Saving {
+    redis: Redis,
+    connection: Connection,
+    dir: PathBuf,
+    scratch: tempfile::TempDir,
+}
+
+impl Saving {
+    fn prepare() -> Self {
+        let (scratch, dir, redis) = started("no");
+        let mut connection = redis.connection();
+        set_delay(&mut connection, 1_000_000);
+        Self { redis, connection, dir, scratch }
+    }
+
+    fn begin(&mut self) {
+        assert!(matches!(self.connection.ask(&["BGSAVE"]), Answer::Text(_)));
+    }
+
+    fn is_on(&mut self) -> bool {
+        let info = self.connection.ask(&["INFO", "persistence"]);
+        info.as_text().expect("text").contains("rdb_bgsave_in_progress:1")
+    }
+
+    /// Redis ends its child when all that it was to save is gone.
+    fn end(&mut self) {
+        assert!(self.is_on(), "the child was to be there until now");
+        assert_eq!(self.connection.ask(&["FLUSHALL"]).as_text(), Ok("OK"));
+        wait_until("the child's end", || !self.is_on());
+    }
+
+    fn arguments(&self) -> [&str; 2] {
+        ["--source", self.dir.to_str().expect("a plain name")]
+    }
+
+    fn dest(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn assert_backed_up(self) {
+        backup::take(self.redis.server.pid(), &self.dest("late"), &self.arguments()).report();
+        self.redis.server.stop(Signal::SIGTERM);
+    }
+}
+
+#[test]
+fn redis_with_a_child_from_before_the_filter_is_refused_until_the_child_ends() {
+    let _alone = alone();
+    let mut saving = Saving::prepare();
+    saving.begin();
+    let outcome = backup::take(saving.redis.server.pid(), &saving.dest("early"), &saving.arguments());
+    let said = outcome.failure("several_processes");
+    assert!(said.contains("redis") && said.contains("try again"), "{said}");
+    saving.end();
+    saving.assert_backed_up();
+}
+
+#[test]
+fn redis_that_forks_a_child_just_before_the_filter_is_there_is_refused_until_the_child_ends() {
+    let _alone = alone();
+    let mut saving = Saving::prepare();
+    let pid = saving.redis.server.pid();
+    // It has looked for children, and found none.
+    let running = backup::start_failing(pid, &saving.dest("early"), &saving.arguments(), "attach.locked:stop");
+    let supervisor = running.pid();
+    wait_until("the supervisor to stop", || {
+        let status = fs::read_to_string(format!("/proc/{supervisor}/status")).expect("it is not reaped");
+        status.contains("State:\tT")
+    });
+    saving.begin();
+    running.signal(Signal::SIGCONT);
+    running.finish().failure("several_processes");
+    saving.end();
+    saving.assert_backed_up();
+}
+
+#[test]
+fn redis_with_a_child_from_before_the_backup_that_carries_the_filter_is_backed_up() {
+    let _alone = alone();
+    let mut saving = Saving::prepare();
+    let pid = saving.redis.server.pid();
+    backup::take(pid, &saving.dest("first"), &saving.arguments()).report();
+    saving.begin();
+    for point in ["end", "start"] {
+        let arguments = [&saving.arguments()[..], &["--point", point]].concat();
+        let outcome = backup::take(pid, &saving.dest(point), &arguments);
+        outcome.report();
+        let copy = copy_of(&outcome.dest);
+        must(Command::new("redis-check-aof").arg(copy.join("appendonlydir/appendonly.aof.manifest")), PACKAGE);
+    }
+    saving.end();
+    saving.assert_backed_up();
 }

@@ -108,6 +108,15 @@ fn missing(command: &Command, package: &str, error: &std::io::Error) -> ! {
     panic!("{:?} does not start ({error}): apt-get install {package}", command.get_program())
 }
 
+/// Waits until something is so.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < START_LIMIT, "{what}: not within {START_LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A port that is free just now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()

@@ -47,7 +47,7 @@ impl Shell {
         let pipes = (child.stdin.take().expect("piped"), BufReader::new(child.stdout.take().expect("piped")));
         let mut shell = Self { server: Server::of(child, &log), pipes: Some(pipes), dir, scratch };
         let (input, output) = shell.pipes.as_mut().expect("not yet handed on");
-        say(input, output, &format!("{pragmas} {TABLES}"));
+        say(input, output, &format!("pragma busy_timeout = 60000; {pragmas} {TABLES}"));
         shell
     }
 
@@ -182,4 +182,34 @@ fn sqlite_with_a_write_ahead_log_is_refused_because_its_index_is_mapped() {
     load.stop();
     shell.server.wait_for_end();
     assert_whole(&shell.dir.join("app.db"));
+}
+
+#[test]
+fn sqlite_is_refused_while_another_process_has_its_database_open() {
+    let _alone = alone();
+    let mut shell = Shell::start("pragma journal_mode = delete; pragma synchronous = off;");
+    let load = Load::start(vec![shell.client()]);
+    load.wait_for(20);
+    let mut other = Command::new("sqlite3");
+    other.arg("-batch").arg(shell.dir.join("app.db")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut other = other.spawn().expect("the shell starts");
+    let (mut input, mut output) =
+        (other.stdin.take().expect("piped"), BufReader::new(other.stdout.take().expect("piped")));
+    // It has the file open from the first statement on, and writes nothing.
+    say(&mut input, &mut output, ".timeout 60000\nselect count(*) from stock;");
+    let source = shell.dir.to_str().expect("a plain name");
+    let take = |point: &str| {
+        let dest = shell.scratch.path().join("backup");
+        backup::take(shell.server.pid(), &dest, &["--source", source, "--point", point])
+    };
+    for point in ["end", "start"] {
+        let said = take(point).failure("untraceable");
+        assert!(said.contains("app.db") && said.contains("another process"), "{said}");
+        load.wait_for(20);
+    }
+    drop(input);
+    assert!(other.wait().expect("our child").success());
+    take("end").report();
+    load.stop();
+    shell.server.wait_for_end();
 }

@@ -53,7 +53,9 @@ pub fn check_children(process: &Process, sources: &[PathBuf]) -> Result<(), Erro
     let children = descendants(&all, process.pid());
     let followed = Followed::by(process, &all);
     let reaching = |pid: i32| Some((pid, reach(process, pid, sources)?));
-    let unseen = children.into_iter().filter(|pid| !followed.contains(&all[pid]));
+    // We may be one ourselves, started by a program that has itself backed up.
+    let is_unseen = |pid: &i32| !followed.contains(&all[pid]) && *pid != std::process::id() as i32;
+    let unseen = children.into_iter().filter(is_unseen);
     let mut found: Vec<(i32, String)> = unseen.filter_map(reaching).collect();
     found.sort_unstable();
     let count = found.len();
@@ -242,24 +244,24 @@ mod tests {
         let file = below.join("file");
         std::fs::write(&file, "content").unwrap();
 
-        let reader = sleeper(|command| drop(command.stdin(Stdio::from(std::fs::File::open(&file).unwrap()))));
-        let elsewhere = sleeper(|command| drop(command.current_dir(outside.path())));
+        let reader = sleeper(|command| _ = command.stdin(Stdio::from(std::fs::File::open(&file).unwrap())));
+        let elsewhere = sleeper(|command| _ = command.current_dir(outside.path()));
         assert_eq!(refused(source.path()), None);
 
-        let worker = sleeper(|command| drop(command.current_dir(&below)));
+        let worker = sleeper(|command| _ = command.current_dir(&below));
         let (count, child, how) = refused(source.path()).unwrap();
         assert_eq!((count, child), (1, worker.0.id() as i32));
         assert!(how.contains("works in") && how.contains("below"), "{how}");
         drop(worker);
 
         let open = || std::fs::File::options().append(true).open(&file).unwrap();
-        let writer = sleeper(|command| drop(command.stdout(Stdio::from(open()))));
+        let writer = sleeper(|command| _ = command.stdout(Stdio::from(open())));
         let (count, child, how) = refused(source.path()).unwrap();
         assert_eq!((count, child), (1, writer.0.id() as i32));
         assert!(how.contains("below/file open for writing"), "{how}");
         drop(writer);
 
-        let holder = sleeper(|command| drop(command.stdin(Stdio::from(std::fs::File::open(&below).unwrap()))));
+        let holder = sleeper(|command| _ = command.stdin(Stdio::from(std::fs::File::open(&below).unwrap())));
         assert_eq!(refused(source.path()).unwrap().1, holder.0.id() as i32);
         drop((holder, reader, elsewhere));
         assert_eq!(refused(source.path()), None);

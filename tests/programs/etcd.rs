@@ -118,8 +118,7 @@ fn held(dir: &Path) -> Held {
             keys.get(format!("counter:{number}").as_str()).map_or(0, |value| value.parse().expect("a number"));
         turns(number, &found, counter)
     };
-    let held = (0..CLIENTS).map(held_of).collect();
-    held
+    (0..CLIENTS).map(held_of).collect()
 }
 
 #[test]

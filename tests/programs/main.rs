@@ -10,6 +10,8 @@ mod etcd;
 mod judge;
 mod lmdb;
 mod load;
+mod mariadb;
+mod pipe;
 mod postgresql;
 mod redis;
 mod script;

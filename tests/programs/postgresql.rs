@@ -1,17 +1,17 @@
 //! PostgreSQL is a program of several processes, and a backup by PID is refused: always, and before anything is touched.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
 use tempfile::TempDir;
 
 use crate::common::backup::{self, alone, scratch};
+use crate::pipe::Shell;
 use crate::server::{Server, free_port, must};
 
 const PACKAGE: &str = "postgresql-15";
@@ -51,6 +51,13 @@ impl Postgresql {
         postgresql
     }
 
+    /// Its own client.
+    fn psql(&self) -> Shell {
+        let mut command = self.tool("psql");
+        command.args(["-qAtX", "-v", "ON_ERROR_STOP=1"]);
+        Shell::open(command, PACKAGE)
+    }
+
     fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
         command.arg("-h").arg(self.scratch.path()).args(["-p", &self.port.to_string(), "-U", "postgres"]);
@@ -66,38 +73,6 @@ impl Postgresql {
         assert!(!dest.exists());
         self.server.assert_alive();
         said
-    }
-}
-
-/// Its own client, fed statement by statement.
-struct Psql {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Psql {
-    fn open(server: &Postgresql) -> Self {
-        let mut command = server.tool("psql");
-        command.args(["-qAtX", "-v", "ON_ERROR_STOP=1"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("psql starts");
-        let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-        Self { child, input, output: BufReader::new(output) }
-    }
-
-    fn say(&mut self, statement: &str) -> String {
-        writeln!(self.input, "{statement}").expect("psql reads");
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("psql answers");
-        assert!(line.ends_with('\n'), "psql ended at {statement}");
-        line.trim().to_owned()
-    }
-}
-
-impl Drop for Psql {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -128,21 +103,18 @@ fn postgresql_is_refused_as_several_processes_and_goes_on() {
         );
     }
     // Under load.
-    let mut psql = Psql::open(&server);
-    assert_eq!(psql.say("create table t(k bigint); select 'made';"), "made");
+    let mut psql = server.psql();
+    psql.say("create table t(k bigint);");
     for k in 0..20 {
         let insert = format!("insert into t select {k}; select count(*) from t;");
-        assert_eq!(psql.say(&insert), (k + 1).to_string());
+        assert_eq!(psql.say(&insert), [(k + 1).to_string()]);
         if k % 5 == 4 {
             server.assert_refused("end");
         }
     }
     assert_eq!(filters(postmaster), before, "a refused process is not touched");
-    assert_eq!(psql.say("insert into t select 20; checkpoint; select count(*) from t;"), "21");
-    drop(psql);
-    let mut ended = Psql::open(&server);
-    assert_eq!(ended.say("select count(*) from t;"), "21");
-    drop(ended);
+    assert_eq!(psql.say("insert into t select 20; checkpoint; select count(*) from t;"), ["21"]);
+    psql.end();
     // A fast end, as its service manager asks for.
     kill(Pid::from_raw(postmaster), Signal::SIGINT).expect("our child can be signalled");
     server.server.wait_for_end();

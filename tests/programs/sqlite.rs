@@ -1,16 +1,15 @@
 //! SQLite, as its own shell: one connection, every journal mode.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::common::backup::{self, alone, scratch};
 use crate::judge::{Held, back_up, judge};
 use crate::load::{Client, Load, noise};
+use crate::pipe::{Pipe, Shell};
 use crate::server::{Server, must};
 
 /// What to install.
@@ -25,36 +24,33 @@ const TABLES: &str = "create table stock(pad); \
     create table sequence(k integer primary key, pad); create table shown(k integer primary key, pad); \
     create table counter(n); insert into counter values(0);";
 
-/// The shell on a database, its statements fed one by one.
-struct Shell {
+/// A shell on a database, which is the program that is backed up.
+struct Target {
     server: Server,
-    pipes: Option<(ChildStdin, BufReader<ChildStdout>)>,
+    pipe: Option<Pipe>,
     dir: PathBuf,
     scratch: TempDir,
 }
 
-impl Shell {
+impl Target {
     /// Starts it with these pragmas.
     fn start(pragmas: &str) -> Self {
         let scratch = scratch();
         let dir = scratch.path().join("data");
         fs::create_dir(&dir).expect("a data directory");
         let log = scratch.path().join("stderr");
-        let mut command = Command::new("sqlite3");
-        command.args(["-batch", "-bail"]).arg(dir.join("app.db")).process_group(0);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(fs::File::create(&log).expect("a log file"));
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{error}: apt-get install {PACKAGE}"));
-        let pipes = (child.stdin.take().expect("piped"), BufReader::new(child.stdout.take().expect("piped")));
-        let mut shell = Self { server: Server::of(child, &log), pipes: Some(pipes), dir, scratch };
-        let (input, output) = shell.pipes.as_mut().expect("not yet handed on");
-        say(input, output, &format!("pragma busy_timeout = 60000; {pragmas} {TABLES}"));
-        shell
+        let mut command = shell(&dir);
+        command.stderr(fs::File::create(&log).expect("a log file"));
+        let (child, mut pipe) = Pipe::open(command, PACKAGE);
+        let server = Server::of(child, &log);
+        pipe.say(&format!("{pragmas} {TABLES}"));
+        Self { server, pipe: Some(pipe), dir, scratch }
     }
 
-    /// Its client, which takes the pipes along.
+    /// Its client, which takes the pipe along.
     fn client(&mut self) -> Client {
-        let (mut input, mut output) = self.pipes.take().expect("one client");
-        Box::new(move |k| say(&mut input, &mut output, &transaction(k)))
+        let mut pipe = self.pipe.take().expect("one client");
+        Box::new(move |k| drop(pipe.say(&transaction(k))))
     }
 
     fn pid(&self) -> i32 {
@@ -62,15 +58,11 @@ impl Shell {
     }
 }
 
-/// Has statements executed, and waits until they are. (`-bail`: after one that fails the shell ends.)
-fn say(input: &mut ChildStdin, output: &mut BufReader<ChildStdout>, statements: &str) {
-    writeln!(input, "{statements}\nselect 'done';").expect("the shell reads");
-    let mut line = String::new();
-    while line != "done\n" {
-        line.clear();
-        let read = output.read_line(&mut line).expect("the shell writes text");
-        assert!(read > 0, "the shell ended at {statements:.200}");
-    }
+/// A shell on the database in a directory, which waits for others, and ends at the first statement that fails.
+fn shell(dir: &Path) -> Command {
+    let mut command = Command::new("sqlite3");
+    command.args(["-batch", "-bail", "-cmd", ".timeout 60000"]).arg(dir.join("app.db"));
+    command
 }
 
 /// Write number `k`: one transaction over three tables; now and then one that moves the whole file about as well.
@@ -125,17 +117,17 @@ fn held(dir: &Path) -> Held {
 /// a disk would hold is not asked.
 fn backed_up(pragmas: &str, more: &[&str]) {
     let _alone = alone();
-    let mut shell = Shell::start(pragmas);
-    let load = Load::start(vec![shell.client()]);
+    let mut target = Target::start(pragmas);
+    let load = Load::start(vec![target.client()]);
     load.wait_for(70);
-    let outcomes = back_up(shell.pid(), shell.scratch.path(), &shell.dir, more, "8MiB", &load, 2);
+    let outcomes = back_up(target.pid(), target.scratch.path(), &target.dir, more, "8MiB", &load, 2);
     let hot = outcomes.iter().filter(|outcome| outcome.dest.join("app.db-journal").exists()).count();
     println!("{pragmas}: {hot} of {} backups hold a journal", outcomes.len());
     let acks = load.stop();
     // Its input is at its end.
-    shell.server.wait_for_end();
+    target.server.wait_for_end();
     judge(&outcomes, &acks, held);
-    assert_whole(&shell.dir.join("app.db"));
+    assert_whole(&target.dir.join("app.db"));
 }
 
 #[test]
@@ -169,47 +161,42 @@ fn sqlite_with_a_write_ahead_log_whose_mapped_index_is_excluded() {
 #[test]
 fn sqlite_with_a_write_ahead_log_is_refused_because_its_index_is_mapped() {
     let _alone = alone();
-    let mut shell = Shell::start("pragma journal_mode = wal;");
-    let load = Load::start(vec![shell.client()]);
+    let mut target = Target::start("pragma journal_mode = wal;");
+    let load = Load::start(vec![target.client()]);
     load.wait_for(20);
     for point in ["end", "start"] {
-        let dest = shell.scratch.path().join("backup");
-        let source = shell.dir.to_str().expect("a plain name");
-        let said = backup::take(shell.pid(), &dest, &["--source", source, "--point", point]).failure("untraceable");
+        let dest = target.scratch.path().join("backup");
+        let source = target.dir.to_str().expect("a plain name");
+        let said = backup::take(target.pid(), &dest, &["--source", source, "--point", point]).failure("untraceable");
         assert!(said.contains("app.db-shm") && said.contains("mapping"), "{said}");
         load.wait_for(20);
     }
     load.stop();
-    shell.server.wait_for_end();
-    assert_whole(&shell.dir.join("app.db"));
+    target.server.wait_for_end();
+    assert_whole(&target.dir.join("app.db"));
 }
 
 #[test]
 fn sqlite_is_refused_while_another_process_has_its_database_open() {
     let _alone = alone();
-    let mut shell = Shell::start("pragma journal_mode = delete; pragma synchronous = off;");
-    let load = Load::start(vec![shell.client()]);
+    let mut target = Target::start("pragma journal_mode = delete; pragma synchronous = off;");
+    let load = Load::start(vec![target.client()]);
     load.wait_for(20);
-    let mut other = Command::new("sqlite3");
-    other.arg("-batch").arg(shell.dir.join("app.db")).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut other = other.spawn().expect("the shell starts");
-    let (mut input, mut output) =
-        (other.stdin.take().expect("piped"), BufReader::new(other.stdout.take().expect("piped")));
+    let mut other = Shell::open(shell(&target.dir), PACKAGE);
     // It has the file open from the first statement on, and writes nothing.
-    say(&mut input, &mut output, ".timeout 60000\nselect count(*) from stock;");
-    let source = shell.dir.to_str().expect("a plain name");
+    assert_eq!(other.say("select count(*) from stock;"), ["1000"]);
+    let source = target.dir.to_str().expect("a plain name");
     let take = |point: &str| {
-        let dest = shell.scratch.path().join("backup");
-        backup::take(shell.server.pid(), &dest, &["--source", source, "--point", point])
+        let dest = target.scratch.path().join("backup");
+        backup::take(target.server.pid(), &dest, &["--source", source, "--point", point])
     };
     for point in ["end", "start"] {
         let said = take(point).failure("untraceable");
         assert!(said.contains("app.db") && said.contains("another process"), "{said}");
         load.wait_for(20);
     }
-    drop(input);
-    assert!(other.wait().expect("our child").success());
+    other.end();
     take("end").report();
     load.stop();
-    shell.server.wait_for_end();
+    target.server.wait_for_end();
 }

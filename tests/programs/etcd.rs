@@ -130,12 +130,12 @@ fn etcd_with_concurrent_writers() {
     let mut etcd = Etcd::start(&dir, &[]);
     let load = Load::start((0..CLIENTS).map(|number| etcd.client(number)).collect());
     load.wait_for(100);
-    let mut outcomes = back_up(etcd.server.pid(), scratch.path(), &dir, &[], "64MiB", &load, 2);
+    let mut outcomes = back_up(etcd.server.pid(), scratch.path(), &dir, &[], "64MiB", &load);
     // Its database is written anew, to another file that then takes its place.
     etcd.tool(&["defrag"]);
     let again = scratch.path().join("defragmented");
     fs::create_dir(&again).expect("a directory");
-    outcomes.extend(back_up(etcd.server.pid(), &again, &dir, &[], "64MiB", &load, 1));
+    outcomes.extend(back_up(etcd.server.pid(), &again, &dir, &[], "64MiB", &load));
     let acks = load.stop();
     etcd.server.assert_alive();
     judge(&outcomes, &acks, held);

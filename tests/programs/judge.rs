@@ -4,26 +4,18 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use crate::common::backup::{self, Outcome, verify};
+use crate::common::backup::{self, Outcome, number_from, verify};
 use crate::load::{Acks, Load};
 use crate::server::copy_of;
 
 /// How many of each client's writes a database holds: at least and at most, where some leave no trace.
 pub type Held = Vec<RangeInclusive<u64>>;
 
-/// Backups under load, `rounds` to each point in time, one after the other. Every second one is throttled, so that much
+/// Backups under load, one after the other, to both points in time. In every second round they are throttled, so that much
 /// happens on both sides of the point.
-pub fn back_up(
-    pid: i32,
-    scratch: &Path,
-    source: &Path,
-    more: &[&str],
-    throttle: &str,
-    load: &Load,
-    rounds: usize,
-) -> Vec<Outcome> {
+pub fn back_up(pid: i32, scratch: &Path, source: &Path, more: &[&str], throttle: &str, load: &Load) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
-    for round in 0..rounds {
+    for round in 0..number_from("HOTBACKUP_ROUNDS", 2) {
         for point in ["end", "start"] {
             let dest = scratch.join(format!("backup-{point}-{round}"));
             let source = source.to_str().expect("test directories have plain names");

@@ -41,7 +41,7 @@ fn held(dir: &Path) -> Held {
 fn lmdb_whose_lock_file_is_excluded() {
     let _alone = alone();
     let (scratch, dir, script, load) = started("plain");
-    let outcomes = back_up(script.pid(), scratch.path(), &dir, &["--exclude", "lock.mdb"], "4MiB", &load, 2);
+    let outcomes = back_up(script.pid(), scratch.path(), &dir, &["--exclude", "lock.mdb"], "4MiB", &load);
     let acks = load.stop();
     script.end();
     judge(&outcomes, &acks, held);

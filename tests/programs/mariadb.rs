@@ -123,7 +123,7 @@ fn mariadb_that_writes_by_ordinary_calls() {
     mariadb.shell().say("create database app;");
     let load = Load::start((0..CLIENTS).map(|number| mariadb.client(number)).collect());
     load.wait_for(100);
-    let outcomes = back_up(mariadb.server.pid(), scratch.path(), &dir, &[], "16MiB", &load, 2);
+    let outcomes = back_up(mariadb.server.pid(), scratch.path(), &dir, &[], "16MiB", &load);
     let acks = load.stop();
     mariadb.server.assert_alive();
     mariadb.server.stop(Signal::SIGTERM);

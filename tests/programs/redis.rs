@@ -209,14 +209,14 @@ fn backed_up(fsync: &str, rewriting: bool) {
     let load = Load::start((0..CLIENTS).map(|number| client(number, redis.connection())).collect());
     load.wait_for(100);
     // The first backup brings the filter; children that are forked after it carry it.
-    let mut outcomes = back_up(redis.server.pid(), scratch.path(), &dir, &[], "8MiB", &load, 1);
+    let mut outcomes = back_up(redis.server.pid(), scratch.path(), &dir, &[], "8MiB", &load);
     if rewriting {
         // So that children are at work when the point comes, and when a backup begins.
         set_delay(&mut redis.connection(), 50);
         let rewrites = Rewrites::start(redis.connection());
         let again = scratch.path().join("rewriting");
         fs::create_dir(&again).expect("a directory");
-        outcomes.extend(back_up(redis.server.pid(), &again, &dir, &[], "8MiB", &load, 2));
+        outcomes.extend(back_up(redis.server.pid(), &again, &dir, &[], "8MiB", &load));
         let children = rewrites.stop();
         println!("{children} children");
         assert!(children > 3, "only {children} children wrote during the backups");

@@ -120,7 +120,7 @@ fn backed_up(pragmas: &str, more: &[&str]) {
     let mut target = Target::start(pragmas);
     let load = Load::start(vec![target.client()]);
     load.wait_for(70);
-    let outcomes = back_up(target.pid(), target.scratch.path(), &target.dir, more, "8MiB", &load, 2);
+    let outcomes = back_up(target.pid(), target.scratch.path(), &target.dir, more, "8MiB", &load);
     let hot = outcomes.iter().filter(|outcome| outcome.dest.join("app.db-journal").exists()).count();
     println!("{pragmas}: {hot} of {} backups hold a journal", outcomes.len());
     let acks = load.stop();

@@ -35,7 +35,7 @@ fn backed_up(mode: &str, more: &[&str]) {
     let (script, clients) = Script::start("sqlite_threads.py", &arguments, CLIENTS, &scratch.path().join("stderr"));
     let load = Load::start(clients);
     load.wait_for(60);
-    let outcomes = back_up(script.pid(), scratch.path(), &dir, more, "1MiB", &load, 2);
+    let outcomes = back_up(script.pid(), scratch.path(), &dir, more, "1MiB", &load);
     let acks = load.stop();
     script.end();
     judge(&outcomes, &acks, held);

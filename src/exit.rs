@@ -45,6 +45,8 @@ causes! {
     WaitedTooLong = 13,
     /// The process has no room for what it takes to follow it: file descriptors or memory; the message names the limit.
     NoRoom = 14,
+    /// Children of the process, there before hotbackup, can change the source: it is a program of several processes.
+    SeveralProcesses = 15,
     /// The process could not be stopped to copy what it has mapped for writing.
     NotFrozen = 16,
     /// The destination holds something already.
@@ -168,6 +170,7 @@ impl Cause {
             Error::NothingToRescue(_) => Self::NothingToRescue,
             Error::Revoked(_) => Self::Revoked,
             Error::WaitedTooLong { .. } => Self::WaitedTooLong,
+            Error::SeveralProcesses { .. } => Self::SeveralProcesses,
             _ => Self::Internal,
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hotbackup_tracer::attach::preflight;
-use hotbackup_tracer::{Event, Process, Sink, Ticket, Tracer};
+use hotbackup_tracer::{Event, Process, Sink, Ticket, Tracer, outsiders};
 use serde::Serialize;
 
 use super::{Error, limits, sources, tracer_options};
@@ -67,6 +67,10 @@ pub fn check(pid: i32, paths: &[PathBuf], show_all_writes: bool) -> Result<Check
     }
     match sources::open(&process, paths) {
         Ok(found) => {
+            match outsiders::check_children(&process, &sources::places(&found)) {
+                Ok(()) => report.add("one process", true, "no child of its can change the source unseen"),
+                Err(error) => report.add("one process", false, error.to_string()),
+            }
             let names: Vec<String> = found.iter().map(|source| source.path.display().to_string()).collect();
             report.add("source", true, names.join(", "));
         }

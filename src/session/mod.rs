@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hotbackup_copier::{Backup, Spec, Tuning};
-use hotbackup_tracer::{Process, Tracer};
+use hotbackup_tracer::{Process, Tracer, outsiders};
 use serde::Serialize;
 
 pub use check::{CheckItem, CheckReport, RescueReport, check, rescue};
@@ -125,6 +125,8 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     let tracer_options = tracer_options(options.lease, options.show_all_writes)?;
     hotbackup_tracer::attach::preflight::check(&process)?;
     let sources = sources::open(&process, &options.sources)?;
+    let places = sources::places(&sources);
+    outsiders::check_children(&process, &places)?;
     control.set_throttle(options.throttle);
     let backup = Backup::prepare(Spec {
         sources,
@@ -135,7 +137,6 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
         pid: options.pid,
         root: sources::root_if_other(&process)?,
     })?;
-    drop(process);
 
     monitor.phase(Phase::Attach);
     let join = join::Join::new(backup.capture(), options.lease);
@@ -146,6 +147,12 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
             return Err(error.into());
         }
     };
+    // Those that were forked before the filter was there, and after the look above.
+    if let Err(error) = outsiders::check_children(&process, &places) {
+        drop((tracer, backup));
+        return Err(error.into());
+    }
+    drop(process);
     for words in tracer.warnings() {
         monitor.warning(&words);
     }

@@ -1,7 +1,7 @@
 //! The source directories, opened as the target sees them.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hotbackup_copier::Source;
@@ -34,6 +34,12 @@ pub(super) fn open(process: &Process, paths: &[PathBuf]) -> Result<Vec<Source>, 
         sources.push(Source { root: open_one(&root, path)?, path: path.clone(), name });
     }
     Ok(sources)
+}
+
+/// Where the sources are, as links in /proc show what is below them.
+pub(super) fn places(sources: &[Source]) -> Vec<PathBuf> {
+    let place = |source: &Source| std::fs::read_link(format!("/proc/self/fd/{}", source.root.as_raw_fd())).ok();
+    sources.iter().filter_map(place).collect()
 }
 
 fn open_one(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {

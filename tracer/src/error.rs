@@ -62,6 +62,24 @@ pub enum Error {
         /// The first version with it.
         since: &'static str,
     },
+    /// children that were there before
+    #[error(
+        "process {pid} has {count} child process(es) from before hotbackup that can change the source: process {child} ({name}) {how}. \
+         hotbackup sees the calls of process {pid} and of what it starts from now on: a program of several processes cannot \
+         be backed up yet, and if the child is there for a moment only, try again"
+    )]
+    SeveralProcesses {
+        /// The target.
+        pid: i32,
+        /// How many such children there are.
+        count: usize,
+        /// One of them.
+        child: i32,
+        /// Its program.
+        name: String,
+        /// What it can do.
+        how: String,
+    },
     /// a program of another architecture
     #[error("process {0} is not a 64-bit x86 program: hotbackup follows no other kind yet")]
     ForeignArchitecture(i32),

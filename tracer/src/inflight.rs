@@ -26,6 +26,7 @@
 //! not run.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -33,6 +34,7 @@ use hotbackup_event::FileId;
 
 use crate::process::{Process, ThreadState};
 use crate::sys::notify::CallData;
+use crate::sys::stat;
 
 /// Where a call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +158,7 @@ impl InFlight {
 
     fn judge_sleeper(&self, process: &Process, call: &Call, nr: i64, args: [u64; 6]) -> Verdict {
         let over = if call.state == State::BeforeFilter {
-            !changes_a_file(process, nr, args)
+            !changes_a_file(process, call.tid, nr, args)
         } else {
             // The same call with the same arguments may be the next one, waiting for us: that one will be received.
             nr != i64::from(call.data.nr) || args != call.data.args
@@ -207,7 +209,7 @@ fn is_stopped(process: &Process, call: &Call) -> bool {
 
 /// Whether a thread asleep in call `nr` since before the filter may still change a file: a write to a pipe or a
 /// socket may sleep for ever, and changes none.
-fn changes_a_file(process: &Process, nr: i64, args: [u64; 6]) -> bool {
+fn changes_a_file(process: &Process, tid: i32, nr: i64, args: [u64; 6]) -> bool {
     use crate::calls::{Decode, ioctls, row};
     let Some(row) = row(nr) else { return false };
     let opens = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
@@ -220,14 +222,17 @@ fn changes_a_file(process: &Process, nr: i64, args: [u64; 6]) -> bool {
         // What they concern is told by an address, or not at all; none of them waits for long.
         (_, libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_pkey_mprotect | libc::SYS_io_submit) => true,
         (_, libc::SYS_io_uring_setup) => true,
-        (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, args[2]),
-        (Decode::Descriptor(_), _) => is_file(process, args[0]),
+        (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, tid, args[2]),
+        (Decode::Descriptor(_), _) => is_file(process, tid, args[0]),
     }
 }
 
-/// One that cannot be looked at any more, because another thread has closed it, may have been one.
-fn is_file(process: &Process, fd: u64) -> bool {
-    process.descriptor_identity(fd as i32).map_or(true, |identity| identity.is_file())
+/// Of a thread's own table: it may be a child's, or not shared. One that cannot be looked at any more, because another
+/// thread has closed it, may have been one.
+fn is_file(process: &Process, tid: i32, fd: u64) -> bool {
+    let path = format!("{tid}/fd/{}", fd as i32);
+    let identity = CString::new(path).ok().and_then(|path| stat::identity(process.proc(), &path, true).ok());
+    identity.is_none_or(|identity| identity.is_file())
 }
 
 #[cfg(test)]

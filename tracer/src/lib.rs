@@ -11,6 +11,7 @@
 
 mod answering;
 pub mod attach;
+mod blind_spots;
 pub mod calls;
 mod error;
 pub mod filter;
@@ -20,6 +21,7 @@ mod inflight;
 pub mod keeper;
 pub mod listener;
 mod mapped;
+pub mod outsiders;
 pub mod process;
 pub mod ptracer;
 mod rescue;

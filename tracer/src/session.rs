@@ -16,15 +16,15 @@ use crate::error::Error;
 use crate::keeper::find::{self, TakenOver};
 use crate::keeper::spawn;
 use crate::keeper::state::{ARMED, Control, Role, UNARMED};
-use crate::listener::{Answering, Event, Receivers, Sink};
-use crate::mapped::{Looked, is_writable};
-use crate::process::Process;
+use crate::listener::{Answering, Receivers, Sink};
+use crate::mapped::Looked;
+use crate::process::{Process, list_numbers};
 use crate::ptracer::client::Ptracer;
 use crate::sys::mapping::Mapping;
 use crate::sys::{notify, pidfd};
 use crate::unseen::{Look, Unseen};
 use crate::warden::{Wake, Warden};
-use crate::{calls, filter, grace, rescue};
+use crate::{filter, grace, outsiders, rescue};
 
 /// How often a keeper may end under our hands.
 const ATTACH_TRIES: u32 = 3;
@@ -56,9 +56,9 @@ pub struct Tracer {
     ptracer: Mutex<Ptracer>,
     /// Which processes were looked at for mappings of the target's files.
     looked: Mutex<Looked>,
-    sink: Arc<dyn Sink>,
+    pub(crate) sink: Arc<dyn Sink>,
     /// Whether blind spots were looked for after the first grace.
-    looked_again: AtomicBool,
+    pub(crate) looked_again: AtomicBool,
     wants_all_writes: bool,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
@@ -158,8 +158,11 @@ impl Tracer {
         let receivers = Receivers::start(&shared, sink.clone()).map_err(threads)?;
         failpoint::hit("attach.receiving");
         // Whatever a thread is doing now may have begun unseen: before the filter, or answered by the keeper.
-        for tid in shared.process.threads() {
-            shared.inflight.begin_unseen(tid);
+        let children = outsiders::followed_children(&shared.process);
+        for pid in std::iter::once(pid).chain(children.iter().copied()) {
+            for tid in list_numbers(shared.process.proc(), &format!("{pid}/task")) {
+                shared.inflight.begin_unseen(tid);
+            }
         }
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
@@ -184,36 +187,13 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// What was there before the filter and no call will show.
-    fn find_blind_spots(&self) {
-        let (process, sink) = (&self.shared.process, &self.sink);
-        let maps = process.read_file("maps").unwrap_or_default();
-        let has_ring = process.descriptors().iter().any(|(_, link)| link == IO_URING);
-        if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
-            sink.blind("the target has an io_uring, whose writes are no system calls".into());
-        }
-        if maps.lines().any(|line| line.ends_with("/[aio] (deleted)")) {
-            sink.blind("the target uses io_submit, which returns before its writes are done".into());
-        }
-        let effects: Vec<Effect> = match calls::resolve::shared_mappings(process, process.pid(), is_writable) {
-            Ok(mapped) => mapped.into_iter().map(|file| Effect::Mapped { file }).collect(),
-            Err(cause) => return sink.blind(cause),
-        };
-        if !effects.is_empty() {
-            sink.found(Event { tid: 0, call: "mmap", effects, blind: None });
-        }
-    }
-
     /// Waits until every call that was let go, or began unseen, has finished.
     ///
     /// # Errors
     /// Says which thread has been in which call for how long.
     pub fn grace(&self) -> Result<(), String> {
         grace::wait(&self.shared.process, &self.shared.inflight, &self.ptracer)?;
-        // A mapping may have been on its way, unseen, when we attached.
-        if !self.looked_again.swap(true, Ordering::SeqCst) {
-            self.find_blind_spots();
-        }
+        self.find_blind_spots_again();
         Ok(())
     }
 
@@ -354,8 +334,6 @@ impl Drop for Tracer {
     }
 }
 
-/// What /proc shows for an io_uring.
-const IO_URING: &str = "anon_inode:[io_uring]";
 /// What /proc shows for an eventfd.
 const EVENTFD: &str = "anon_inode:[eventfd]";
 

@@ -81,22 +81,27 @@ pub(super) fn run(
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit && process.is_alive() {
         hold.progress();
-        for tid in site::candidates(process, || hold.progress()).into_iter().take(ATTEMPTS) {
-            line.let_slow_ones_go();
+        let candidates = site::candidates(process, || hold.progress());
+        // First those that were asked before: the only thread of a program may be about to finish a long call.
+        for tid in std::iter::once(None).chain(candidates.into_iter().take(ATTEMPTS).map(Some)) {
             // Only while a thread stands still: what else there is to do may take milliseconds.
             low::hurry();
-            let tried = line.try_thread(tid);
+            let tried = match (line.try_slow_ones(), tid) {
+                (None, None) => Err(Attempt::Next("none sleeps in a restartable call or runs")),
+                (None, Some(tid)) => line.try_thread(tid),
+                (Some(tried), _) => tried,
+            };
             low::relax();
-            match tried {
-                Ok(stopped) => {
+            match (tried, tid) {
+                (Ok(stopped), _) => {
                     failpoint::hit("inject.let-go");
                     return Ok(stopped);
                 }
-                Err(Attempt::Next(why)) => reason = format!("thread {tid}: {why}"),
-                Err(Attempt::Fatal(failure)) => return Err(failure),
+                (Err(Attempt::Next(why)), Some(tid)) => reason = format!("thread {tid}: {why}"),
+                (Err(Attempt::Next(_)), None) => {}
+                (Err(Attempt::Fatal(failure)), _) => return Err(failure),
             }
         }
-        line.let_slow_ones_go();
         std::thread::sleep(Duration::from_millis(1));
     }
     Err(if process.is_alive() { Failure::NoThread(reason) } else { Failure::TargetExited })
@@ -105,17 +110,7 @@ pub(super) fn run(
 impl Line<'_> {
     fn try_thread(&self, tid: i32) -> Result<Duration, Attempt> {
         self.hold.progress();
-        let running = match trace::seize(Pid::from_raw(tid)) {
-            Ok(running) => running,
-            Err(Errno::ESRCH) => return Err(Attempt::Next("it ended")),
-            Err(Errno::EPERM) => {
-                return Err(Attempt::Fatal(match preflight::tracer(self.process, tid) {
-                    Some(tracer) => Failure::AlreadyTraced(tracer),
-                    None => Failure::NotPermitted,
-                }));
-            }
-            Err(errno) => return Err(Attempt::Fatal(Failure::Ptrace(errno as i32))),
-        };
+        let running = seize(self.process, tid)?;
         running.interrupt().map_err(|_| Attempt::Next("it ended"))?;
         let stopped = match wait_stopped(running, self.hold, STOP_LIMIT) {
             Waited::Stopped(stopped) => stopped,
@@ -190,15 +185,45 @@ impl Line<'_> {
         memory.is_ok_and(|memory| memory.read_exact_at(&mut word, store).is_ok()) && u64::from_ne_bytes(word) == PENDING
     }
 
-    /// A thread that did not stop in time is let go as soon as it does.
-    fn let_slow_ones_go(&self) {
+    /// A thread that did not stop in time does as well once it has stopped.
+    fn try_slow_ones(&self) -> Option<Result<Duration, Attempt>> {
         let waiting = std::mem::take(&mut *self.slow.borrow_mut());
+        let mut tried = None;
         for running in waiting {
             match running.poll() {
+                Waited::Stopped(stopped) if tried.is_none() => {
+                    let began = Instant::now();
+                    tried = Some(self.redirect(stopped).map(|()| began.elapsed()));
+                }
                 Waited::Stopped(stopped) => drop(stopped.detach()),
                 Waited::Running(running) => self.slow.borrow_mut().push(running),
                 Waited::Gone => {}
             }
+        }
+        tried
+    }
+}
+
+/// Takes hold of a thread. It may be in our hands already: it was asked to stop and is in an uninterruptible call still, as
+/// the only thread of a program may be for long on a busy disk; or the thread of ours that held it for the last request
+/// has given its answer and not quite ended.
+fn seize(process: &Process, tid: i32) -> Result<Running, Attempt> {
+    let mut last_look = false;
+    loop {
+        match trace::seize(Pid::from_raw(tid)) {
+            Ok(running) => return Ok(running),
+            Err(Errno::ESRCH) => return Err(Attempt::Next("it ended")),
+            Err(Errno::EPERM) => {}
+            Err(errno) => return Err(Attempt::Fatal(Failure::Ptrace(errno as i32))),
+        }
+        match preflight::tracer(process, tid) {
+            Some(tracer) if std::fs::exists(format!("/proc/self/task/{tracer}")).unwrap_or(false) => {
+                return Err(Attempt::Next("it is in a call that cannot be interrupted"));
+            }
+            Some(tracer) => return Err(Attempt::Fatal(Failure::AlreadyTraced(tracer))),
+            // Somebody may have let go of it since.
+            None if !last_look => last_look = true,
+            None => return Err(Attempt::Fatal(Failure::NotPermitted)),
         }
     }
 }
@@ -267,5 +292,22 @@ fn wait_stopped(mut running: Running, hold: &Hold<'_>, limit: Duration) -> Waite
         // microseconds; later it is the machine that is busy.
         std::thread::sleep(if round < QUICK_ROUNDS { Duration::from_micros(5) } else { Duration::from_micros(200) });
         round += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_in_our_own_hands_is_not_somebody_elses() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        let process = Process::open(pid).unwrap();
+        assert!(seize(&process, pid).is_ok());
+        // The hold lasts as long as this thread of ours.
+        assert!(matches!(seize(&process, pid), Err(Attempt::Next(_))));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

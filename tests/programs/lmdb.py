@@ -1,0 +1,56 @@
+# lmdb.py DIRECTORY MODE CLIENTS: a process with a writer in each of some threads. Reads lines "CLIENT K", has that client do
+# its transaction number K, and answers with the same line. Ends at the end of its input.
+# lmdb.py DIRECTORY read CLIENTS: prints a line a client: its counter, how many keys it has, and the last of them + 1.
+import queue
+import sys
+import threading
+
+# Not this file.
+sys.path.pop(0)
+import lmdb
+
+directory, mode, clients = sys.argv[1], sys.argv[2], int(sys.argv[3])
+environment = lmdb.open(directory, map_size=1 << 28, writemap=mode == "writemap", max_dbs=clients)
+said = threading.Lock()
+tables = [environment.open_db(b"sequence%d" % client) for client in range(clients)]
+
+
+def number(value):
+    return int(value) if value is not None else 0
+
+
+def work(client, tasks):
+    counter = b"counter%d" % client
+    for k in iter(tasks.get, None):
+        with environment.begin(write=True) as transaction:
+            # Long values go to pages of their own.
+            transaction.put(b"%08d" % k, b"%d " % k * (10 + k * 37 % 3000), db=tables[client])
+            transaction.put(counter, b"%d" % (number(transaction.get(counter)) + 1))
+        with said:
+            print(client, k, flush=True)
+
+
+def read():
+    with environment.begin() as transaction:
+        for client in range(clients):
+            rows = list(transaction.cursor(db=tables[client]))
+            assert all(value == b"%d " % int(key) * (10 + int(key) * 37 % 3000) for key, value in rows), "a wrong value"
+            newest = int(rows[-1][0]) + 1 if rows else 0
+            print(number(transaction.get(b"counter%d" % client)), len(rows), newest)
+
+
+if mode == "read":
+    read()
+    sys.exit()
+queues = [queue.Queue() for _ in range(clients)]
+threads = [threading.Thread(target=work, args=(client, tasks)) for client, tasks in enumerate(queues)]
+for thread in threads:
+    thread.start()
+print("ready", flush=True)
+for line in sys.stdin:
+    client, k = map(int, line.split())
+    queues[client].put(k)
+for tasks in queues:
+    tasks.put(None)
+for thread in threads:
+    thread.join()

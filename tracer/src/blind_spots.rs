@@ -1,0 +1,69 @@
+//! What was there before the filter, or was made while the keeper answered, and no call will show.
+
+use std::sync::atomic::Ordering;
+
+use hotbackup_event::Effect;
+
+use crate::calls::resolve::shared_mappings;
+use crate::listener::Event;
+use crate::mapped::is_writable;
+use crate::outsiders;
+use crate::process::{Process, read_below};
+use crate::session::Tracer;
+
+/// What /proc shows for an io_uring.
+const IO_URING: &str = "anon_inode:[io_uring]";
+/// What it shows for the ring of io_setup(2).
+const AIO: &str = "/[aio] (deleted)";
+
+impl Tracer {
+    /// Looks for all of it, in the target and in those of its children that carry the filter.
+    pub(crate) fn find_blind_spots(&self) {
+        let effects = |file| Effect::Untraceable { file, cause: outsiders::OPEN_ELSEWHERE };
+        self.found(outsiders::written_elsewhere(self.process()).into_iter().map(effects).collect());
+        self.find_own_blind_spots();
+    }
+
+    /// Once more after the first grace: a call may have been on its way, unseen, when we attached.
+    pub(crate) fn find_blind_spots_again(&self) {
+        if !self.looked_again.swap(true, Ordering::SeqCst) {
+            self.find_own_blind_spots();
+        }
+    }
+
+    fn find_own_blind_spots(&self) {
+        let process = self.process();
+        self.look_at(process.pid());
+        for pid in outsiders::followed_children(process) {
+            self.look_at(pid);
+        }
+    }
+
+    fn look_at(&self, pid: i32) {
+        let process = self.process();
+        let maps = read_below(process.proc(), &format!("{pid}/maps")).unwrap_or_default();
+        let has_ring = outsiders::descriptors(process, pid).iter().any(|(_, link)| link == IO_URING.as_bytes());
+        if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
+            self.sink.blind("the target has an io_uring, whose writes are no system calls".into());
+        }
+        if maps.lines().any(|line| line.ends_with(AIO)) {
+            self.sink.blind("the target uses io_submit, which returns before its writes are done".into());
+        }
+        match shared_mappings(process, pid, is_writable) {
+            Ok(mapped) => self.found(mapped.into_iter().map(|file| Effect::Mapped { file }).collect()),
+            // A child may have ended.
+            Err(_) if pid != process.pid() && has_ended(process, pid) => {}
+            Err(cause) => self.sink.blind(cause),
+        }
+    }
+
+    fn found(&self, effects: Vec<Effect>) {
+        if !effects.is_empty() {
+            self.sink.found(Event { tid: 0, call: "mmap", effects, blind: None });
+        }
+    }
+}
+
+fn has_ended(process: &Process, pid: i32) -> bool {
+    process.status_field(pid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
+}

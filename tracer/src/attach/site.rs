@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use crate::process::{Process, ThreadState};
+use crate::sys::process::shares_descriptors;
 
 const PAGE: u64 = 4096;
 
@@ -124,13 +125,15 @@ pub fn restarts_unseen(nr: i64) -> bool {
     rank_of(nr).is_some()
 }
 
-/// The threads that may run the code, best first. `looked` is called for each: there may be thousands.
+/// The threads that may run the code, best first. `looked` is called for each: there may be thousands. A thread with a
+/// table of descriptors of its own (CLONE_FILES unshared) is none of them: the listener would be where nobody finds it.
 pub fn candidates(process: &Process, looked: impl Fn()) -> Vec<i32> {
     let mut found: Vec<(u8, i32)> = process
         .threads()
         .into_iter()
         .inspect(|_| looked())
         .filter_map(|tid| Some((rank(process.thread_state(tid))?, tid)))
+        .filter(|&(_, tid)| tid == process.pid() || shares_descriptors(process.pid(), tid))
         .collect();
     found.sort_unstable();
     found.into_iter().map(|(_, tid)| tid).collect()

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use crate::process::Process;
 use crate::sys::mapping::Mapping;
 use crate::sys::notify::{self, Notification};
+use crate::sys::process::shares_descriptors;
 
 const MISSING: u32 = 0;
 const LEFT: u32 = 1;
@@ -20,9 +21,11 @@ pub(crate) fn is_missing(memory: &Mapping) -> bool {
     memory.kept_by_target.load(Ordering::Relaxed) == MISSING
 }
 
-/// Leaves one among the descriptors of the thread whose call `stopped` is; not with a child, which has its own.
+/// Leaves one among the descriptors of the thread whose call `stopped` is; not with a child, which has its own, nor with
+/// a thread that has: it is looked for among the process's.
 pub(crate) fn leave(target: &Process, memory: &Mapping, listener: BorrowedFd<'_>, stopped: &Notification) {
-    if !target.has_thread(stopped.pid as i32) {
+    let tid = stopped.pid as i32;
+    if !target.has_thread(tid) || !shares_descriptors(target.pid(), tid) {
         return;
     }
     let done = match notify::add_fd(listener, stopped.id, memory.fd().as_fd()) {

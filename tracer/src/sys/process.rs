@@ -45,6 +45,13 @@ pub fn is_same_file(a: (i32, i32), b: (i32, i32)) -> Result<bool, Errno> {
     check(unsafe { libc::syscall(libc::SYS_kcmp, a.0, b.0, KCMP_FILE, first, second) }).map(|order| order == 0)
 }
 
+/// Whether two threads share one table of descriptors. Where the kernel does not say, they are taken to: nearly all do.
+pub fn shares_descriptors(first: i32, second: i32) -> bool {
+    const KCMP_FILES: libc::c_int = 2;
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_kcmp, first, second, KCMP_FILES, 0, 0) }).map_or(true, |order| order == 0)
+}
+
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forked {

@@ -158,4 +158,30 @@ mod tests {
         assert_eq!(asleep(libc::SYS_ppoll), None);
         assert!(asleep(libc::SYS_futex) < asleep(libc::SYS_accept));
     }
+
+    #[test]
+    fn a_thread_with_descriptors_of_its_own_never_runs_the_code() {
+        let this = Process::open(std::process::id().cast_signed()).expect("we are there");
+        let (say, heard) = std::sync::mpsc::channel();
+        let thread = |own: bool| {
+            let say = say.clone();
+            std::thread::spawn(move || {
+                if own {
+                    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).expect("a table of its own");
+                }
+                say.send(nix::unistd::gettid().as_raw()).expect("heard");
+                std::thread::park();
+            })
+        };
+        let ordinary = thread(false);
+        let shares = heard.recv().expect("a thread");
+        let own = thread(true);
+        let has_its_own = heard.recv().expect("a thread");
+        let found = candidates(&this, || ());
+        assert!(found.contains(&shares) && !found.contains(&has_its_own), "{found:?}");
+        for thread in [ordinary, own] {
+            thread.thread().unpark();
+            thread.join().expect("it ends");
+        }
+    }
 }

@@ -190,6 +190,9 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             }
             images.push(Image { file: Arc::clone(file), range, data });
         }
+        if !source.is(file.id).map_err(unreadable)? {
+            return Err(Error::ForeignChange { path: file.path(), pid: self.pid });
+        }
         Ok(images)
     }
 

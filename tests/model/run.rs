@@ -9,7 +9,7 @@ use hotbackup_copier::{Error, Point, Tuning};
 use crate::common::backup::verify;
 use crate::common::moment::{How, back_up_as};
 use crate::common::snapshot::Snapshot;
-use crate::disks::Ground;
+use crate::disks::{Disk, Ground};
 use crate::order::{Cut, Next, in_order};
 use crate::replay::{self, Live, Replay};
 use crate::settings::Settings;
@@ -24,7 +24,8 @@ pub fn run(settings: &Settings, damage: Option<Damage>) -> Result<Tally, String>
     let mut run = Run::new(settings);
     let mut tally = Tally::default();
     // Where most are refused it may take more to see one that is right.
-    let most = if settings.eventfd { 10 * settings.backups } else { settings.backups };
+    let some_are_refused = settings.eventfd || settings.on == Disk::Overlay;
+    let most = if some_are_refused { 10 * settings.backups } else { settings.backups };
     for number in 0..most {
         if number >= settings.backups && tally.right > 0 {
             break;
@@ -46,12 +47,7 @@ pub fn run(settings: &Settings, damage: Option<Damage>) -> Result<Tally, String>
                 tally.add(&report);
                 fs::remove_dir_all(&run.dest).expect("the backup can be removed");
             }
-            // What was not saved was written 8 bytes at a time after the point: found out, and refused.
-            Err(failure)
-                if settings.eventfd && matches!(&failure.0, Error::Blind(cause) if cause.contains("8 bytes")) =>
-            {
-                tally.refused += 1;
-            }
+            Err(failure) if may_be_refused(settings, &failure.0) => tally.refused += 1,
             Err(failure) => return Err(format!("{said}: {}", failure.0)),
         }
         run.check_the_model();
@@ -59,6 +55,16 @@ pub fn run(settings: &Settings, damage: Option<Damage>) -> Result<Tally, String>
     }
     tally.steps = run.live.steps();
     Ok(tally)
+}
+
+fn may_be_refused(settings: &Settings, error: &Error) -> bool {
+    match error {
+        // What was not saved was written 8 bytes at a time after the point: found out.
+        Error::Blind(cause) => settings.eventfd && cause.contains("8 bytes"),
+        // Opening a file of the lower layer to write makes another file of it, which no call shows: found out.
+        Error::ForeignChange { .. } => settings.on == Disk::Overlay,
+        _ => false,
+    }
 }
 
 /// Random numbers for moments and settings.

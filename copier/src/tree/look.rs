@@ -15,6 +15,10 @@ impl Tree {
             Node::Dir(dir) => {
                 let unreadable = |source| super::unreadable(dir.path(), source);
                 let found = sys::stat_fd(&dir.fd).map_err(unreadable)?;
+                // On overlayfs it becomes another one when it is copied to the upper layer: calls on that went unmarked.
+                if found.id != dir.id {
+                    return Err(self.foreign(dir.path()));
+                }
                 let xattrs = meta.then(|| sys::xattrs(&dir.fd)).transpose().map_err(unreadable)?;
                 let mut state = dir.state();
                 state.stat = found.stat;

@@ -88,16 +88,7 @@ impl Ground {
             Disk::Xfs => volume = Some(Volume::new("xfs", MIB, &["-m", "reflink=1"], at.clone())),
             Disk::Btrfs => volume = Some(Volume::new("btrfs", MIB, &[], at.clone())),
             Disk::Tmpfs => mount = Some(mounted("tmpfs", &format!("size={MIB}m"), &at)),
-            Disk::Overlay => {
-                let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
-                    let path = scratch.path().join(name);
-                    fs::create_dir(&path).expect("a directory");
-                    path.into_os_string().into_string().expect("test directories have plain names")
-                });
-                make_a_past(settings, Path::new(&lower));
-                let layers = format!("lowerdir={lower},upperdir={upper},workdir={work}");
-                mount = Some(mounted("overlay", &layers, &at));
-            }
+            Disk::Overlay => mount = Some(overlay(&at, |lower| make_a_past(settings, lower))),
         }
         let found = statfs(&at).expect("the file system says what it is").filesystem_type();
         if let Some(wanted) = magic(settings.on) {
@@ -122,6 +113,17 @@ fn mounted(kind: &str, options: &str, at: &Path) -> Mount {
     fs::create_dir(at).expect("a mount point");
     run("mount", &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), options.as_ref(), kind.as_ref(), at.as_os_str()]);
     Mount(at.to_owned())
+}
+
+/// Mounts an overlay at a new directory; its layers are beside it. `past` makes what is in the lower one.
+pub fn overlay(at: &Path, past: impl FnOnce(&Path)) -> Mount {
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
+        let path = at.with_file_name(name);
+        fs::create_dir(&path).expect("a directory");
+        path.into_os_string().into_string().expect("test directories have plain names")
+    });
+    past(Path::new(&lower));
+    mounted("overlay", &format!("lowerdir={lower},upperdir={upper},workdir={work}"), at)
 }
 
 /// Gives the guest's threads, and each replay, the same tree to begin with.

@@ -10,12 +10,14 @@
 mod common {
     pub mod backup;
     pub mod disk;
+    pub mod driver;
     pub mod guest;
     pub mod moment;
     pub mod snapshot;
 }
 mod disks;
 mod order;
+mod overlay;
 mod regressions;
 mod replay;
 mod run;

@@ -25,10 +25,14 @@ fn right_or_refused(past: impl Fn(&Path), change: impl Fn(&mut Driver) + Sync) {
             past(&lower.join("data"));
         });
         let (source, dest) = (mounted.0.join("data"), scratch.path().join("backup"));
+        // The source itself is in the upper layer: what becomes another file is below it.
+        fs::write(source.join("new"), []).expect("written");
         let mut guest = Driver::start(&source, Linked::Dynamically);
         let mut seen = None;
         let result = back_up(guest.pid(), &source, &dest, moment, || {
             let before = Snapshot::of(&source);
+            // A copy changes the directory above; here a call explains that.
+            call!(guest, libc::SYS_open, "newer", CREATE, 0o600);
             change(&mut guest);
             seen = Some((before, Snapshot::of(&source)));
         });
@@ -81,6 +85,17 @@ fn what_is_written_to_a_file_that_became_another_is_not_left_out() {
             call!(guest, libc::SYS_chmod, "a", 0o600);
             let fd = call!(guest, libc::SYS_open, "a", libc::O_RDWR, 0);
             call!(guest, libc::SYS_pwrite64, fd, "other", 5, 100);
+        },
+    );
+}
+
+#[test]
+fn the_owner_of_a_symbolic_link_that_became_another_is_not_left_out() {
+    right_or_refused(
+        |data| std::os::unix::fs::symlink("nowhere", data.join("link")).expect("a link"),
+        |guest| {
+            call!(guest, libc::SYS_lchown, "link", 7, 8);
+            call!(guest, libc::SYS_lchown, "link", 9, 10);
         },
     );
 }

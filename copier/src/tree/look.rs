@@ -4,7 +4,7 @@ use crate::Error;
 use crate::node::{File, Node, Xattrs, sys_gone};
 use crate::sys;
 use crate::tree::resolve::Look;
-use hotbackup_event::FileId;
+use hotbackup_event::{Effect, FileId};
 use std::sync::Arc;
 
 impl Tree {
@@ -55,10 +55,14 @@ impl Tree {
     }
 
     /// Takes over the status of a symbolic link, a fifo or the like.
-    pub(super) fn look_at_other(&mut self, id: FileId) -> Result<(), Error> {
+    pub(super) fn look_at_other(&mut self, id: FileId, look: Look<'_>) -> Result<(), Error> {
+        let mut another = None;
         for (dir, name) in self.others.get(&id).into_iter().flatten() {
             let Some(node) = self.dirs.get_mut(dir) else { continue };
             let found = sys::stat_at(&node.dir.fd, name);
+            if found.as_ref().is_ok_and(|found| found.id != id) {
+                another = Some(node.dir.path().join(&**name));
+            }
             if let (Some(Entry::Other(other)), Ok(found)) = (node.entries.get_mut(name), found)
                 && found.id == id
             {
@@ -70,6 +74,13 @@ impl Tree {
                     Err(error) => return Err(super::unreadable(node.dir.path().join(&**name), error)),
                 }
             }
+        }
+        match another {
+            // No call made it another: overlayfs did, when it copied it to the upper layer.
+            Some(path) if look.was_exact() => return Err(self.foreign(path)),
+            // Or one did since; the next look will tell.
+            Some(_) => self.ledger.mark(&Effect::Metadata { file: id }),
+            None => {}
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 /* random_calls live SEED WITHOUT THREADS PAUSE_US EVENTFD TIMES DIR: each thread makes random calls, for ever, in a subtree
- * of its own, DIR/t<N>, and on names of its own in DIR/shared; in DIR/shared/log all threads append. What each call's time
- * was goes to the file TIMES. It rests, between two steps of each thread, from "rest" on standard input (answered by
+ * of its own, DIR/t<N>, and on names of its own in DIR/shared; in DIR/shared/log all threads append. When each call was
+ * made, and what it returned, goes to the file TIMES. It rests, between two steps of each thread, from "rest" on standard input (answered by
  * "rests") to "go".
- * random_calls replay SEED WITHOUT THREAD DIR: makes the same calls again as told on standard input: "to K" goes on until
+ * random_calls replay SEED WITHOUT THREAD TIMES DIR: makes the same calls again as told on standard input: "to K" goes on until
  * K steps are done, "half" makes the next step's call without counting it. Each is answered by "STEP HASH".
  * random_calls kinds: names the kinds of calls. WITHOUT is a list of those to leave out, with commas.
  *
@@ -62,6 +62,23 @@ static void enter(struct thread *t) {
     MUST(fchdir(t->top) == 0);
 }
 
+static void make_call_timed(struct thread *t) {
+    struct times *times = times_of_next_step(t);
+    times->call_began = tick();
+    make_call(t);
+    times->call_ended = tick();
+    times->kind = t->kind;
+    times->value = t->value;
+    times->hash = t->hash;
+}
+
+static void count_step_timed(struct thread *t) {
+    struct times *times = &t->times[(t->step + 1) % KEPT_STEPS];
+    times->count_began = tick();
+    count_step(t);
+    times->count_ended = tick();
+}
+
 static atomic_int resting, rests;
 
 static void *run(void *argument) {
@@ -74,13 +91,8 @@ static void *run(void *argument) {
                 nap(200);
             atomic_fetch_sub(&rests, 1);
         }
-        struct times *times = times_of_next_step(t);
-        times->call_began = tick();
-        make_call(t);
-        times->call_ended = tick();
-        times->count_began = tick();
-        count_step(t);
-        times->count_ended = tick();
+        make_call_timed(t);
+        count_step_timed(t);
         uint64_t chance = next_random(&t->pauses);
         if (t->pause_us && chance % 4 == 0)
             nap((long)(chance >> 8) % (8 * t->pause_us));
@@ -99,13 +111,13 @@ static void replay(struct thread *t) {
             MUST(goal >= t->step);
             while (t->step < goal) {
                 if (!half)
-                    make_call(t);
+                    make_call_timed(t);
                 half = 0;
-                count_step(t);
+                count_step_timed(t);
             }
         } else {
             MUST(strcmp(line, "half\n") == 0 && !half);
-            make_call(t);
+            make_call_timed(t);
             half = 1;
         }
         printf("%lu %lu\n", t->step, t->hash);
@@ -137,10 +149,13 @@ int main(int argc, char **argv) {
             puts(KINDS[i].name);
         return 0;
     }
-    MUST(argc >= 6);
+    MUST(argc >= 7);
     uint64_t seed = (uint64_t)number(argv[2]), kinds = kinds_without(argv[3]);
     if (strcmp(argv[1], "replay") == 0) {
-        replay(new_thread(seed, kinds, (int)number(argv[4]), argv[5]));
+        struct times *times = make_times(argv[5], 1);
+        struct thread *t = new_thread(seed, kinds, (int)number(argv[4]), argv[6]);
+        t->times = times;
+        replay(t);
         return 0;
     }
     MUST(strcmp(argv[1], "live") == 0 && argc == 9);

@@ -83,6 +83,8 @@ static void make_call(struct thread *t) {
             break;
         left -= weight;
     }
+    t->kind = chosen;
+    t->value = 0;
     if (chosen < MAKES_NAMES && t->names >= MOST_NAMES && pick(t, 2)) {
         prune(t);
     } else if (KINDS[chosen].make) {

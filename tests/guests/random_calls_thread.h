@@ -11,6 +11,8 @@ struct thread {
     uint64_t pauses;  /* decides how long to wait, which changes nothing */
     uint64_t step;
     uint64_t hash;
+    unsigned kind;    /* of the last call */
+    long value;       /* what it returned */
     uint64_t kinds;   /* which kinds of calls it makes: a bit each */
     int number;
     int names;        /* at the last count */
@@ -81,5 +83,6 @@ static void result(struct thread *t, long value) {
         fprintf(stderr, "thread %d, step %lu: %s\n", t->number, t->step + 1, strerror(error));
         abort();
     }
+    t->value = error ? -error : value;
     t->hash = (t->hash ^ (uint64_t)value ^ (uint64_t)error << 32) * 0x100000001b3;
 }

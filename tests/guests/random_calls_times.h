@@ -1,5 +1,6 @@
 /* The order in which the calls of all threads of random_calls were made, as far as it could be observed: each draws a
- * number from one clock before it and after it. They stand in a page outside the source; tests/model/order.rs reads it. */
+ * number from one clock before it and after it. They stand in a page outside the source, with what each call was and
+ * returned; tests/model/order.rs reads it. */
 #pragma once
 #include "random_calls_thread.h"
 
@@ -7,6 +8,9 @@ enum { KEPT_STEPS = 1 << 17, TIMES_HEAD = 4096 };
 
 struct times {
     uint64_t step, call_began, call_ended, count_began, count_ended;
+    uint64_t kind;   /* its number in KINDS */
+    int64_t value;   /* -errno where it failed */
+    uint64_t hash;   /* of all values so far */
 };
 
 static _Atomic uint64_t *the_clock; /* at the head of the page */

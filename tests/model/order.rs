@@ -8,13 +8,17 @@ use std::path::Path;
 /// As in `tests/guests/random_calls_times.h`.
 const KEPT_STEPS: u64 = 1 << 17;
 const HEAD: u64 = 4096;
-const WORDS: usize = 5;
+const WORDS: usize = 8;
 
-/// When the two calls of a step began and ended; 0 is not yet.
+/// When the two calls of a step began and ended; 0 is not yet. And what the first was, what it returned, and a hash of all
+/// that was returned so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Step {
     call: (u64, u64),
     count: (u64, u64),
+    kind: u64,
+    value: i64,
+    hash: u64,
 }
 
 /// The guest's page of times. To be read while it rests.
@@ -28,16 +32,36 @@ impl Times {
 
     /// All zeros if the step has not begun.
     fn of(&self, thread: usize, step: u64) -> Step {
+        let (found, times) = self.in_place_of(thread, step);
+        assert!(found <= step, "the times of step {step} have been overwritten by those of step {found}");
+        if found < step { Step::default() } else { times }
+    }
+
+    /// What stands where a step has its place, and which step that is.
+    fn in_place_of(&self, thread: usize, step: u64) -> (u64, Step) {
         let size = WORDS as u64 * 8;
         let at = HEAD + (thread as u64 * KEPT_STEPS + step % KEPT_STEPS) * size;
         let mut bytes = [0; WORDS * 8];
         self.0.read_exact_at(&mut bytes, at).expect("the page can be read");
         let word = |n: usize| u64::from_ne_bytes(bytes[n * 8..][..8].try_into().expect("eight bytes"));
-        assert!(word(0) <= step, "the times of step {step} have been overwritten by those of step {}", word(0));
-        if word(0) < step {
-            return Step::default();
-        }
-        Step { call: (word(1), word(2)), count: (word(3), word(4)) }
+        let times = Step {
+            call: (word(1), word(2)),
+            count: (word(3), word(4)),
+            kind: word(5),
+            value: word(6).cast_signed(),
+            hash: word(7),
+        };
+        (word(0), times)
+    }
+
+    /// Where a thread's calls first returned something else than those of its replay, up to `last`.
+    pub fn first_difference(&self, thread: usize, replay: &Self, last: u64, kinds: &[String]) -> Option<String> {
+        (last.saturating_sub(KEPT_STEPS).max(1)..=last).find_map(|step| {
+            let (here, there) = (self.in_place_of(thread, step), replay.in_place_of(0, step));
+            let of = |(_, step): (u64, Step)| format!("{} returned {}", kinds[step.kind as usize], step.value);
+            let differ = here.0 == step && there.0 == step && here.1.hash != there.1.hash;
+            differ.then(|| format!("step {step}: {}, and in the replay {}", of(here), of(there)))
+        })
     }
 }
 

@@ -93,6 +93,8 @@ pub struct Replay {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// What they returned.
+    pub times: Times,
     /// What they lead to so far.
     pub dir: PathBuf,
 }
@@ -101,9 +103,11 @@ impl Replay {
     /// Has them made in a directory, in the subtree that is there or a new one.
     pub fn start(settings: &Settings, thread: usize, dir: &Path) -> Self {
         fs::create_dir_all(dir).expect("a directory");
+        let times = dir.with_extension("times");
+        let _ = fs::remove_file(&times);
         let mut child = Command::new(program())
             .args(["replay", &settings.seed.to_string(), &settings.left_out(), &thread.to_string()])
-            .arg(dir)
+            .args([&times, dir])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -111,7 +115,7 @@ impl Replay {
         let orders = child.stdin.take().expect("piped");
         let mut answers = BufReader::new(child.stdout.take().expect("piped"));
         assert_eq!(line(&mut answers), "ready");
-        Self { child, orders, answers, dir: dir.to_owned() }
+        Self { child, orders, answers, times: Times::open(&times), dir: dir.to_owned() }
     }
 
     /// Begins to go on to a number of steps.

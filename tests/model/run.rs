@@ -153,8 +153,9 @@ impl Run {
                 (true, false) => Next::Missing,
                 (false, true) => Next::Held,
                 (false, false) => {
+                    let returned = self.returned_otherwise(thread, step);
                     return Err(format!(
-                        "thread {thread} had counted {step} steps; the backup is not what they lead to:\n{}\nnor what \
+                        "{returned}thread {thread} had counted {step} steps; the backup is not what they lead to:\n{}\nnor what \
                          the next one's call makes of that:\n{}",
                         whole.join("\n"),
                         half.join("\n")
@@ -184,8 +185,21 @@ impl Run {
         let (live, log) = (Snapshot::of(&self.dir), replay::log(&self.dir.join("shared/log")));
         for (thread, replay) in self.replays.iter().enumerate() {
             let differences = Part::of(&live, &log, thread).differences(&replay.dir);
-            assert!(differences.is_empty(), "the replay of thread {thread} is wrong:\n{}", differences.join("\n"));
+            let returned = || self.returned_otherwise(thread, replay::steps(&self.dir, thread));
+            assert!(
+                differences.is_empty(),
+                "{}the replay of thread {thread} is wrong:\n{}",
+                returned(),
+                differences.join("\n")
+            );
         }
+    }
+
+    /// Which call returned what it did not in the replay: then the file system is not the same to both, or one was
+    /// disturbed.
+    fn returned_otherwise(&self, thread: usize, last: u64) -> String {
+        let found = self.live.times.first_difference(thread, &self.replays[thread].times, last, &replay::kinds());
+        found.map_or_else(String::new, |found| format!("thread {thread}, {found}\n"))
     }
 
     /// Copies everything to the target directory, to be looked at.

@@ -54,8 +54,9 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes over the status of a symbolic link, a fifo or the like.
-    pub(super) fn look_at_other(&mut self, id: FileId, look: Look<'_>) -> Result<(), Error> {
+    /// Takes over the status of a symbolic link, a fifo or the like. `complete`: all names
+    /// that were marked have been looked at before.
+    pub(super) fn look_at_other(&mut self, id: FileId, complete: bool, look: Look<'_>) -> Result<(), Error> {
         let mut another = None;
         for (dir, name) in self.others.get(&id).into_iter().flatten() {
             let Some(node) = self.dirs.get_mut(dir) else { continue };
@@ -77,7 +78,7 @@ impl Tree {
         }
         match another {
             // No call made it another: overlayfs did, when it copied it to the upper layer.
-            Some(path) if look.was_exact() => return Err(self.foreign(path)),
+            Some(path) if complete && look.was_exact() => return Err(self.foreign(path)),
             // Or one did since; the next look will tell.
             Some(_) => self.ledger.mark(&Effect::Metadata { file: id }),
             None => {}

@@ -105,7 +105,8 @@ impl Copier {
             }
             let (segments, reached) = self.read(context, &source, file, range.clone())?;
             if mode == Mode::Drain {
-                if reached < range.end {
+                let same = source.is(file.id).map_err(|error| tree::unreadable(file.path(), error))?;
+                if reached < range.end || !same {
                     return Err(Error::ForeignChange { path: file.path(), pid: context.pid });
                 }
                 // In memory is saved: whoever waits to change it may go on.

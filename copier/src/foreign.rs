@@ -46,8 +46,21 @@ fn check_file(file: &File, pid: i32) -> Result<(), Error> {
     if file.is_touched() {
         return Ok(());
     }
-    let found = file.look().map_err(|error| tree::unreadable(file.path(), error))?;
+    let unreadable = |error| tree::unreadable(file.path(), error);
+    let found = file.look().map_err(unreadable)?;
     let known = file.state().stat;
+    // On overlayfs one of several names may come to lead to another file, by a copy to the upper layer that nobody shows.
+    let links = file.state().links.clone();
+    for link in links.iter().filter(|_| links.len() > 1) {
+        let leads_elsewhere = match link.stat() {
+            Ok(found) => found.id != file.id,
+            Err(error) if crate::node::sys_gone(&error) => true,
+            Err(error) => return Err(unreadable(error)),
+        };
+        if leads_elsewhere && !link.dir.flags.dirty.load(Ordering::SeqCst) {
+            return Err(Error::ForeignChange { path: link.path(), pid });
+        }
+    }
     let same = found.is_some_and(|found| found.stat.ctime == known.ctime || only_links(&found.stat, &known));
     if !same && !file.is_touched() {
         return Err(Error::ForeignChange { path: file.path(), pid });

@@ -98,6 +98,14 @@ pub(crate) struct Opened {
     pub sparse: bool,
 }
 
+impl Opened {
+    /// Whether this is still the file that was opened. On overlayfs it becomes another one when it is copied to the upper
+    /// layer, which opening it to write does, and nobody shows.
+    pub fn is(&self, id: FileId) -> std::io::Result<bool> {
+        Ok(sys::stat_fd(&self.fd)?.id == id)
+    }
+}
+
 /// The hash of a staged file that was written from start to end, and not since.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StagedHash {

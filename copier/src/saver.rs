@@ -205,6 +205,9 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             let room = data.as_ref().map_or(0, Vec::len);
             images.push(Image { file: Arc::clone(file), range, data, room });
         }
+        if !source.is(file.id).map_err(unreadable)? {
+            return Err(Error::ForeignChange { path: file.path(), pid: self.pid });
+        }
         Ok(images)
     }
 

@@ -202,7 +202,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The guest's program, compiled unless it is newer than its source.
+/// The guest's program, compiled unless it is newer than its source and all headers.
 pub fn compile(name: &str, linked: Linked) -> PathBuf {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
     let source = sources.join(name).with_extension("c");
@@ -211,7 +211,10 @@ pub fn compile(name: &str, linked: Linked) -> PathBuf {
     let lock = File::create(home.join("lock")).expect("the target directory takes a file");
     lock.lock().expect("the lock file can be locked");
     let program = home.join(format!("{name}-{linked:?}"));
-    if modified(&program) > modified(&source).max(modified(&sources.join("guest.h"))) {
+    let entries = fs::read_dir(&sources).expect("the guests' sources").map(|entry| entry.expect("readable").path());
+    let headers = entries.filter(|path| path.extension().is_some_and(|extension| extension == "h"));
+    let newest = headers.chain([source.clone()]).map(|path| modified(&path)).max().expect("at least the source");
+    if modified(&program) > newest {
         return program;
     }
     let made = program.with_extension("new");

@@ -7,6 +7,19 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::guest::{Linked, compile};
+use crate::order::Times;
+use crate::settings::Settings;
+
+/// The kinds of calls that the guest can make.
+pub fn kinds() -> Vec<String> {
+    let output = Command::new(program()).arg("kinds").output().expect("the guest starts");
+    assert!(output.status.success(), "the guest does not name its kinds of calls");
+    String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
+}
+
+fn program() -> PathBuf {
+    compile("random_calls", Linked::Dynamically)
+}
 
 /// Threads that make nothing for this long hang.
 const STANDSTILL: Duration = Duration::from_secs(30);
@@ -18,19 +31,29 @@ pub struct Live {
     answers: BufReader<ChildStdout>,
     dir: PathBuf,
     threads: usize,
+    /// When its threads made their calls.
+    pub times: Times,
 }
 
 impl Live {
-    /// Starts its threads.
-    pub fn start(seed: u64, threads: usize, pause_us: u64, eventfd: bool, dir: &Path) -> Self {
-        let numbers = [seed, threads as u64, pause_us, u64::from(eventfd)].map(|number| number.to_string());
-        let mut command = Command::new(compile("random_calls", Linked::Dynamically));
-        command.arg("live").args(numbers).arg(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    /// Starts its threads. Their times go to a file beside the directory.
+    pub fn start(settings: &Settings, dir: &Path) -> Self {
+        let Settings { seed, threads, pause_us, eventfd, .. } = settings;
+        let times = dir.with_file_name("times");
+        let mut command = Command::new(program());
+        command.args(["live", &seed.to_string(), &settings.left_out(), &threads.to_string(), &pause_us.to_string()]);
+        command.arg(u8::from(*eventfd).to_string()).args([&times, dir]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().expect("the guest starts");
         let orders = child.stdin.take().expect("piped");
         let mut answers = BufReader::new(child.stdout.take().expect("piped"));
         assert_eq!(line(&mut answers), "ready");
-        Self { child, orders, answers, dir: dir.to_owned(), threads }
+        Self { child, orders, answers, dir: dir.to_owned(), threads: *threads, times: Times::open(&times) }
+    }
+
+    /// How many steps all its threads have counted.
+    pub fn steps(&self) -> u64 {
+        (0..self.threads).map(|thread| steps(&self.dir, thread)).sum()
     }
 
     /// Has its threads stop between two steps, or go on.
@@ -70,18 +93,21 @@ pub struct Replay {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// What they returned.
+    pub times: Times,
     /// What they lead to so far.
     pub dir: PathBuf,
 }
 
 impl Replay {
-    /// Makes a place for them below a scratch directory.
-    pub fn start(seed: u64, thread: usize, scratch: &Path) -> Self {
-        let dir = scratch.join(format!("replay{thread}"));
-        fs::create_dir(&dir).expect("a directory");
-        let mut child = Command::new(compile("random_calls", Linked::Dynamically))
-            .args(["replay", &seed.to_string(), &thread.to_string()])
-            .arg(&dir)
+    /// Has them made in a directory, in the subtree that is there or a new one.
+    pub fn start(settings: &Settings, thread: usize, dir: &Path) -> Self {
+        fs::create_dir_all(dir).expect("a directory");
+        let times = dir.with_extension("times");
+        let _ = fs::remove_file(&times);
+        let mut child = Command::new(program())
+            .args(["replay", &settings.seed.to_string(), &settings.left_out(), &thread.to_string()])
+            .args([&times, dir])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -89,7 +115,7 @@ impl Replay {
         let orders = child.stdin.take().expect("piped");
         let mut answers = BufReader::new(child.stdout.take().expect("piped"));
         assert_eq!(line(&mut answers), "ready");
-        Self { child, orders, answers, dir }
+        Self { child, orders, answers, times: Times::open(&times), dir: dir.to_owned() }
     }
 
     /// Begins to go on to a number of steps.
@@ -103,10 +129,9 @@ impl Replay {
         assert_eq!(said.split(' ').next(), Some(&*steps.to_string()), "the replay went too far");
     }
 
-    /// Makes the next step's call without counting it.
-    pub fn half(&mut self) {
+    /// Begins to make the next step's call without counting it.
+    pub fn begin_half(&mut self) {
         writeln!(self.orders, "half").expect("the replay listens: see its message above");
-        line(&mut self.answers);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::node::{File, Node, Xattrs, sys_gone};
 use crate::sys;
 use crate::tree::resolve::Look;
-use hotbackup_event::FileId;
+use hotbackup_event::{Effect, FileId};
 use std::sync::Arc;
 
 impl Tree {
@@ -15,6 +15,10 @@ impl Tree {
             Node::Dir(dir) => {
                 let unreadable = |source| super::unreadable(dir.path(), source);
                 let found = sys::stat_fd(&dir.fd).map_err(unreadable)?;
+                // On overlayfs it becomes another one when it is copied to the upper layer: calls on that went unmarked.
+                if found.id != dir.id {
+                    return Err(self.foreign(dir.path()));
+                }
                 let xattrs = meta.then(|| sys::xattrs(&dir.fd)).transpose().map_err(unreadable)?;
                 let mut state = dir.state();
                 state.stat = found.stat;
@@ -50,11 +54,16 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes over the status of a symbolic link, a fifo or the like.
-    pub(super) fn look_at_other(&mut self, id: FileId) -> Result<(), Error> {
+    /// Takes over the status of a symbolic link, a fifo or the like. `complete`: all names
+    /// that were marked have been looked at before.
+    pub(super) fn look_at_other(&mut self, id: FileId, complete: bool, look: Look<'_>) -> Result<(), Error> {
+        let mut another = None;
         for (dir, name) in self.others.get(&id).into_iter().flatten() {
             let Some(node) = self.dirs.get_mut(dir) else { continue };
             let found = sys::stat_at(&node.dir.fd, name);
+            if found.as_ref().is_ok_and(|found| found.id != id) {
+                another = Some(node.dir.path().join(&**name));
+            }
             if let (Some(Entry::Other(other)), Ok(found)) = (node.entries.get_mut(name), found)
                 && found.id == id
             {
@@ -66,6 +75,13 @@ impl Tree {
                     Err(error) => return Err(super::unreadable(node.dir.path().join(&**name), error)),
                 }
             }
+        }
+        match another {
+            // No call made it another: overlayfs did, when it copied it to the upper layer.
+            Some(path) if complete && look.was_exact() => return Err(self.foreign(path)),
+            // Or one did since; the next look will tell.
+            Some(_) => self.ledger.mark(&Effect::Metadata { file: id }),
+            None => {}
         }
         Ok(())
     }

@@ -83,7 +83,7 @@ impl Tree {
             self.check_loops(look)?;
         }
         for id in taken.others {
-            self.look_at_other(id)?;
+            self.look_at_other(id, complete, look)?;
         }
         let mut nodes: Vec<(Node, bool)> = std::mem::take(&mut self.moved).into_iter().map(|n| (n, false)).collect();
         nodes.extend(taken.dirty);

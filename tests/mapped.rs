@@ -12,7 +12,7 @@ mod common {
     pub mod backup;
     pub mod guest;
 }
-use common::backup::{self, alone, number_from, verify};
+use common::backup::{self, alone, number_from, scratch, verify};
 use common::guest::{Guest, Linked};
 
 const WRITERS: usize = 4;
@@ -20,11 +20,13 @@ const SLOTS: u64 = 512;
 const WORDS: usize = 64;
 const LONG: u64 = 65536;
 
-fn start(sleepers: usize, pause_us: u64, child: bool) -> Guest {
+fn start(sleepers: usize, pause_us: u64) -> Guest {
+    let scratch = scratch();
+    let trigger = scratch.path().join("trigger");
     let numbers = [WRITERS.to_string(), sleepers.to_string(), pause_us.to_string()];
     let [writers, sleepers, pause] = &numbers;
-    let child = if child { "child" } else { "alone" };
-    Guest::start("mapped_records", Linked::Dynamically, &[writers, sleepers, pause, child])
+    let arguments = [writers, sleepers, pause, path(&trigger)];
+    Guest::start_in(scratch, "mapped_records", Linked::Dynamically, &arguments)
 }
 
 fn path(path: &Path) -> &str {
@@ -84,7 +86,7 @@ fn check(dir: &Path) -> Result<(), String> {
 
 fn states_that_existed(point: &str, sleepers: usize, pause_us: u64) {
     let _alone = alone();
-    let mut guest = start(sleepers, pause_us, false);
+    let mut guest = start(sleepers, pause_us);
     for round in 0..number_from("HOTBACKUP_ROUNDS", 4) {
         let dest = guest.beside(&format!("backup-{round}"));
         let throttle = if round % 2 == 0 { "1GiB" } else { "16MiB" };
@@ -122,7 +124,7 @@ fn so_it_is_with_500_threads_that_sleep_in_calls_of_many_kinds() {
 #[test]
 fn the_check_finds_a_store_that_came_later() {
     let _alone = alone();
-    let mut guest = start(0, 50, false);
+    let mut guest = start(0, 50);
     guest.kill();
     let copy = guest.dir.clone();
     check(&copy).expect("a dead process stores nothing");
@@ -148,7 +150,7 @@ fn the_check_finds_a_store_that_came_later() {
 #[test]
 fn without_the_option_the_backup_fails_and_names_it() {
     let _alone = alone();
-    let mut guest = start(7, 50, false);
+    let mut guest = start(7, 50);
     let outcome = backup::take(guest.pid(), &guest.beside("backup"), &["--source", path(&guest.dir)]);
     let said = outcome.failure("untraceable");
     assert!(said.contains("--mapped") && said.contains("mapping"), "{said}");
@@ -158,7 +160,7 @@ fn without_the_option_the_backup_fails_and_names_it() {
 #[test]
 fn more_than_is_allowed_is_refused() {
     let _alone = alone();
-    let mut guest = start(7, 50, false);
+    let mut guest = start(7, 50);
     let more = ["--source", path(&guest.dir), "--mapped", "512KiB", "--hold", "2s", "--lease", "5s"];
     let said = backup::take(guest.pid(), &guest.beside("backup"), &more).failure("mapped_too_large");
     assert!(said.contains("524288 bytes") && said.contains("--mapped"), "{said}");
@@ -168,13 +170,19 @@ fn more_than_is_allowed_is_refused() {
 #[test]
 fn a_child_that_has_the_same_file_mapped_is_named_and_without_it_the_next_backup_succeeds() {
     let _alone = alone();
-    let mut guest = start(7, 50, true);
-    let child = fs::read_to_string(format!("/proc/{}/comm", guest.pid())).expect("alive");
-    let child = child.trim().strip_prefix('c').expect("it wrote the number there").to_owned();
+    let mut guest = start(7, 50);
     let more = ["--source", path(&guest.dir), "--mapped", "8MiB", "--hold", "2s", "--lease", "5s"];
+    // From here on a child carries the filter.
+    backup::take(guest.pid(), &guest.beside("first"), &more).report();
+    fs::write(guest.beside("trigger"), "").expect("written");
+    let child = || words(&guest.dir, "child")[0] as i32;
+    while child() == 0 {
+        std::thread::yield_now();
+    }
+    let child = child();
     let said = backup::take(guest.pid(), &guest.beside("backup"), &more).failure("not_frozen");
     assert!(said.contains(&format!("process {child} ")), "{said}");
-    kill(Pid::from_raw(child.parse().expect("a number")), Signal::SIGKILL).expect("it is there");
+    kill(Pid::from_raw(child), Signal::SIGKILL).expect("it is there");
     let dest = guest.beside("backup");
     backup::take(guest.pid(), &dest, &more).report();
     check(&dest).expect("a state that existed");

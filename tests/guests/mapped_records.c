@@ -1,4 +1,4 @@
-/* mapped_records DIR WRITERS SLEEPERS PAUSE_US CHILD: writers store records through writable shared mappings of files in DIR.
+/* mapped_records DIR WRITERS SLEEPERS PAUSE_US TRIGGER: writers store records through writable shared mappings of files in DIR.
  *
  * Step k of writer i: record k is stored to slot k % SLOTS of the mapping of DIR/map-i; k is written, by pwrite, to DIR/count-i;
  * k is stored to word i of the mapping of DIR/clock. A record begins with k, and with what the clock said of the next writer
@@ -10,8 +10,8 @@
  *
  * One more thread maps DIR/again, stores n, unmaps it, and writes n to DIR/again-count, over and over.
  *
- * Sleepers wait, each in a call of another kind, for what never comes; a call that returns ends the guest with abort(). CHILD is
- * "child" for a child process that inherits the mappings, and sleeps until it is sent SIGTERM. */
+ * Sleepers wait, each in a call of another kind, for what never comes; a call that returns ends the guest with abort(). Once
+ * there is a file TRIGGER, there is a child process that inherits the mappings and sleeps; its number stands in DIR/child. */
 #include "guest.h"
 #include <poll.h>
 #include <signal.h>
@@ -164,18 +164,7 @@ int main(int argc, char **argv) {
         int fd = numbered("map", i, SLOTS * WORDS * sizeof(uint64_t));
         all[i] = (struct writer){i, numbered("count", i, 8), map_file(fd, SLOTS * WORDS * sizeof(uint64_t))};
     }
-    if (strcmp(argv[5], "child") == 0) {
-        pid_t child = fork();
-        MUST(child >= 0);
-        if (child == 0) {
-            prctl(PR_SET_PDEATHSIG, SIGKILL);
-            for (;;)
-                pause();
-        }
-        signal(SIGCHLD, SIG_IGN);
-        FILE *note = fopen("/proc/self/comm", "w");
-        MUST(note && fprintf(note, "c%d", child) > 0 && fclose(note) == 0);
-    }
+    int note = make_file(dir, "child", 8);
     pthread_attr_t small;
     pthread_attr_init(&small);
     MUST(pthread_attr_setstacksize(&small, 128 << 10) == 0);
@@ -187,6 +176,17 @@ int main(int argc, char **argv) {
     MUST(pthread_create(&id, &small, map_again, NULL) == 0);
     MUST(pthread_create(&id, &small, store_only, NULL) == 0);
     ready();
+    wait_for_file(argv[5]);
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    signal(SIGCHLD, SIG_IGN);
+    uint64_t pid = (uint64_t)child;
+    MUST(pwrite(note, &pid, sizeof pid, 0) == sizeof pid);
     for (;;)
         nap(1000000);
 }

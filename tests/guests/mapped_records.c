@@ -11,7 +11,7 @@
  * One more thread maps DIR/again, stores n, unmaps it, and writes n to DIR/again-count, over and over.
  *
  * Sleepers wait, each in a call of another kind, for what never comes; a call that returns ends the guest with abort(). CHILD is
- * "child" for a child process that inherits the mappings, and sleeps until it is sent SIGTERM. */
+ * "child" for a child process that inherits the mappings, and sleeps until it is sent SIGTERM. SIGUSR2 ends the first thread; the others go on. */
 #include "guest.h"
 #include <poll.h>
 #include <signal.h>
@@ -153,6 +153,7 @@ int main(int argc, char **argv) {
     sigset_t blocked;
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGUSR1);
+    sigaddset(&blocked, SIGUSR2);
     MUST(pthread_sigmask(SIG_BLOCK, &blocked, NULL) == 0);
     static struct writer all[MOST];
     clock_words = map_file(make_file(dir, "clock", 4096), 4096);
@@ -187,6 +188,10 @@ int main(int argc, char **argv) {
     MUST(pthread_create(&id, &small, map_again, NULL) == 0);
     MUST(pthread_create(&id, &small, store_only, NULL) == 0);
     ready();
-    for (;;)
-        nap(1000000);
+    sigset_t pending;
+    do {
+        nap(10000);
+        MUST(sigpending(&pending) == 0);
+    } while (!sigismember(&pending, SIGUSR2));
+    pthread_exit(NULL);
 }

@@ -54,7 +54,8 @@ impl Frozen {
             for (tid, running) in std::mem::take(&mut self.asked) {
                 match running.poll() {
                     Waited::Stopped(thread) => self.stopped.push(thread),
-                    Waited::Gone => {}
+                    // Its number may be a new thread's.
+                    Waited::Gone => drop(self.seen.remove(&tid)),
                     Waited::Running(running) => drop(self.asked.insert(tid, running)),
                 }
             }

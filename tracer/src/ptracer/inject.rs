@@ -110,6 +110,10 @@ impl Line<'_> {
             Err(Errno::ESRCH) => return Err(Attempt::Next("it ended")),
             Err(Errno::EPERM) => {
                 return Err(Attempt::Fatal(match preflight::tracer(self.process, tid) {
+                    // It was asked before, and has not stopped yet.
+                    Some(tracer) if tracer == nix::unistd::gettid().as_raw() => {
+                        return Err(Attempt::Next("it did not stop"));
+                    }
                     Some(tracer) => Failure::AlreadyTraced(tracer),
                     None => Failure::NotPermitted,
                 }));

@@ -188,3 +188,25 @@ fn a_child_that_has_the_same_file_mapped_is_named_and_without_it_the_next_backup
     check(&dest).expect("a state that existed");
     guest.assert_alive();
 }
+
+#[test]
+fn what_is_mapped_is_found_when_the_first_thread_has_ended() {
+    let _alone = alone();
+    let guest = start(7, 50);
+    let dest = guest.beside("backup");
+    let more =
+        ["--source", path(&guest.dir), "--mapped", "8MiB", "--throttle", "1MiB", "--hold", "2s", "--lease", "5s"];
+    let mut running = backup::start(guest.pid(), &dest, &more);
+    running.wait_for_phase("track");
+    kill(Pid::from_raw(guest.pid()), Signal::SIGUSR2).expect("it is there");
+    let status = format!("/proc/{}/status", guest.pid());
+    while !fs::read_to_string(&status).expect("its other threads are there").contains("State:\tZ") {
+        assert!(running.is_running(), "the backup ended before the thread");
+        std::thread::yield_now();
+    }
+    let outcome = running.finish();
+    let mapped = &outcome.report()["mapped"];
+    assert!(mapped["files"].as_u64() >= Some(WRITERS as u64 + 3), "{mapped}");
+    verify(&dest);
+    check(&dest).expect("a state that existed");
+}

@@ -11,7 +11,8 @@
  * One more thread maps DIR/again, stores n, unmaps it, and writes n to DIR/again-count, over and over.
  *
  * Sleepers wait, each in a call of another kind, for what never comes; a call that returns ends the guest with abort(). Once
- * there is a file TRIGGER, there is a child process that inherits the mappings and sleeps; its number stands in DIR/child. */
+ * there is a file TRIGGER, there is a child process that inherits the mappings and sleeps; its number stands in DIR/child.
+ * SIGUSR2 ends the first thread; the others go on. */
 #include "guest.h"
 #include <poll.h>
 #include <signal.h>
@@ -143,6 +144,19 @@ static void *sleep_for_ever(void *argument) {
     return NULL;
 }
 
+static void make_child(int note) {
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    signal(SIGCHLD, SIG_IGN);
+    uint64_t pid = (uint64_t)child;
+    MUST(pwrite(note, &pid, sizeof pid, 0) == sizeof pid);
+}
+
 int main(int argc, char **argv) {
     MUST(argc == 6);
     dir = argv[1];
@@ -153,6 +167,7 @@ int main(int argc, char **argv) {
     sigset_t blocked;
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGUSR1);
+    sigaddset(&blocked, SIGUSR2);
     MUST(pthread_sigmask(SIG_BLOCK, &blocked, NULL) == 0);
     static struct writer all[MOST];
     clock_words = map_file(make_file(dir, "clock", 4096), 4096);
@@ -176,17 +191,14 @@ int main(int argc, char **argv) {
     MUST(pthread_create(&id, &small, map_again, NULL) == 0);
     MUST(pthread_create(&id, &small, store_only, NULL) == 0);
     ready();
-    wait_for_file(argv[5]);
-    pid_t child = fork();
-    MUST(child >= 0);
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (;;)
-            pause();
+    for (int has_child = 0;; nap(1000)) {
+        sigset_t pending;
+        MUST(sigpending(&pending) == 0);
+        if (sigismember(&pending, SIGUSR2))
+            pthread_exit(NULL);
+        if (!has_child && access(argv[5], F_OK) == 0) {
+            make_child(note);
+            has_child = 1;
+        }
     }
-    signal(SIGCHLD, SIG_IGN);
-    uint64_t pid = (uint64_t)child;
-    MUST(pwrite(note, &pid, sizeof pid, 0) == sizeof pid);
-    for (;;)
-        nap(1000000);
 }

@@ -180,6 +180,11 @@ impl InFlight {
         self.disregard(call.tid, call.serial);
     }
 
+    /// Whether a thread's last call is held.
+    pub fn is_parked(&self, tid: i32) -> bool {
+        self.lock().get(&tid).is_some_and(|call| call.state == State::Parked)
+    }
+
     /// The state of exactly this call now; `None` when its thread has come to another.
     pub fn now(&self, call: &Call) -> Option<State> {
         self.lock().get(&call.tid).filter(|now| now.serial == call.serial).map(|now| now.state)

@@ -14,7 +14,7 @@ use hotbackup_event::{FileId, failpoint};
 
 use crate::attach::Mapping;
 use crate::calls::resolve::shared_mappings;
-use crate::process::{Process, list_numbers};
+use crate::process::{Process, list_numbers, read_below};
 use crate::session::Tracer;
 
 /// What the first look found.
@@ -60,6 +60,10 @@ impl Tracer {
         let process = self.process();
         let mut ptracer = self.ptracer();
         let frozen = ptracer.freeze(process, limit)?;
+        // A call that waits is only sure to go on waiting if the hold made it wait.
+        if let Some(tid) = frozen.waiting().iter().find(|tid| !self.is_parked(**tid)) {
+            return Err(format!("thread {tid} was about to go on"));
+        }
         failpoint::hit("mapped.frozen");
         let files = mapped_for_writing(process, process.pid())?;
         let mapped: HashSet<FileId> = known.iter().copied().collect();
@@ -87,10 +91,17 @@ pub(crate) fn is_writable(mapping: &Mapping<'_>) -> bool {
     mapping.permissions.as_bytes().get(1) == Some(&b'w')
 }
 
-/// A process that cannot be looked at is another user's, or is gone: not one that shares the target's files with it.
+/// A process whose mappings cannot be read is another user's, or is gone: not one that shares the target's files with it. One
+/// that has mapped something that cannot be looked at may be.
 fn has_none_of(process: &Process, pid: i32, files: &HashSet<FileId>) -> Result<(), String> {
-    let wanted = |mapping: &Mapping<'_>| is_writable(mapping) && files.iter().any(|file| file.ino == mapping.inode);
-    let Ok(mapped) = shared_mappings(process, pid, wanted) else { return Ok(()) };
+    if read_below(process.proc(), &format!("{pid}/maps")).is_err() {
+        return Ok(());
+    }
+    // Not by the inode's number that is shown there: on overlayfs that may be another's.
+    let mapped = match shared_mappings(process, pid, is_writable) {
+        Err(_) if read_below(process.proc(), &format!("{pid}/maps")).is_err() => return Ok(()), // it ended
+        mapped => mapped?,
+    };
     match mapped.into_iter().find(|file| files.contains(file)) {
         Some(_) => Err(format!("process {pid} has the same file mapped")),
         None => Ok(()),

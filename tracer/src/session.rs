@@ -242,6 +242,10 @@ impl Tracer {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn is_parked(&self, tid: i32) -> bool {
+        self.shared.inflight.is_parked(tid)
+    }
+
     pub(crate) fn mapped_elsewhere(&self) -> u64 {
         self.shared.mapped_elsewhere.load(Ordering::SeqCst)
     }

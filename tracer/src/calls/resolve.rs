@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::walk::Walker;
 use crate::attach::parse_mapping;
-use crate::process::{Process, open_below, read_below, to_c, to_os};
+use crate::process::{Process, list_numbers, open_below, read_below, to_c, to_os};
 use crate::sys::stat::{self, Identity};
 
 /// Which root and which mounts a thread has.
@@ -162,7 +162,7 @@ pub fn shared_mappings(
     tid: i32,
     wanted: impl Fn(&crate::attach::Mapping<'_>) -> bool,
 ) -> Result<Vec<FileId>, String> {
-    let maps = read_below(process.proc(), &format!("{tid}/maps"))
+    let (tid, maps) = read_maps(process, tid)
         .map_err(|errno| format!("the mappings of the target could not be looked at ({errno})"))?;
     let mut files = Vec::new();
     for mapping in maps.lines().filter_map(parse_mapping) {
@@ -187,4 +187,16 @@ pub fn shared_mappings(
         }
     }
     Ok(files)
+}
+
+/// The mappings of a process by one of its threads, and the thread that shows them: one that has ended, as the first may
+/// long before the others, shows none.
+fn read_maps(process: &Process, tid: i32) -> Result<(i32, String), Errno> {
+    let read = |tid: i32| Ok((tid, read_below(process.proc(), &format!("{tid}/maps"))?));
+    let found = read(tid)?;
+    if !found.1.is_empty() {
+        return Ok(found);
+    }
+    let others = list_numbers(process.proc(), &format!("{tid}/task")).into_iter().filter_map(|tid| read(tid).ok());
+    Ok(others.into_iter().find(|(_, maps)| !maps.is_empty()).unwrap_or(found))
 }

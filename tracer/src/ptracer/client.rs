@@ -93,7 +93,7 @@ impl Ptracer {
     pub fn freeze(&mut self, process: &Process, limit: Duration) -> Result<Frozen<'_>, String> {
         let limit_us = limit.as_micros() as u64;
         match self.ask(process, &Request::Freeze { limit_us }, limit + PAUSE_LIMIT) {
-            Ok(Reply::Frozen) => Ok(Frozen { ptracer: self, thawed: false }),
+            Ok(Reply::Frozen(waiting)) => Ok(Frozen { ptracer: self, waiting, thawed: false }),
             Ok(Reply::NotFrozen(cause)) => Err(cause),
             Ok(_) => Err("the ptracer answered another question".into()),
             Err(error) => Err(error.to_string()),
@@ -141,10 +141,16 @@ impl Ptracer {
 /// The target's threads stand still while this lives, unless the time is up or the ptracer dies.
 pub(crate) struct Frozen<'a> {
     ptracer: &'a mut Ptracer,
+    waiting: Vec<i32>,
     thawed: bool,
 }
 
 impl Frozen<'_> {
+    /// The threads that were not stopped, because they wait for an answer.
+    pub fn waiting(&self) -> &[i32] {
+        &self.waiting
+    }
+
     /// Lets them go on; whether they had stood still all the time.
     pub fn thaw(mut self) -> bool {
         self.ask()

@@ -1,9 +1,10 @@
 //! Freezing: all threads of the target stand still at the same time, until they are asked to go on or the time is up.
 //!
 //! A thread that was asked to stop runs no instruction of its own from then on: it is stopped outside of the kernel, or on
-//! its way out of it. Only one that sleeps where nothing wakes it does not stop: in a call that waits for its answer, which
-//! has not run, and which only reads the thread's memory when it does. Anything else that does not stop may be a call that
-//! writes to the thread's memory (a read from a disk), or one whose child shares it (vfork), and is waited for.
+//! its way out of it. One whose call waits for its answer is not asked: it would not stop, and its call would find itself
+//! interrupted as soon as it runs. Its call has not run; that it will not before the thaw, the supervisor knows, who holds it.
+//! Anything else that does not stop may be a call that writes to the thread's memory (a read from a disk), or one whose
+//! child shares it (vfork), and is waited for.
 //!
 //! New threads are made by threads that run. So the list is complete when it shows none that is new, and was read while all
 //! that were known stood still.
@@ -21,6 +22,9 @@ use crate::process::{Process, ThreadState};
 use crate::sys::mapping::{Mapping, SLOTS};
 use crate::sys::trace::{self, Running, Stopped, Waited};
 
+/// For how long a call must have been waiting to count as held: most are answered within microseconds.
+const HELD_FOR: Duration = Duration::from_micros(300);
+
 /// Threads of the target that stand still, or were asked to. They go on when this thread of ours ends, too.
 #[derive(Default)]
 pub(super) struct Frozen {
@@ -28,6 +32,8 @@ pub(super) struct Frozen {
     stopped: Vec<Stopped>,
     /// They have not stopped.
     asked: HashMap<i32, Running>,
+    /// They were found in a call that waits for its answer: which, and when.
+    waiting: HashMap<i32, (u64, Instant)>,
 }
 
 /// Stops all threads. If one does not stop before `until`, all go on, and it says which.
@@ -47,19 +53,20 @@ impl Frozen {
         let mut all_still = false;
         loop {
             hold.progress();
-            let new = self.ask_new_threads(process)?;
+            let new = self.ask_new_threads(process, memory)?;
             if all_still && new == 0 {
                 return Ok(());
             }
             for (tid, running) in std::mem::take(&mut self.asked) {
                 match running.poll() {
                     Waited::Stopped(thread) => self.stopped.push(thread),
-                    Waited::Gone => {}
+                    // Its number may be a new thread's.
+                    Waited::Gone => drop(self.seen.remove(&tid)),
                     Waited::Running(running) => drop(self.asked.insert(tid, running)),
                 }
             }
             failpoint::hit("freeze.stopping");
-            let moving = self.moving(process, memory);
+            let moving = self.moving();
             all_still = moving.is_none();
             match moving {
                 Some(tid) if Instant::now() > until => return Err(why(process, tid)),
@@ -69,12 +76,24 @@ impl Frozen {
         }
     }
 
-    /// Asks threads to stop that were not asked yet. Returns how many.
-    fn ask_new_threads(&mut self, process: &Process) -> Result<usize, String> {
+    /// Asks threads to stop that were not asked yet and whose call does not wait for its answer. Returns how many are new.
+    fn ask_new_threads(&mut self, process: &Process, memory: &Mapping) -> Result<usize, String> {
+        let calls = waiting_calls(memory);
         let mut new = 0;
         for tid in process.threads() {
             if self.seen.contains(&tid) {
                 continue;
+            }
+            let call = calls.get(&tid).copied();
+            let before = self.waiting.get(&tid).map(|(call, _)| *call);
+            match call {
+                Some(call) if before == Some(call) => continue,
+                Some(call) => {
+                    self.waiting.insert(tid, (call, Instant::now()));
+                    new += 1;
+                    continue;
+                }
+                None => drop(self.waiting.remove(&tid)),
             }
             match trace::seize(Pid::from_raw(tid)) {
                 Ok(running) if running.interrupt().is_ok() => {
@@ -96,25 +115,29 @@ impl Frozen {
     }
 
     /// A thread that may still run, or whose call may still write to its memory.
-    fn moving(&self, process: &Process, memory: &Mapping) -> Option<i32> {
-        if self.asked.is_empty() {
-            return None;
-        }
-        let recorded = (0..SLOTS).filter(|slot| memory.slot_id(*slot) != 0);
-        let held: HashSet<u32> = recorded.map(|slot| memory.slot(slot).pid).collect();
-        let waits = |tid: i32| {
-            held.contains(&tid.cast_unsigned()) && matches!(process.thread_state(tid), ThreadState::Sleeping { .. })
-        };
-        self.asked.keys().copied().find(|tid| !waits(*tid))
+    fn moving(&self) -> Option<i32> {
+        let not_long = |(_, (_, since)): &(&i32, &(u64, Instant))| since.elapsed() < HELD_FOR;
+        self.asked.keys().next().or_else(|| self.waiting.iter().find(not_long).map(|(tid, _)| tid)).copied()
     }
 
-    /// Lets them go on.
+    /// The threads that were not asked, because their calls wait for an answer.
+    pub fn waiting(&self) -> Vec<i32> {
+        self.waiting.keys().copied().collect()
+    }
+
+    /// Lets all go on.
     pub fn thaw(self, hold: &Hold<'_>) {
         for thread in self.stopped {
             hold.progress();
             let _ = thread.detach();
         }
     }
+}
+
+/// The calls that were received and are not answered, by their threads.
+fn waiting_calls(memory: &Mapping) -> HashMap<i32, u64> {
+    let recorded = (0..SLOTS).filter(|slot| memory.slot_id(*slot) != 0);
+    recorded.map(|slot| memory.slot(slot)).map(|call| (call.pid.cast_signed(), call.id)).collect()
 }
 
 fn why(process: &Process, tid: i32) -> String {

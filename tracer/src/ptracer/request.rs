@@ -38,8 +38,8 @@ pub(crate) enum Reply {
     Recognised(bool),
     /// These threads were stopped for an instant, or are gone.
     Paused(Vec<i32>),
-    /// All threads stand still.
-    Frozen,
+    /// All threads stand still; these wait for an answer.
+    Frozen(Vec<i32>),
     /// They do not, and why.
     NotFrozen(String),
     /// They went on; whether they had stood still until they were asked to.

@@ -92,20 +92,24 @@ fn freeze(process: &Process, memory: &Mapping, supervisor: &mut Supervisor, limi
         crate::sys::process::hurry();
         let frozen = match freeze::freeze(process, memory, &hold, until) {
             Ok(frozen) => frozen,
-            Err(cause) => return Ok(Reply::NotFrozen(cause)),
+            Err(cause) => return Ok(Err(cause)),
         };
         failpoint::hit("freeze.frozen");
-        supervisor.tell(&Reply::Frozen)?;
+        supervisor.tell(&Reply::Frozen(frozen.waiting()))?;
         let asked = supervisor.wait(until, || hold.progress());
-        let in_time = asked && matches!(supervisor.read(), Ok(Some(Request::Thaw)));
         frozen.thaw(&hold);
         failpoint::hit("freeze.thawed");
-        if !asked {
-            supervisor.read()?;
-        }
-        Ok(Reply::Thawed(in_time))
+        Ok::<_, String>(Ok(asked))
     };
-    in_a_thread(in_thread)
+    // Only with the end of the thread do those go on that were asked to stop and have not. So a supervisor that asks late, or
+    // never, is waited for after it.
+    match in_a_thread(in_thread)? {
+        Err(cause) => Ok(Reply::NotFrozen(cause)),
+        Ok(asked) => {
+            let thaw = matches!(supervisor.read()?, Some(Request::Thaw));
+            Ok(Reply::Thawed(asked && thaw))
+        }
+    }
 }
 
 fn answer(process: &Process, memory: &Mapping, request: Request) -> Reply {

@@ -74,3 +74,9 @@ fn a_backup_that_needs_to_look_at_descriptors_fails_when_the_first_thread_ends()
     let outcome = first_thread_ends("1");
     assert_names(&outcome.failure_of(&["blind"]), &["first thread"]);
 }
+
+#[test]
+fn the_one_thread_with_the_common_descriptors_is_found_among_many() {
+    let _alone = alone();
+    back_up(&mut changing("40", "40", "0"), 40);
+}

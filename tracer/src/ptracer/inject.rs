@@ -77,11 +77,12 @@ pub(super) fn run(
         failpoint::hit("inject.armed");
     }
     let line = Line { process, hold, memory, site, calls, store, slow: RefCell::default() };
-    let mut reason = String::from("none sleeps in a restartable call or runs");
+    let mut reason = String::from("none that has the process's descriptors sleeps in a restartable call or runs");
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit && process.is_alive() {
         hold.progress();
-        for tid in site::candidates(process, || hold.progress()).into_iter().take(ATTEMPTS) {
+        let suits = |tid: &i32| store.is_none() || process.shares_descriptors(*tid);
+        for tid in site::candidates(process, || hold.progress()).into_iter().filter(suits).take(ATTEMPTS) {
             line.let_slow_ones_go();
             // Only while a thread stands still: what else there is to do may take milliseconds.
             low::hurry();

@@ -66,8 +66,7 @@ fn rings() -> (Guest, PathBuf) {
 }
 
 fn back_up(guest: &mut Guest, hotbackup: &Path) {
-    let (target, source) = (guest.pid(), guest.dir.clone());
-    back_up_by(|| user(hotbackup), guest, target, path(&source), 4);
+    back_up_by(|| user(hotbackup), guest, 4);
 }
 
 #[test]

@@ -11,9 +11,10 @@ use crate::common::process::{assert_not_stopped, path};
 /// Both points in time, twice: the first backup installs the filter, the others come by the keeper.
 pub const POINTS: [&str; 4] = ["end", "start", "end", "start"];
 
-/// Backs up a process of a guest, by `command`, to each point in time in turn; all must be right.
-pub fn back_up_by(command: impl Fn() -> Command, guest: &mut Guest, target: i32, source: &str, rings: usize) {
-    for (round, point) in POINTS.into_iter().enumerate() {
+/// Backs up a process of a guest, by `command`, to each of these points in time; all must be right.
+fn back_up_to(points: &[&str], command: impl Fn() -> Command, guest: &mut Guest, source: &str, rings: usize) {
+    let target = guest.pid();
+    for (round, point) in points.iter().enumerate() {
         let dest = guest.beside(&format!("backup{round}"));
         let more = ["--source", source, "--point", point, "--throttle", "32MiB"];
         let outcome = backup::start_command(command(), target, &dest, &more).finish();
@@ -24,10 +25,21 @@ pub fn back_up_by(command: impl Fn() -> Command, guest: &mut Guest, target: i32,
     }
 }
 
-/// The same for the guest's own process, by root.
+/// Backs up a guest, by `command`, to each point in time in turn; all must be right.
+pub fn back_up_by(command: impl Fn() -> Command, guest: &mut Guest, rings: usize) {
+    let source = guest.dir.clone();
+    back_up_to(&POINTS, command, guest, path(&source), rings);
+}
+
+/// The same by root.
 pub fn back_up(guest: &mut Guest, rings: usize) {
-    let (target, source) = (guest.pid(), guest.dir.clone());
-    back_up_by(|| Command::new(HOTBACKUP), guest, target, path(&source), rings);
+    back_up_by(|| Command::new(HOTBACKUP), guest, rings);
+}
+
+/// The same once to each point, for a guest that takes long.
+pub fn back_up_large(guest: &mut Guest, rings: usize) {
+    let source = guest.dir.clone();
+    back_up_to(&POINTS[..2], || Command::new(HOTBACKUP), guest, path(&source), rings);
 }
 
 /// Fails unless a backup succeeded, and each ring is in a state that existed, to which it had come by writing.

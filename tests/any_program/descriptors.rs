@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::bench::{assert_names, assert_right, back_up, refused};
+use crate::bench::{assert_names, assert_right, back_up, back_up_large, refused};
 use crate::common::backup::{self, Outcome, alone, scratch};
 use crate::common::guest::{Guest, Linked};
 use crate::common::process::{path, state, wait_until};
@@ -38,7 +38,7 @@ fn a_program_of_whose_threads_only_the_first_has_the_common_descriptors_is_backe
 #[test]
 fn a_program_with_1000_threads_is_backed_up() {
     let _alone = alone();
-    back_up(&mut Guest::start("rings", Linked::Dynamically, &["1000", "2", "100000"]), 1000);
+    back_up_large(&mut Guest::start("rings", Linked::Dynamically, &["1000", "2", "400000"]), 1000);
 }
 
 /// Backs up a guest whose first thread ends while it is copied, and then again, which must be refused.
@@ -73,4 +73,10 @@ fn a_backup_that_needs_to_look_at_descriptors_fails_when_the_first_thread_ends()
     let _alone = alone();
     let outcome = first_thread_ends("1");
     assert_names(&outcome.failure_of(&["blind"]), &["first thread"]);
+}
+
+#[test]
+fn the_one_thread_with_the_common_descriptors_is_found_among_many() {
+    let _alone = alone();
+    back_up_large(&mut changing("40", "40", "0"), 40);
 }

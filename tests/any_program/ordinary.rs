@@ -13,6 +13,7 @@ use crate::bench::{POINTS, assert_names, assert_right, back_up_by, refused_by};
 use crate::common::backup::{self, HOTBACKUP, alone};
 use crate::common::guest::{Guest, Linked, check_rings, compile};
 use crate::common::process::{kill_all, kill_one, pair, path, status};
+use crate::surroundings::Slow;
 
 /// Nobody's number but of these tests.
 const USER: u32 = 54_321;
@@ -66,8 +67,7 @@ fn rings() -> (Guest, PathBuf) {
 }
 
 fn back_up(guest: &mut Guest, hotbackup: &Path) {
-    let (target, source) = (guest.pid(), guest.dir.clone());
-    back_up_by(|| user(hotbackup), guest, target, path(&source), 4);
+    back_up_by(|| user(hotbackup), guest, 4);
 }
 
 #[test]
@@ -241,4 +241,19 @@ fn files_of_others_are_backed_up_with_a_warning_that_names_one() {
     assert!(warnings.iter().any(|words| words.contains("owner") && words.contains("foreign")), "{warnings:?}");
     assert_eq!(fs::read(dest.join("foreign")).expect("in the backup"), b"of root, for all to read");
     check_rings(&dest, 4).expect("a state that existed");
+}
+
+#[test]
+fn a_keeper_that_may_not_be_moved_to_the_programs_cgroup_is_a_warning() {
+    let _alone = alone();
+    let group = Slow::new();
+    let (mut guest, hotbackup) = rings();
+    group.take_in(&guest);
+    let (dest, source) = (guest.beside("backup"), guest.dir.clone());
+    let outcome = backup::start_command(user(&hotbackup), guest.pid(), &dest, &["--source", path(&source)]).finish();
+    assert_right(&outcome, 4);
+    let is_told =
+        |event: &serde_json::Value| event["event"] == "warning" && event["message"].to_string().contains("cgroup");
+    assert!(outcome.events.iter().any(is_told), "{:?}", outcome.events);
+    guest.assert_goes_on();
 }

@@ -125,10 +125,10 @@ fn a_program_that_runs_when_nobody_else_does_is_backed_up_right_or_refused() {
 }
 
 /// A cgroup with 5 % of one processor, removed when dropped.
-struct Slow(PathBuf);
+pub struct Slow(PathBuf);
 
 impl Slow {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is there");
         let find = |kind: &str, option: &str| {
             let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -151,6 +151,10 @@ impl Slow {
         set(&group, "cpu.max", "5000 100000");
         Self(group)
     }
+
+    pub fn take_in(&self, guest: &Guest) {
+        fs::write(self.0.join("cgroup.procs"), guest.pid().to_string()).expect("these tests need root");
+    }
 }
 
 impl Drop for Slow {
@@ -164,7 +168,7 @@ fn a_program_with_a_twentieth_of_a_processor_is_backed_up_right_or_refused() {
     let _alone = alone();
     let slow = Slow::new();
     let mut guest = Guest::start("rings", Linked::Dynamically, &["4", "64", "200"]);
-    fs::write(slow.0.join("cgroup.procs"), guest.pid().to_string()).expect("these tests need root");
+    slow.take_in(&guest);
     back_up_starved(&mut guest);
     guest.kill();
 }

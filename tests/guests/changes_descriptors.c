@@ -119,7 +119,7 @@ int main(int argc, char **argv) {
     for (long i = 0; i < threads; i++) {
         struct worker *self = &all[i];
         MUST(snprintf(self->dir, sizeof self->dir, "%s/%ld", argv[1], i) < (int)sizeof self->dir);
-        ring_open(&self->ring, self->dir, 64);
+        ring_open(&self->ring, self->dir, 16);
         self->is_private = i >= threads - private;
         /* Twice as far as they are long: what does not fit is moved there. */
         self->base = FIRST + (self->is_private ? 0 : (int)i * 2 * NUMBERS);

@@ -71,6 +71,18 @@ fn place(target: i32) {
     }
 }
 
+/// What an operator should know of a keeper that stands in another cgroup than its target, since it may not be moved.
+pub(crate) fn warn_of_cgroup(target: &Process, keeper: i32) -> Option<String> {
+    let groups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+    let (pid, of_target, of_keeper) = (target.pid(), groups(target.pid())?, groups(keeper)?);
+    (of_target != of_keeper).then(|| {
+        format!(
+            "the keeper, process {keeper}, could not be moved to the cgroup of process {pid}: whatever ends hotbackup's cgroup \
+             as a whole ends it, too, and then process {pid} waits until `hotbackup rescue`; run as root to prevent that"
+        )
+    })
+}
+
 /// Where a hierarchy is mounted: version 2 has no controllers in /proc/PID/cgroup (cgroups(7)).
 fn cgroup_mount(mounts: &str, controllers: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {

@@ -24,7 +24,7 @@ use crate::sys::mapping::Mapping;
 use crate::sys::{notify, pidfd};
 use crate::unseen::{Look, Unseen};
 use crate::warden::{Wake, Warden};
-use crate::{filter, grace, outsiders, rescue};
+use crate::{filter, grace, helper, outsiders, rescue};
 
 /// How often a keeper may end under our hands.
 const ATTACH_TRIES: u32 = 3;
@@ -268,19 +268,12 @@ impl Tracer {
     /// What is less safe than usual, in words for the operator.
     pub fn warnings(&self) -> Vec<String> {
         let process = &self.shared.process;
-        let (pid, keeper) = (process.pid(), self.keeper_pid());
-        let groups = |pid: i32| crate::process::read_below(process.proc(), &format!("{pid}/cgroup")).ok();
-        let is_elsewhere =
-            groups(keeper).is_some_and(|of_keeper| groups(pid).is_some_and(|theirs| theirs != of_keeper));
-        let words = format!(
-            "the keeper, process {keeper}, could not be moved to the cgroup of process {pid}: whatever ends hotbackup's cgroup \
-             as a whole ends it, too, and then process {pid} waits until `hotbackup rescue`; run as root to prevent that"
-        );
-        let mut warnings = if is_elsewhere { vec![words] } else { Vec::new() };
+        let mut warnings: Vec<String> = helper::warn_of_cgroup(process, self.keeper_pid()).into_iter().collect();
         if self.wants_all_writes && self.shared.unseen.is_some() {
             warnings.push(format!(
-                "the filter that process {pid} has already does not show writes of 8 bytes: only one that is started anew can \
-                 be followed in another way"
+                "the filter that process {} has already does not show writes of 8 bytes: only one that is started anew can \
+                 be followed in another way",
+                process.pid()
             ));
         }
         warnings

@@ -77,13 +77,14 @@ pub(super) fn run(
         failpoint::hit("inject.armed");
     }
     let line = Line { process, hold, memory, site, calls, store, slow: RefCell::default() };
-    let mut reason = String::from("none sleeps in a restartable call or runs");
+    let mut reason = String::from("none that has the process's descriptors sleeps in a restartable call or runs");
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit && process.is_alive() {
         hold.progress();
-        let candidates = site::candidates(process, || hold.progress());
+        let suits = |tid: &i32| store.is_none() || process.shares_descriptors(*tid);
+        let candidates = site::candidates(process, || hold.progress()).into_iter().filter(suits);
         // First those that were asked before: the only thread of a program may be about to finish a long call.
-        for tid in std::iter::once(None).chain(candidates.into_iter().take(ATTEMPTS).map(Some)) {
+        for tid in std::iter::once(None).chain(candidates.take(ATTEMPTS).map(Some)) {
             // Only while a thread stands still: what else there is to do may take milliseconds.
             low::hurry();
             let tried = match (line.try_slow_ones(), tid) {

@@ -110,6 +110,10 @@ impl Line<'_> {
             Err(Errno::ESRCH) => return Err(Attempt::Next("it ended")),
             Err(Errno::EPERM) => {
                 return Err(Attempt::Fatal(match preflight::tracer(self.process, tid) {
+                    // Asked to stop before, and on a busy machine it has not come to it yet.
+                    Some(tracer) if tracer == std::process::id().cast_signed() => {
+                        return Err(Attempt::Next("it did not stop"));
+                    }
                     Some(tracer) => Failure::AlreadyTraced(tracer),
                     None => Failure::NotPermitted,
                 }));

@@ -13,6 +13,8 @@ pub struct Tally {
     pub right: u64,
     /// Backups that failed, as they had to.
     pub refused: u64,
+    /// Backups that were given up because the machine was busy.
+    pub given_up: u64,
     /// Steps of all threads.
     pub steps: u64,
     /// Those of them between the beginning and the end of a backup.
@@ -35,6 +37,7 @@ impl Tally {
         static ALL: Mutex<Tally> = Mutex::new(Tally {
             right: 0,
             refused: 0,
+            given_up: 0,
             steps: 0,
             steps_during: 0,
             hold: Duration::ZERO,
@@ -45,6 +48,7 @@ impl Tally {
         *all = Self {
             right: all.right + self.right,
             refused: all.refused + self.refused,
+            given_up: all.given_up + self.given_up,
             steps: all.steps + self.steps,
             steps_during: all.steps_during + self.steps_during,
             hold: all.hold.max(self.hold),
@@ -56,10 +60,10 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { right, refused, steps, steps_during, hold, backup } = self;
+        let Self { right, refused, given_up, steps, steps_during, hold, backup } = self;
         write!(
             f,
-            "{right} backups right, {refused} refused; {steps} steps, {steps_during} of them during a backup; longest \
+            "{right} backups right, {refused} refused, {given_up} given up; {steps} steps, {steps_during} of them during a backup; longest \
              hold {hold:.1?}, backup {backup:.1?}"
         )
     }

@@ -201,12 +201,18 @@ impl Tracer {
         grace::wait(&self.shared.process, &self.shared.inflight, &self.ptracer)
     }
 
-    /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look.
+    /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look. After the hold,
+    /// also what others may have written since they were last looked at (see `outsiders.rs`).
     pub fn unseen(&self, look: Look) -> Vec<Effect> {
-        let look_at = |unseen: &Mutex<Unseen>| {
-            unseen.lock().unwrap_or_else(PoisonError::into_inner).look(&self.shared.process, look)
-        };
-        self.shared.unseen.as_ref().map(look_at).unwrap_or_default()
+        let process = &self.shared.process;
+        let look_at =
+            |unseen: &Mutex<Unseen>| unseen.lock().unwrap_or_else(PoisonError::into_inner).look(process, look);
+        let mut effects = self.shared.unseen.as_ref().map(look_at).unwrap_or_default();
+        if look == Look::Unexplained {
+            let others = outsiders::written_elsewhere(process).into_iter();
+            effects.extend(others.map(|file| Effect::Untraceable { file, cause: outsiders::OPEN_ELSEWHERE }));
+        }
+        effects
     }
 
     /// Says that a hold begins or ends. While one is on, the keeper gives this supervisor up sooner.

@@ -139,6 +139,9 @@ fn need_xattrs(ledger: &Ledger, effect: &Effect) -> Option<Need> {
 /// to be read then.
 pub(crate) fn explain_unseen(ledger: &Ledger, effect: &Effect) -> Result<(), Error> {
     let Some(file) = ledger.file(&effect.subject()) else { return Ok(()) };
+    if let Effect::Untraceable { cause, .. } = *effect {
+        return Err(Error::Untraceable { path: file.path(), cause });
+    }
     ledger.touch(&Node::File(Arc::clone(&file)));
     let lost = {
         let mut state = file.state();

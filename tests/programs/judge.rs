@@ -8,6 +8,9 @@ use crate::common::backup::{self, Outcome, number_from, verify};
 use crate::load::{Acks, Load};
 use crate::server::copy_of;
 
+/// That a busy machine is slow is not the point here.
+const PATIENT: &[&str] = &["--lease", "10s", "--max-wait", "5s", "--hold", "500ms"];
+
 /// How many of each client's writes a database holds: at least and at most, where some leave no trace.
 pub type Held = Vec<RangeInclusive<u64>>;
 
@@ -20,7 +23,8 @@ pub fn back_up(pid: i32, scratch: &Path, source: &Path, more: &[&str], throttle:
             let dest = scratch.join(format!("backup-{point}-{round}"));
             let source = source.to_str().expect("test directories have plain names");
             let throttle: &[&str] = if round % 2 == 0 { &["--throttle", throttle] } else { &[] };
-            let outcome = backup::take(pid, &dest, &[&["--source", source, "--point", point], throttle, more].concat());
+            let outcome =
+                backup::take(pid, &dest, &[&["--source", source, "--point", point], PATIENT, throttle, more].concat());
             outcome.report();
             load.wait_for(10);
             outcomes.push(outcome);

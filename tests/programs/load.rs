@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Longer than any program here takes for a few writes on a busy machine.
-const STANDSTILL: Duration = Duration::from_secs(60);
+const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// Each client rests so long after each write: a source that grows as fast as it can is not the point here.
 const REST: Duration = Duration::from_millis(2);

@@ -142,7 +142,7 @@ fn sqlite_with_a_journal_that_is_truncated() {
 
 #[test]
 fn sqlite_with_a_journal_that_stays_and_reads_by_mmap() {
-    backed_up("pragma journal_mode = persist; pragma mmap_size = 67108864;", &[]);
+    backed_up("pragma journal_mode = persist; pragma synchronous = off; pragma mmap_size = 67108864;", &[]);
 }
 
 #[test]
@@ -197,6 +197,29 @@ fn sqlite_is_refused_while_another_process_has_its_database_open() {
     }
     other.end();
     take("end").report();
+    load.stop();
+    target.server.wait_for_end();
+}
+
+#[test]
+fn sqlite_is_refused_when_another_process_opens_its_database_during_the_backup() {
+    let _alone = alone();
+    let mut target = Target::start("pragma journal_mode = delete; pragma synchronous = off;");
+    let load = Load::start(vec![target.client()]);
+    load.wait_for(20);
+    let source = target.dir.to_str().expect("a plain name");
+    for point in ["end", "start"] {
+        let dest = target.scratch.path().join("backup");
+        let arguments = ["--source", source, "--point", point, "--throttle", "2MiB"];
+        let mut running = backup::start(target.pid(), &dest, &arguments);
+        running.wait_for_copying();
+        let mut other = Shell::open(shell(&target.dir), PACKAGE);
+        assert_eq!(other.say("update stock set pad = pad where rowid = 1; select count(*) from stock;"), ["1000"]);
+        let said = running.finish().failure("untraceable");
+        assert!(said.contains("app.db") && said.contains("another process"), "{said}");
+        other.end();
+        load.wait_for(20);
+    }
     load.stop();
     target.server.wait_for_end();
 }

@@ -1,8 +1,9 @@
 //! Processes that can change the sources, and whose calls nobody shows.
 //!
 //! The filter reaches the threads of one process, and all that is forked from it afterwards. A child that was there
-//! before has none, nor has any process that is not related. What such a process has open is looked at, once before
-//! anything is touched and once when the filter is there: by then every new child carries it.
+//! before has none, nor has any process that is not related. What such a child has open is looked at before anything is
+//! touched, and once more when the filter is there: by then every new child carries it. What other processes have open is
+//! looked at when the filter is there, and when everything is saved.
 //!
 //! - A child that was there before is taken for a part of the program, as in servers of several processes (PostgreSQL).
 //!   It is not enough that it writes nothing just now: an idle one has only its working directory in the source. So
@@ -10,8 +11,8 @@
 //! - Of any other process, a file of the source that it holds open for writing, or has mapped writable, is untraceable.
 //!   Its working directory says nothing: it may be an operator's shell.
 //!
-//! Not found: a process that opens a file of the source later (if the target does not write to the same file, its change
-//! time tells), one that this user may not look at, and a process that has at least as many filters as the target, all
+//! Not found: a process that has a file of the source open for writing only between these two looks (if the target does not
+//! write to the same file, its change time tells), one that this user may not look at, and a process that has at least as many filters as the target, all
 //! of them its own.
 
 use std::collections::HashMap;

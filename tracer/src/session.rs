@@ -197,15 +197,21 @@ impl Tracer {
         Ok(())
     }
 
-    /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look.
+    /// What may have been written in the one way that no call shows (see `unseen.rs`), since the last look. After the hold,
+    /// also what others may have written since they were last looked at (see `outsiders.rs`).
     pub fn unseen(&self, look: Look) -> Vec<Effect> {
         if self.shared.unseen.is_some() && self.shared.process.first_thread_ended() {
             self.sink.blind("its first thread has ended, so that its descriptors cannot be looked at".into());
         }
-        let look_at = |unseen: &Mutex<Unseen>| {
-            unseen.lock().unwrap_or_else(PoisonError::into_inner).look(&self.shared.process, look)
-        };
-        self.shared.unseen.as_ref().map(look_at).unwrap_or_default()
+        let process = &self.shared.process;
+        let look_at =
+            |unseen: &Mutex<Unseen>| unseen.lock().unwrap_or_else(PoisonError::into_inner).look(process, look);
+        let mut effects = self.shared.unseen.as_ref().map(look_at).unwrap_or_default();
+        if look == Look::Unexplained {
+            let others = outsiders::written_elsewhere(process).into_iter();
+            effects.extend(others.map(|file| Effect::Untraceable { file, cause: outsiders::OPEN_ELSEWHERE }));
+        }
+        effects
     }
 
     /// Says that a hold begins or ends. While one is on, the keeper gives this supervisor up sooner.

@@ -50,7 +50,7 @@ pub struct Tracer {
     /// Until the target is handed over.
     receivers: Mutex<Option<Receivers>>,
     warden: Warden,
-    ptracer: Mutex<Ptracer>,
+    ptracer: Arc<Mutex<Ptracer>>,
     /// Which processes were looked at for mappings of the target's files.
     looked: Mutex<Looked>,
     sink: Arc<dyn Sink>,
@@ -151,7 +151,8 @@ impl Tracer {
         memory.supervisor_listener.store(listener.as_raw_fd(), Ordering::SeqCst);
         let generation = Control { role: Role::Supervised, generation };
         let shared = Arc::new(Answering::new(process, memory, listener, generation));
-        let receivers = Receivers::start(&shared, sink.clone()).map_err(threads)?;
+        let ptracer = Arc::new(Mutex::new(ptracer));
+        let receivers = Receivers::start(&shared, ptracer.clone(), sink.clone()).map_err(threads)?;
         failpoint::hit("attach.receiving");
         // Whatever a thread is doing now may have begun unseen: before the filter, or answered by the keeper.
         for tid in shared.process.threads() {
@@ -159,7 +160,6 @@ impl Tracer {
         }
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
-        let ptracer = Mutex::new(ptracer);
         let receivers = Mutex::new(Some(receivers));
         let looked = Mutex::default();
         let looked_again = AtomicBool::new(false);

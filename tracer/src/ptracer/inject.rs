@@ -105,6 +105,10 @@ pub(super) fn run(
 impl Line<'_> {
     fn try_thread(&self, tid: i32) -> Result<Duration, Attempt> {
         self.hold.progress();
+        // Ours still, so that the kernel would refuse it as somebody's.
+        if self.slow.borrow().iter().any(|running| running.tid().as_raw() == tid) {
+            return Err(Attempt::Next("it did not stop"));
+        }
         let running = match trace::seize(Pid::from_raw(tid)) {
             Ok(running) => running,
             Err(Errno::ESRCH) => return Err(Attempt::Next("it ended")),

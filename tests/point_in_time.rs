@@ -221,6 +221,11 @@ fn a_static_program_that_never_sleeps_is_backed_up() {
 }
 
 #[test]
+fn a_thread_that_makes_a_directory_and_computes_keeps_no_other_waiting() {
+    guest_is_backed_up("computes_between_names", Linked::Dynamically, &[], 1);
+}
+
+#[test]
 fn a_program_whose_threads_come_and_go_is_backed_up() {
     guest_is_backed_up("threads_come_and_go", Linked::Dynamically, &[], 4);
 }

@@ -11,6 +11,7 @@ struct State {
 #[derive(Debug, Clone)]
 enum Op {
     Resize(u64),
+    SameSize,
     Mark(u64, u64),
     Take,
     PutBack,
@@ -23,8 +24,10 @@ fn op() -> impl Strategy<Value = Op> {
     let bytes = 0..200 * BLOCK;
     prop_oneof![
         bytes.clone().prop_map(Op::Resize),
+        Just(Op::SameSize),
         (bytes.clone(), bytes.clone()).prop_map(|(a, b)| Op::Mark(a, b)),
         bytes.clone().prop_map(|a| Op::Mark(a, u64::MAX)),
+        bytes.clone().prop_map(|a| Op::Mark(a, a)),
         Just(Op::Take),
         Just(Op::PutBack),
         (0..200u64, 0..200u64).prop_map(|(a, b)| Op::Done(a.min(b), a.max(b))),
@@ -72,6 +75,7 @@ proptest! {
                     counted = Some(map.resize(size));
                     oracle.resize(size);
                 }
+                Op::SameSize => counted = Some(map.resize(oracle.size)),
                 Op::Mark(start, end) => {
                     let blocks = map.touched(start, end);
                     let expected = if start < end { oracle.touched(start, end) } else { vec![] };
@@ -118,6 +122,10 @@ proptest! {
                 prop_assert_eq!(map.is_busy(b..b + 1), state.busy);
                 prop_assert_eq!(map.is_open(b..b + 1), state.busy || state.due);
             }
+            let busy = oracle.blocks.iter().take_while(|b| !b.busy).count();
+            let run = oracle.blocks[busy..].iter().take(3).take_while(|b| b.busy).count();
+            let expected = (run > 0).then(|| busy as u64..(busy + run) as u64);
+            prop_assert_eq!(map.busy_run(0..oracle.blocks.len() as u64, 3), expected);
             prop_assert_eq!(map.is_clean(), oracle.blocks.iter().all(|b| *b == State::default()));
         }
     }

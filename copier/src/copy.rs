@@ -180,13 +180,12 @@ impl Copier {
 }
 
 /// Opens a file for a pass, and reads its extended attributes if they are due. `None`: not to be copied now.
-fn open_for_pass<P: Send + 'static>(context: &Context<'_, P>, file: &File) -> Result<Option<Arc<Opened>>, Error> {
+fn open_for_pass<P: Send + 'static>(context: &Context<'_, P>, file: &Arc<File>) -> Result<Option<Arc<Opened>>, Error> {
     let unreadable = |error| tree::unreadable(file.path(), error);
     let source = match file.open() {
         Ok(source) => source,
         Err(OpenError::Moved) => {
-            let added = file.state().map.put_back();
-            context.ledger.add_due(added as i64);
+            context.ledger.put_back_blocks(file);
             return Ok(None);
         }
         Err(OpenError::Io(error)) => return Err(unreadable(error)),

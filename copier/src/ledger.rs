@@ -276,6 +276,14 @@ impl Ledger {
         self.due.fetch_add(blocks, Ordering::Relaxed);
     }
 
+    /// What was taken of a file and not copied is due again, unless the file was forgotten meanwhile: then nobody counts it.
+    pub fn put_back_blocks(&self, file: &Arc<File>) {
+        let added = file.state().map.put_back();
+        if self.file(&file.id).is_some_and(|known| Arc::ptr_eq(&known, file)) {
+            self.add_due(added as i64);
+        }
+    }
+
     /// Bytes due, blocks counted in full.
     pub fn due_bytes(&self) -> u64 {
         self.due.load(Ordering::Relaxed).max(0) as u64 * BLOCK

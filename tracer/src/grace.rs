@@ -19,10 +19,25 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) fn wait(process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>) -> Result<(), String> {
     let began = Instant::now();
     let mut pending = inflight.pending();
+    if wait_for(process, inflight, ptracer, &mut pending, LIMIT) {
+        return Ok(());
+    }
+    Err(unsettled(&pending, began.elapsed()))
+}
+
+/// Waits at most `limit` until these calls have finished; whether all have. The others are left in `calls`.
+pub(crate) fn wait_for(
+    process: &Process,
+    inflight: &InFlight,
+    ptracer: &Mutex<Ptracer>,
+    calls: &mut Vec<Call>,
+    limit: Duration,
+) -> bool {
+    let began = Instant::now();
     let mut round = 0u32;
     loop {
         let mut running = Vec::new();
-        pending.retain(|call| match inflight.judge(process, call) {
+        calls.retain(|call| match inflight.judge(process, call) {
             Verdict::Settled => false,
             Verdict::InCall => true,
             Verdict::Running => {
@@ -30,12 +45,12 @@ pub(crate) fn wait(process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptrac
                 true
             }
         });
-        if pending.is_empty() {
-            return Ok(());
+        if calls.is_empty() {
+            return true;
         }
         let waited = began.elapsed();
-        if waited > LIMIT {
-            return Err(unsettled(&pending, waited));
+        if waited > limit {
+            return false;
         }
         if waited > PATIENCE && !running.is_empty() {
             for call in stop_for_an_instant(process, inflight, ptracer, &running) {
@@ -48,7 +63,7 @@ pub(crate) fn wait(process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptrac
     }
 }
 
-/// Waits at most `limit` for these calls; whether all are settled.
+/// Waits at most `limit` for these calls, and stops nobody; whether all are settled.
 pub(crate) fn settle(process: &Process, inflight: &InFlight, calls: &mut Vec<Call>, limit: Duration) -> bool {
     let began = Instant::now();
     let mut round = 0;

@@ -8,8 +8,8 @@
 //! second, one after the other (see `calls/names.rs`). Neither ever waits for the destination.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use crate::calls::resolve::Resolver;
 use crate::calls::{Decode, Row, TABLE};
 use crate::inflight::State;
 use crate::keeper::copy;
+use crate::ptracer::client::Ptracer;
 use crate::sys::mapping::SLOTS;
 use crate::sys::notify::Notification;
 
@@ -84,12 +85,12 @@ pub(crate) struct Receivers {
 }
 
 impl Receivers {
-    pub fn start(shared: &Arc<Answering>, sink: Arc<dyn Sink>) -> std::io::Result<Self> {
+    pub fn start(shared: &Arc<Answering>, ptracer: Arc<Mutex<Ptracer>>, sink: Arc<dyn Sink>) -> std::io::Result<Self> {
         let (sender, receiver) = bounded(SLOTS);
         let (for_paths, shared_for_paths, sink_for_paths) = (receiver, shared.clone(), sink.clone());
         let paths = std::thread::Builder::new()
             .name("paths".into())
-            .spawn(move || resolve_paths(&shared_for_paths, &for_paths, &*sink_for_paths))?;
+            .spawn(move || resolve_paths(&shared_for_paths, &for_paths, &ptracer, &*sink_for_paths))?;
         let shared = shared.clone();
         let receiver =
             std::thread::Builder::new().name("receiver".into()).spawn(move || receive(&shared, &sender, &*sink))?;
@@ -197,14 +198,14 @@ fn dispatch(
             }
         }
         Decode::Descriptor(decode) => {
-            let event = decode_with(shared, &ticket, &stopped, row, decode, descriptors, None).0;
-            deliver(shared, sink, event, ticket);
+            let decoded = decode_with(shared, &ticket, &stopped, row, decode, descriptors, None);
+            deliver(shared, sink, decoded, ticket);
         }
     }
 }
 
 /// Decodes calls by path, in the order in which they came.
-fn resolve_paths(shared: &Arc<Answering>, stopped: &Receiver<Stopped>, sink: &dyn Sink) {
+fn resolve_paths(shared: &Arc<Answering>, stopped: &Receiver<Stopped>, ptracer: &Mutex<Ptracer>, sink: &dyn Sink) {
     let mut resolver = match Resolver::new(&shared.process) {
         Ok(resolver) => resolver,
         Err(errno) => {
@@ -228,26 +229,28 @@ fn resolve_paths(shared: &Arc<Answering>, stopped: &Receiver<Stopped>, sink: &dy
             continue; // nobody is interested any more: let it go
         }
         sink.wait_until_released();
-        if !order.settle(&shared.process, &shared.inflight) {
-            sink.blind(
-                "a call that renames or makes directories took longer than a second: is the disk frozen?".into(),
-            );
+        let too_long = || sink.blind("a call by path took longer than a second: is the disk frozen?".into());
+        if !order.settle(&shared.process, &shared.inflight, ptracer) {
+            too_long();
         }
         let Decode::Path(decode) = row.decode else { continue };
-        let (event, moves_names) =
-            decode_with(shared, &ticket, &stopped, row, decode, &mut descriptors, Some(&mut resolver));
-        if moves_names {
-            let (tid, serial) = (ticket.tid, ticket.serial);
-            order.add(crate::inflight::Call {
-                tid,
-                serial,
-                state: State::Received,
-                data: stopped.data,
-                positions: None,
-            });
+        let decoded = decode_with(shared, &ticket, &stopped, row, decode, &mut descriptors, Some(&mut resolver));
+        if decoded.redirects && !order.settle_all(&shared.process, &shared.inflight, ptracer) {
+            too_long();
         }
-        deliver(shared, sink, event, ticket);
+        let (tid, serial) = (ticket.tid, ticket.serial);
+        let call = crate::inflight::Call { tid, serial, state: State::Received, data: stopped.data, positions: None };
+        order.add(call, decoded.moves_names, &shared.inflight);
+        deliver(shared, sink, decoded, ticket);
     }
+}
+
+/// What became of decoding a call.
+struct Decoded {
+    event: Event,
+    moves_names: bool,
+    redirects: bool,
+    unresolved: bool,
 }
 
 fn decode_with(
@@ -258,7 +261,7 @@ fn decode_with(
     decode: fn(&mut Decoder<'_>),
     descriptors: &mut Descriptors,
     resolver: Option<&mut Resolver>,
-) -> (Event, bool) {
+) -> Decoded {
     shared.inflight.set_state(ticket.tid, ticket.serial, State::Admitting);
     let mut decoder = Decoder {
         process: &shared.process,
@@ -272,18 +275,22 @@ fn decode_with(
         effects: Vec::new(),
         blind: None,
         moves_names: false,
+        redirects: false,
+        unresolved: false,
     };
     if !is_skipped(row.name) {
         decode(&mut decoder);
     }
-    let Decoder { effects, blind, moves_names, .. } = decoder;
-    (Event { tid: ticket.tid, call: row.name, effects, blind }, moves_names)
+    let Decoder { effects, blind, moves_names, redirects, unresolved, .. } = decoder;
+    let event = Event { tid: ticket.tid, call: row.name, effects, blind };
+    Decoded { event, moves_names, redirects, unresolved }
 }
 
 /// Hands a call over, in the state `Admitting`: its marks and its answer belong together for grace.
-fn deliver(shared: &Answering, sink: &dyn Sink, event: Event, ticket: Ticket) {
+fn deliver(shared: &Answering, sink: &dyn Sink, decoded: Decoded, ticket: Ticket) {
     let (tid, serial) = (ticket.tid, ticket.serial);
-    if event.effects.is_empty() && event.blind.is_none() {
+    let Decoded { event, unresolved, .. } = decoded;
+    if event.effects.is_empty() && event.blind.is_none() && !unresolved {
         // It changes no file. It may wait for ever, in a full pipe: grace has nothing to do with it.
         shared.inflight.disregard(tid, serial);
         return;

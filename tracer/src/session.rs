@@ -53,7 +53,7 @@ pub struct Tracer {
     /// Until the target is handed over.
     receivers: Mutex<Option<Receivers>>,
     warden: Warden,
-    ptracer: Mutex<Ptracer>,
+    ptracer: Arc<Mutex<Ptracer>>,
     /// Which processes were looked at for mappings of the target's files.
     looked: Mutex<Looked>,
     pub(crate) sink: Arc<dyn Sink>,
@@ -155,7 +155,8 @@ impl Tracer {
         memory.supervisor_listener.store(listener.as_raw_fd(), Ordering::SeqCst);
         let generation = Control { role: Role::Supervised, generation };
         let shared = Arc::new(Answering::new(process, memory, listener, generation));
-        let receivers = Receivers::start(&shared, sink.clone()).map_err(threads)?;
+        let ptracer = Arc::new(Mutex::new(ptracer));
+        let receivers = Receivers::start(&shared, ptracer.clone(), sink.clone()).map_err(threads)?;
         failpoint::hit("attach.receiving");
         // Whatever a thread is doing now may have begun unseen: before the filter, or answered by the keeper.
         let children = outsiders::followed_children(&shared.process);
@@ -166,7 +167,6 @@ impl Tracer {
         }
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
-        let ptracer = Mutex::new(ptracer);
         let receivers = Mutex::new(Some(receivers));
         let (looked, looked_again) = (Mutex::default(), AtomicBool::new(false));
         let wants_all_writes = options.show_all_writes;

@@ -160,10 +160,7 @@ impl Bench {
                     state.map.done(run);
                 }
             }
-            Err(OpenError::Moved) => {
-                let added = file.state().map.put_back();
-                self.ledger.add_due(added as i64);
-            }
+            Err(OpenError::Moved) => self.ledger.put_back_blocks(file),
             Err(OpenError::Io(error)) => panic!("{error}"),
         }
     }
@@ -270,8 +267,13 @@ fn lasting(stat: Stat) -> Stat {
     Stat { atime: 0, ..stat }
 }
 
+/// More than usual, unless the environment says how many.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("PROPTEST_CASES").ok().and_then(|c| c.parse().ok()).unwrap_or(400), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_is_called_in_whatever_order_the_model_is_the_tree(

@@ -71,6 +71,10 @@ pub struct Decoder<'a> {
     pub blind: Option<String>,
     /// Whether the call may change where paths lead.
     pub moves_names: bool,
+    /// Whether it may lead a path that was decoded already to another directory.
+    pub redirects: bool,
+    /// Whether a path led nowhere. It may when the call runs, so it cannot be said that it changes nothing.
+    pub unresolved: bool,
 }
 
 /// Where a write without an offset goes.

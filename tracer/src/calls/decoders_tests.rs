@@ -1,13 +1,9 @@
 //! Whatever a program puts into registers and memory, no decoder panics: a panic would end the receiver.
-use std::sync::Mutex;
+use std::os::fd::AsRawFd;
 
-use super::decode::{Decoder, Descriptors};
-use super::resolve::Resolver;
-use super::{Decode, TABLE};
-use crate::inflight::InFlight;
-use crate::process::Process;
-use crate::sys::notify::CallData;
-use crate::unseen::Unseen;
+use super::TABLE;
+use super::ioctls::COMMANDS;
+use super::trial::Trial;
 
 struct Random(u64);
 
@@ -57,10 +53,7 @@ fn fill(block: &mut [u64], random: &mut Random) {
 
 #[test]
 fn no_arguments_make_a_decoder_panic() {
-    let process = Process::open(std::process::id() as i32).unwrap();
-    let tid = nix::unistd::gettid().as_raw();
-    let (inflight, unseen) = (InFlight::default(), Mutex::new(Unseen::default()));
-    let (mut descriptors, mut resolver) = (Descriptors::default(), Resolver::new(&process).unwrap());
+    let mut trial = Trial::new();
     let file = tempfile::tempfile().unwrap();
     file.set_len(100_000).unwrap();
     let mut random = Random(1);
@@ -71,24 +64,12 @@ fn no_arguments_make_a_decoder_panic() {
             let mut args = [0; 6];
             args.iter_mut().for_each(|arg| *arg = random.argument(&block));
             if random.next().is_multiple_of(2) {
-                args[0] = std::os::fd::AsRawFd::as_raw_fd(&file) as u64;
+                args[0] = file.as_raw_fd() as u64;
             }
-            let (Decode::Descriptor(decode) | Decode::Path(decode)) = row.decode;
-            let data = CallData { nr: row.nr as i32, arch: 0xc000_003e, ip: 0, args };
-            let mut decoder = Decoder {
-                process: &process,
-                tid,
-                data,
-                unseen: (round % 2 == 0).then_some(&unseen),
-                serial: inflight.begin(tid, data),
-                inflight: &inflight,
-                descriptors: &mut descriptors,
-                resolver: matches!(row.decode, Decode::Path(_)).then_some(&mut resolver),
-                effects: Vec::new(),
-                blind: None,
-                moves_names: false,
-            };
-            decode(&mut decoder);
+            if row.name == "ioctl" {
+                args[1] = u64::from(COMMANDS[random.next() as usize % COMMANDS.len()].number);
+            }
+            trial.decode(row, args, round % 2 == 0);
         }
     }
 }

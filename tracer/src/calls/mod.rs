@@ -187,6 +187,10 @@ pub fn row(nr: i64) -> Option<&'static Row> {
 
 #[cfg(test)]
 mod decoders_tests;
+#[cfg(test)]
+mod order_tests;
+#[cfg(any(test, fuzzing))]
+pub mod trial;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,14 @@
 //! They are decoded one after the other, by one thread: a path means what it will mean to the kernel only while no
 //! earlier call that moves names is still on its way. So each waits for those first ([`Order`]); that is a matter of
 //! microseconds, and such calls are rare.
+//!
+//! Nor may a later one overtake it and lead its path to another directory that is known already: an open that makes `a/x`
+//! would make it in what was `b`, if `a` and `b` are exchanged before it runs, and nothing would ever look for it there.
+//! So a call that moves directories or symbolic links, or makes links, waits until all earlier ones have finished before
+//! it is let go. A new directory needs no such care: it is read in full once it is known, after a grace that waits for
+//! every call that may have found it. That includes calls whose paths lead nowhere yet.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use hotbackup_event::Effect;
@@ -12,6 +19,7 @@ use nix::errno::Errno;
 use crate::grace;
 use crate::inflight::{Call, InFlight};
 use crate::process::Process;
+use crate::ptracer::client::Ptracer;
 use crate::sys::stat::Identity;
 
 use super::decode::Decoder;
@@ -24,40 +32,55 @@ const LINKS: usize = 40;
 /// How long a call that moves names may take until a later one goes on without knowing what it did.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// The calls that move names and may be on their way.
+/// The calls by path that may be on their way.
 #[derive(Default)]
 pub(crate) struct Order {
+    /// Those that move names.
     moving: Vec<Call>,
+    others: Vec<Call>,
 }
 
 impl Order {
     /// Waits until no call that moves names is on its way. A call that is held, or was received later, counts as well.
-    pub fn settle(&mut self, process: &Process, inflight: &InFlight) -> bool {
-        use crate::inflight::State;
-        let began = std::time::Instant::now();
-        loop {
-            grace::settle(process, inflight, &mut self.moving_let_go(inflight), LIMIT);
-            self.moving.retain(|call| {
-                matches!(inflight.now(call), Some(State::LetGo | State::Parked | State::Admitting | State::Received))
-            });
-            if self.moving.is_empty() {
-                return true;
-            }
-            if began.elapsed() > LIMIT {
-                return false;
-            }
-            std::thread::sleep(Duration::from_micros(30));
-        }
+    pub fn settle(&mut self, process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>) -> bool {
+        settle(&mut self.moving, process, inflight, ptracer)
     }
 
-    fn moving_let_go(&self, inflight: &InFlight) -> Vec<Call> {
-        let is_let_go = |call: &&Call| inflight.now(call) == Some(crate::inflight::State::LetGo);
-        self.moving.iter().filter(is_let_go).copied().collect()
+    /// Waits until no call by path is on its way.
+    pub fn settle_all(&mut self, process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>) -> bool {
+        self.settle(process, inflight, ptracer) && settle(&mut self.others, process, inflight, ptracer)
     }
 
     /// From now on `call` is on its way.
-    pub fn add(&mut self, call: Call) {
-        self.moving.push(call);
+    pub fn add(&mut self, call: Call, moves_names: bool, inflight: &InFlight) {
+        if moves_names {
+            self.moving.push(call);
+        } else {
+            // No more than one a thread.
+            self.others.retain(|other| inflight.now(other).is_some());
+            self.others.push(call);
+        }
+    }
+}
+
+/// Threads that have gone on to compute are asked by ptrace, as in every grace.
+fn settle(calls: &mut Vec<Call>, process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>) -> bool {
+    use crate::inflight::State;
+    let began = std::time::Instant::now();
+    loop {
+        let is_let_go = |call: &&Call| inflight.now(call) == Some(State::LetGo);
+        let mut let_go: Vec<Call> = calls.iter().filter(is_let_go).copied().collect();
+        grace::wait_for(process, inflight, ptracer, &mut let_go, LIMIT);
+        calls.retain(|call| {
+            matches!(inflight.now(call), Some(State::LetGo | State::Parked | State::Admitting | State::Received))
+        });
+        if calls.is_empty() {
+            return true;
+        }
+        if began.elapsed() > LIMIT {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(30));
     }
 }
 
@@ -108,20 +131,25 @@ impl Decoder<'_> {
                 self.blind = Some(format!("a path of the target could not be followed: {errno}"));
                 None
             }
-            Err(_) => None,
+            Err(_) => {
+                self.unresolved = true;
+                None
+            }
         }
     }
 
     /// The file that an entry is, or leads to, changes in its links, owner, mode or times.
-    fn touches(&mut self, entry: &Entry, follow: bool) {
-        if let Some(identity) = self.identify(entry, follow) {
-            self.effects.push(Effect::Metadata { file: identity.id });
-        }
+    fn touches(&mut self, entry: &Entry, follow: bool) -> Option<Identity> {
+        let there = self.identify(entry, follow);
+        self.effects.extend(there.map(|there| Effect::Metadata { file: there.id }));
+        there
     }
 
     /// Who an entry is, or who it leads to if `follow`.
-    fn identify(&self, entry: &Entry, follow: bool) -> Option<Identity> {
-        if follow { entry.followed(self.walker()) } else { entry.identity() }
+    fn identify(&mut self, entry: &Entry, follow: bool) -> Option<Identity> {
+        let there = if follow { entry.followed(self.walker()) } else { entry.identity() };
+        self.unresolved |= there.is_none();
+        there
     }
 
     fn walker(&self) -> Walker<'_> {
@@ -224,7 +252,8 @@ fn renames(call: &mut Decoder<'_>, from: (i32, usize), to: (i32, usize)) {
     call.moves_names = true;
     for (dirfd, argument) in [from, to] {
         if let Some(entry) = call.changes(dirfd, call.arg(argument)) {
-            call.touches(&entry, false);
+            let there = call.touches(&entry, false);
+            call.redirects |= there.is_some_and(|there| !there.is_file());
         }
     }
 }
@@ -241,13 +270,14 @@ pub(super) fn linkat(call: &mut Decoder<'_>) {
 fn links(call: &mut Decoder<'_>, from: (i32, usize), to: (i32, usize), follow: bool) {
     call.moves_names = true;
     let Some(path) = call.path(call.arg(from.1)) else { return };
-    if path.is_empty() {
-        if let Some(file) = call.identity(from.0) {
-            call.effects.push(Effect::Metadata { file: file.id });
-        }
-    } else if let Some(entry) = call.find(from.0, &path, false) {
-        call.touches(&entry, follow);
-    }
+    let there = if path.is_empty() {
+        let file = call.identity(from.0);
+        call.effects.extend(file.map(|file| Effect::Metadata { file: file.id }));
+        file
+    } else {
+        call.find(from.0, &path, false).and_then(|entry| call.touches(&entry, follow))
+    };
+    call.redirects = there.is_some_and(|there| !there.is_file());
     call.changes(to.0, call.arg(to.1));
 }
 
@@ -263,8 +293,8 @@ pub(super) fn removeat(call: &mut Decoder<'_>) {
 /// changes no other path's meaning, and may take long; removing a directory or a link does.
 fn removes(call: &mut Decoder<'_>, dirfd: i32, argument: usize) {
     let Some(entry) = call.changes(dirfd, call.arg(argument)) else { return };
-    call.touches(&entry, false);
-    call.moves_names = entry.identity().is_some_and(|identity| !identity.is_file());
+    let there = call.touches(&entry, false);
+    call.moves_names = there.is_some_and(|there| !there.is_file());
 }
 
 pub(super) fn make(call: &mut Decoder<'_>) {
@@ -278,12 +308,12 @@ pub(super) fn makeat(call: &mut Decoder<'_>) {
 }
 
 pub(super) fn symlink(call: &mut Decoder<'_>) {
-    call.moves_names = true;
+    (call.moves_names, call.redirects) = (true, true);
     call.changes(libc::AT_FDCWD, call.arg(1));
 }
 
 pub(super) fn symlinkat(call: &mut Decoder<'_>) {
-    call.moves_names = true;
+    (call.moves_names, call.redirects) = (true, true);
     call.changes(call.fd(1), call.arg(2));
 }
 

@@ -1,0 +1,106 @@
+//! What decides about the order of calls by path: which may lead paths elsewhere, and which may yet find something.
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use hotbackup_event::Effect;
+
+use super::row;
+use super::trial::{Decoded, Trial};
+
+struct Bench {
+    dir: tempfile::TempDir,
+    trial: Trial,
+}
+
+impl Bench {
+    /// A directory with a file, a directory and a symbolic link, each called what it is.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), b"content").unwrap();
+        std::fs::create_dir(dir.path().join("dir")).unwrap();
+        std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
+        Self { dir, trial: Trial::new() }
+    }
+
+    /// A call with two paths, or a path and a number.
+    fn decode(&mut self, nr: i64, first: &str, second: Result<&str, i32>) -> Decoded {
+        let text = |path: &str| CString::new(self.dir.path().join(Path::new(path)).as_os_str().as_bytes()).unwrap();
+        let (first, path) = (text(first), text(second.unwrap_or_default()));
+        let second = second.map_or_else(|number| number as u64, |_| path.as_ptr() as u64);
+        self.trial.decode(row(nr).unwrap(), [first.as_ptr() as u64, second, 0, 0, 0, 0], false)
+    }
+
+    fn redirects(&mut self, nr: i64, first: &str, second: &str) -> bool {
+        let decoded = self.decode(nr, first, Ok(second));
+        assert!(decoded.moves_names, "{decoded:?}");
+        decoded.redirects
+    }
+}
+
+#[test]
+fn what_moves_a_directory_or_a_link_waits_for_all_calls_by_path_and_what_moves_a_file_does_not() {
+    let mut bench = Bench::new();
+    for (from, to, expected) in [
+        ("file", "new", false),
+        ("new", "file", false),
+        ("dir", "new", true),
+        ("link", "new", true),
+        ("file", "link", true),
+        ("file", "dir", true),
+    ] {
+        assert_eq!(bench.redirects(libc::SYS_rename, from, to), expected, "{from} to {to}");
+    }
+    assert!(!bench.redirects(libc::SYS_link, "file", "new"));
+    assert!(bench.redirects(libc::SYS_link, "link", "new"));
+    assert!(bench.redirects(libc::SYS_symlink, "whatever", "new"));
+}
+
+#[test]
+fn making_and_removing_lead_no_path_to_a_known_directory() {
+    let mut bench = Bench::new();
+    for nr in [libc::SYS_mkdir, libc::SYS_mknod, libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_creat] {
+        assert!(!bench.decode(nr, "dir", Err(0o600)).redirects, "{nr}");
+    }
+    assert!(bench.decode(libc::SYS_mkdir, "new", Err(0o700)).moves_names);
+    assert!(!bench.decode(libc::SYS_unlink, "file", Err(0)).moves_names);
+    assert!(bench.decode(libc::SYS_unlink, "link", Err(0)).moves_names);
+    assert!(!bench.decode(libc::SYS_creat, "new", Err(0o600)).moves_names);
+}
+
+#[test]
+fn a_path_that_leads_nowhere_may_lead_somewhere_when_the_call_runs() {
+    let mut bench = Bench::new();
+    for (nr, path, unresolved) in [
+        (libc::SYS_creat, "nowhere/new", true),
+        (libc::SYS_truncate, "nowhere", true),
+        (libc::SYS_chmod, "nowhere", true),
+        (libc::SYS_chmod, "dir/new", true),
+        (libc::SYS_chmod, "file", false),
+        (libc::SYS_truncate, "file", false),
+    ] {
+        let decoded = bench.decode(nr, path, Err(0));
+        assert_eq!(decoded.unresolved, unresolved, "{nr} {path}: {decoded:?}");
+    }
+}
+
+#[test]
+fn what_makes_a_file_shorter_says_so_for_appends() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
+    let mut bench = Bench::new();
+    let file = std::fs::File::open(bench.dir.path().join("file")).unwrap();
+    let mut lengths = |nr: i64, second: i32| -> Vec<u64> {
+        let decoded =
+            bench.trial.decode(row(nr).unwrap(), [file.as_raw_fd() as u64, second as u64, 4096, 4096, 0, 0], false);
+        let length = |effect: &Effect| match effect {
+            Effect::Resize { file: id, len } if id.ino == file.metadata().unwrap().ino() => Some(*len),
+            _ => None,
+        };
+        decoded.effects.iter().filter_map(length).collect()
+    };
+    assert_eq!(lengths(libc::SYS_fallocate, libc::FALLOC_FL_COLLAPSE_RANGE), [4096]);
+    assert_eq!(lengths(libc::SYS_fallocate, libc::FALLOC_FL_INSERT_RANGE), [4096]);
+    assert_eq!(lengths(libc::SYS_fallocate, libc::FALLOC_FL_ZERO_RANGE), [0; 0]);
+    assert_eq!(lengths(libc::SYS_ioctl, 0x6611), [0]); // EXT4_IOC_SWAP_BOOT
+}

@@ -1,0 +1,79 @@
+//! Decoding on trial: any call, as if this very process had made it. For tests and for the fuzz target.
+
+use std::sync::Mutex;
+
+use hotbackup_event::Effect;
+
+use super::decode::{Decoder, Descriptors};
+use super::resolve::Resolver;
+use super::{Decode, Row};
+use crate::inflight::InFlight;
+use crate::process::Process;
+use crate::sys::notify::CallData;
+use crate::unseen::Unseen;
+
+/// What decoders work with, for this process.
+pub struct Trial {
+    process: Process,
+    inflight: InFlight,
+    unseen: Mutex<Unseen>,
+    descriptors: Descriptors,
+    resolver: Resolver,
+}
+
+/// What a call was decoded to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// What it may change.
+    pub effects: Vec<Effect>,
+    /// Why it cannot be followed.
+    pub blind: Option<String>,
+    /// See [`Decoder`].
+    pub moves_names: bool,
+    /// See [`Decoder`].
+    pub redirects: bool,
+    /// See [`Decoder`].
+    pub unresolved: bool,
+}
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Trial {
+    /// For the calling thread, which gets a root and a working directory of its own.
+    #[allow(clippy::missing_panics_doc)]
+    pub fn new() -> Self {
+        let process = Process::open(std::process::id() as i32).expect("this process is there");
+        let resolver = Resolver::new(&process).expect("a thread may have a working directory of its own");
+        let (inflight, unseen, descriptors) = (InFlight::default(), Mutex::default(), Descriptors::default());
+        Self { process, inflight, unseen, descriptors, resolver }
+    }
+
+    /// Decodes a call with these arguments. `unseen`: in a process whose writes of 8 bytes are not shown.
+    pub fn decode(&mut self, row: &Row, args: [u64; 6], unseen: bool) -> Decoded {
+        let tid = nix::unistd::gettid().as_raw();
+        let data = CallData { nr: row.nr as i32, arch: 0xc000_003e, ip: 0, args };
+        let (Decode::Descriptor(decode) | Decode::Path(decode)) = row.decode;
+        let mut decoder = Decoder {
+            process: &self.process,
+            tid,
+            data,
+            unseen: unseen.then_some(&self.unseen),
+            serial: self.inflight.begin(tid, data),
+            inflight: &self.inflight,
+            descriptors: &mut self.descriptors,
+            resolver: matches!(row.decode, Decode::Path(_)).then_some(&mut self.resolver),
+            effects: Vec::new(),
+            blind: None,
+            moves_names: false,
+            redirects: false,
+            unresolved: false,
+        };
+        decode(&mut decoder);
+        let Decoder { effects, blind, moves_names, redirects, unresolved, .. } = decoder;
+        Decoded { effects, blind, moves_names, redirects, unresolved }
+    }
+}

@@ -1,8 +1,9 @@
 //! Where the target runs: in a root, mounts and process numbers of its own, and with hardly any processor.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use crate::bench::{POINTS, back_up, run};
 use crate::common::backup::{self, alone, scratch};
@@ -29,6 +30,30 @@ fn back_up_go(guest: &mut Guest, target: i32, source: &Path) {
         guest.assert_goes_on();
         assert_not_stopped(target);
     }
+}
+
+/// The only thread of an idle filter or shell.
+#[test]
+fn a_program_that_only_waits_for_its_input_is_backed_up() {
+    let _alone = alone();
+    let scratch = scratch();
+    let dir = scratch.path().join("data");
+    fs::create_dir(&dir).expect("a data directory");
+    fs::write(dir.join("file"), "content").expect("written");
+    let mut command = Command::new("cat");
+    let mut cat = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat starts");
+    for (round, point) in POINTS.into_iter().enumerate() {
+        let dest = scratch.path().join(format!("backup{round}"));
+        backup::take(cat.id().cast_signed(), &dest, &["--source", path(&dir), "--point", point]).report();
+        assert_eq!(fs::read(dest.join("file")).expect("in the backup"), b"content");
+        // Its call goes on as if nothing had been.
+        cat.stdin.as_mut().expect("piped").write_all(b"line\n").expect("it reads on");
+        let mut line = [0; 5];
+        cat.stdout.as_mut().expect("piped").read_exact(&mut line).expect("it writes on");
+        assert_eq!(&line, b"line\n");
+    }
+    drop(cat.stdin.take());
+    assert!(cat.wait().expect("our child").success());
 }
 
 #[test]

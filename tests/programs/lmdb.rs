@@ -37,14 +37,29 @@ fn held(dir: &Path) -> Held {
     said.lines().map(held_of).collect()
 }
 
-#[test]
-fn lmdb_whose_lock_file_is_excluded() {
+fn backed_up(mode: &str, more: &[&str]) {
     let _alone = alone();
-    let (scratch, dir, script, load) = started("plain");
-    let outcomes = back_up(script.pid(), scratch.path(), &dir, &["--exclude", "lock.mdb"], "4MiB", &load);
+    let (scratch, dir, script, load) = started(mode);
+    let outcomes = back_up(script.pid(), scratch.path(), &dir, more, "4MiB", &load);
     let acks = load.stop();
     script.end();
     judge(&outcomes, &acks, held);
+}
+
+#[test]
+fn lmdb_whose_lock_file_is_excluded() {
+    backed_up("plain", &["--exclude", "lock.mdb"]);
+}
+
+#[test]
+fn lmdb_with_its_mapped_lock_file() {
+    backed_up("plain", &["--mapped", "64MiB"]);
+}
+
+/// It stores the page that makes a transaction count last: any instant is a state of the database.
+#[test]
+fn lmdb_that_writes_through_its_mapping() {
+    backed_up("writemap", &["--mapped", "64MiB"]);
 }
 
 /// A backup that must be refused because this file is mapped writable.

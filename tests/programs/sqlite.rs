@@ -223,3 +223,8 @@ fn sqlite_is_refused_when_another_process_opens_its_database_during_the_backup()
     load.stop();
     target.server.wait_for_end();
 }
+
+#[test]
+fn sqlite_with_a_write_ahead_log_and_its_mapped_index() {
+    backed_up("pragma journal_mode = wal; pragma wal_autocheckpoint = 50;", &["--mapped", "64MiB"]);
+}

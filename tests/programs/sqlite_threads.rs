@@ -50,3 +50,8 @@ fn sqlite_in_threads_with_a_rollback_journal() {
 fn sqlite_in_threads_with_a_write_ahead_log_whose_mapped_index_is_excluded() {
     backed_up("wal", &["--exclude", "*-shm"]);
 }
+
+#[test]
+fn sqlite_in_threads_with_a_write_ahead_log_and_its_mapped_index() {
+    backed_up("wal", &["--mapped", "64MiB"]);
+}

@@ -105,7 +105,7 @@ pub fn parse_mapping(line: &str) -> Option<Mapping<'_>> {
 fn rank(state: ThreadState) -> Option<u8> {
     match state {
         ThreadState::Sleeping { nr, .. } => rank_of(nr),
-        ThreadState::Running => Some(3),
+        ThreadState::Running => Some(4),
         ThreadState::Stopped | ThreadState::Gone => None,
     }
 }
@@ -115,6 +115,8 @@ fn rank_of(nr: i64) -> Option<u8> {
         libc::SYS_futex => Some(0),
         libc::SYS_clock_nanosleep | libc::SYS_nanosleep | libc::SYS_restart_syscall => Some(1),
         libc::SYS_wait4 | libc::SYS_waitid | libc::SYS_accept | libc::SYS_accept4 => Some(2),
+        // An idle shell, or a worker at its pipe.
+        libc::SYS_read | libc::SYS_recvfrom | libc::SYS_recvmsg => Some(3),
         _ => None,
     }
 }

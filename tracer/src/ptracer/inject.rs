@@ -140,6 +140,11 @@ impl Line<'_> {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Failure::ForeignArchitecture));
         }
+        // A call that our stop has ended, as with a timeout of its socket: begun again by letting go.
+        if registers.orig_rax as i64 >= 0 && registers.rax as i64 == -i64::from(libc::EINTR) {
+            let _ = stopped.detach();
+            return Err(Attempt::Next("it sleeps in a call that a stop ends"));
+        }
         // It may have gone to sleep since it was seen running. (A call that our stop found just finished is no sleep.)
         let resume = payload::resume_point(&registers);
         if resume.rip != registers.rip && !site::restarts_unseen(registers.orig_rax as i64) {

@@ -10,6 +10,7 @@ mod common {
     pub mod process;
 }
 mod bench;
+mod copies;
 mod descriptors;
 mod go;
 mod limits;

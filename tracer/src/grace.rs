@@ -3,12 +3,16 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::inflight::{Call, InFlight, Verdict};
+use crate::inflight::{Call, InFlight, State, Verdict};
 use crate::process::Process;
 use crate::ptracer::client::Ptracer;
 
 /// How long a thread may be seen running before ptrace asks it to stop for an instant.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// The same for a call that would come back with less done, or with nothing, because it is asked.
+const PATIENCE_WITH_COPIES: Duration = Duration::from_secs(1);
+/// The same for a call of which nothing is known, because it began before we were there: once in a backup, and not in a hold.
+const PATIENCE_WITH_UNKNOWN: Duration = Duration::from_millis(250);
 /// How long a call may take until the backup is given up: a write to a frozen disk, say.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -52,7 +56,8 @@ pub(crate) fn wait_for(
         if waited > limit {
             return false;
         }
-        if waited > PATIENCE && !running.is_empty() {
+        running.retain(|call| waited > patience(call));
+        if !running.is_empty() {
             for call in stop_for_an_instant(process, inflight, ptracer, &running) {
                 inflight.forget(&call);
             }
@@ -60,6 +65,18 @@ pub(crate) fn wait_for(
         }
         pause(round);
         round += 1;
+    }
+}
+
+/// A copy within the kernel looks for signals as it goes on, and returns how far it came (`splice_direct_to_actor`); so does
+/// fallocate(2) on tmpfs, which then fails (`shmem_fallocate`). Others on files end only for a fatal signal.
+fn patience(call: &Call) -> Duration {
+    if call.state == State::BeforeFilter {
+        return PATIENCE_WITH_UNKNOWN;
+    }
+    match i64::from(call.data.nr) {
+        libc::SYS_sendfile | libc::SYS_splice | libc::SYS_copy_file_range | libc::SYS_fallocate => PATIENCE_WITH_COPIES,
+        _ => PATIENCE,
     }
 }
 

@@ -156,7 +156,7 @@ impl InFlight {
 
     fn judge_sleeper(&self, process: &Process, call: &Call, nr: i64, args: [u64; 6]) -> Verdict {
         let over = if call.state == State::BeforeFilter {
-            !changes_a_file(process, nr, args)
+            !changes_a_file(process, call.tid, nr, args)
         } else {
             // The same call with the same arguments may be the next one, waiting for us: that one will be received.
             nr != i64::from(call.data.nr) || args != call.data.args
@@ -207,7 +207,7 @@ fn is_stopped(process: &Process, call: &Call) -> bool {
 
 /// Whether a thread asleep in call `nr` since before the filter may still change a file: a write to a pipe or a
 /// socket may sleep for ever, and changes none.
-fn changes_a_file(process: &Process, nr: i64, args: [u64; 6]) -> bool {
+fn changes_a_file(process: &Process, tid: i32, nr: i64, args: [u64; 6]) -> bool {
     use crate::calls::{Decode, row};
     let Some(row) = row(nr) else { return false };
     let opens = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
@@ -216,14 +216,14 @@ fn changes_a_file(process: &Process, nr: i64, args: [u64; 6]) -> bool {
         (Decode::Path(_), libc::SYS_open) => opens(args[1]),
         (Decode::Path(_), libc::SYS_openat) => opens(args[2]),
         (Decode::Path(_), _) => true,
-        (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, args[2]),
-        (Decode::Descriptor(_), _) => is_file(process, args[0]),
+        (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, tid, args[2]),
+        (Decode::Descriptor(_), _) => is_file(process, tid, args[0]),
     }
 }
 
-/// One that cannot be looked at any more, because another thread has closed it, may have been one.
-fn is_file(process: &Process, fd: u64) -> bool {
-    process.descriptor_identity(fd as i32).map_or(true, |identity| identity.is_file())
+/// In the thread's own table. One that cannot be looked at any more, because another thread has closed it, may have been one.
+fn is_file(process: &Process, tid: i32, fd: u64) -> bool {
+    process.descriptor_identity(tid, fd as i32).map_or(true, |identity| identity.is_file())
 }
 
 #[cfg(test)]

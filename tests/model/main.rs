@@ -16,6 +16,7 @@ mod common {
     pub mod snapshot;
 }
 mod disks;
+mod found;
 mod order;
 mod overlay;
 mod regressions;

@@ -79,7 +79,7 @@ fn may_be_refused(settings: &Settings, error: &Error) -> bool {
 fn machine_was_busy(error: &Error) -> bool {
     match error {
         Error::HoldTooLong { .. } => true,
-        Error::Blind(cause) => cause.contains("had waited for"),
+        Error::Blind(cause) => ["had waited for", "did not answer in time"].iter().any(|said| cause.contains(said)),
         _ => false,
     }
 }

@@ -26,7 +26,6 @@
 //! not run.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -34,7 +33,6 @@ use hotbackup_event::FileId;
 
 use crate::process::{Process, ThreadState};
 use crate::sys::notify::CallData;
-use crate::sys::stat;
 
 /// Where a call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,12 +230,9 @@ fn changes_a_file(process: &Process, tid: i32, nr: i64, args: [u64; 6]) -> bool 
     }
 }
 
-/// Of a thread's own table: it may be a child's, or not shared. One that cannot be looked at any more, because another
-/// thread has closed it, may have been one.
+/// In the thread's own table. One that cannot be looked at any more, because another thread has closed it, may have been one.
 fn is_file(process: &Process, tid: i32, fd: u64) -> bool {
-    let path = format!("{tid}/fd/{}", fd as i32);
-    let identity = CString::new(path).ok().and_then(|path| stat::identity(process.proc(), &path, true).ok());
-    identity.is_none_or(|identity| identity.is_file())
+    process.descriptor_identity(tid, fd as i32).map_or(true, |identity| identity.is_file())
 }
 
 #[cfg(test)]

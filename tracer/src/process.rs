@@ -158,8 +158,8 @@ impl Process {
     ///
     /// # Errors
     /// The kernel's; `ENOENT` when there is none.
-    pub fn descriptor_identity(&self, fd: RawFd) -> Result<stat::Identity, Errno> {
-        let path = CString::new(format!("{}/fd/{fd}", self.pid)).map_err(|_| Errno::EINVAL)?;
+    pub fn descriptor_identity(&self, tid: i32, fd: RawFd) -> Result<stat::Identity, Errno> {
+        let path = CString::new(format!("{tid}/fd/{fd}")).map_err(|_| Errno::EINVAL)?;
         stat::identity(self.proc(), &path, true)
     }
 

@@ -156,7 +156,7 @@ impl Unseen {
 
     fn now(process: &Process, fd: i32) -> Option<Watched> {
         let info = read_below(process.proc(), &format!("{}/fdinfo/{fd}", process.pid())).ok()?;
-        let identity = process.descriptor_identity(fd).ok().filter(|identity| identity.is_file())?;
+        let identity = process.descriptor_identity(process.pid(), fd).ok().filter(|identity| identity.is_file())?;
         let (from, appends) = match parse_position(&info) {
             Position::At(at) => (at, false),
             Position::End => (identity.size, true),
@@ -211,7 +211,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[0; 100]).unwrap();
         assert_eq!(unseen.look(&process, Look::Mark), []);
-        let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
+        let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
         file.write_all(&[1; 8]).unwrap();
         let effects = unseen.look(&process, Look::Mark);
         assert_eq!(content_of(&effects, id), [(100, 108)]);
@@ -226,7 +226,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         unseen.look(&process, Look::Mark);
         let fd = file.as_raw_fd();
-        let id = process.descriptor_identity(fd).unwrap().id;
+        let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
         unseen.opens(Some((id, 0)));
         unseen.look(&process, Look::Mark);
         unseen.writes(fd, id, 0, Position::At(0), 50);
@@ -245,7 +245,7 @@ mod tests {
         file.write_all(&[0; 100]).unwrap();
         unseen.look(&process, Look::Mark);
         let fd = file.as_raw_fd();
-        let id = process.descriptor_identity(fd).unwrap().id;
+        let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
         file.write_all(&[1; 8]).unwrap();
         unseen.seeks(fd, id, 108, 10);
         file.seek(SeekFrom::Start(10)).unwrap();
@@ -260,7 +260,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[0; 100]).unwrap();
         unseen.look(&process, Look::Mark);
-        let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
+        let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
         let mut duplicate = file.try_clone().unwrap();
         drop(file);
         unseen.look(&process, Look::Mark);
@@ -275,7 +275,7 @@ mod tests {
         unseen.look(&process, Look::Mark);
         for written in [0, 8] {
             let mut file = tempfile::tempfile().unwrap();
-            let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
+            let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
             unseen.opens(Some((id, 0)));
             file.write_all(&vec![1; written]).unwrap();
             unseen.closes(&process, file.as_raw_fd());
@@ -292,7 +292,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[0; 100]).unwrap();
         unseen.look(&process, Look::Mark);
-        let id = process.descriptor_identity(file.as_raw_fd()).unwrap().id;
+        let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
         drop(file);
         assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(100, u64::MAX)]);
     }

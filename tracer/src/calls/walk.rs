@@ -41,12 +41,12 @@ impl Walker<'_> {
         let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
         match openat2(&base, OsStr::from_bytes(path), how) {
             Ok(found) if !is_procfs(&found)? => Ok(found),
-            Ok(_) | Err(Errno::ELOOP) => {
+            // Also where nothing is there: our own `/proc/self/fd` may lack a number that the target's has.
+            Ok(_) | Err(_) => {
                 let found = self.walk(base, path, &mut 0)?;
                 let is_dir = stat::identity(found.as_fd(), c"", false)?.is_dir();
                 if flags.contains(OFlag::O_DIRECTORY) && !is_dir { Err(Errno::ENOTDIR) } else { Ok(found) }
             }
-            Err(errno) => Err(errno),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{Entry, Look, Tree};
 use crate::blockmap::BLOCK;
 use crate::capture::Capture;
 use crate::ledger::{Ledger, Taken};
-use crate::node::{File as Known, OpenError};
+use crate::node::{File as Known, Node, OpenError};
 use crate::sys::{self, Kind, Stat};
 use crate::{Point, Source, Spec, Tuning};
 use calls::{Call, Op};
@@ -55,6 +55,8 @@ struct Bench {
     /// A sync that has begun: the marks, the files with blocks taken, and how many calls had been received.
     sync: Option<(Taken, Vec<Arc<Known>>, usize)>,
     copied: HashMap<u64, Vec<u8>>,
+    /// Every directory that was ever known.
+    dirs: HashSet<FileId>,
 }
 
 impl Bench {
@@ -68,8 +70,8 @@ impl Bench {
         let spec = Spec { sources, dest, point: Point::End, exclude, tuning, pid: 0, root: None };
         let staging = FileId { dev: 0, ino: 0, btime_ns: 0 };
         let tree = Tree::new(Arc::clone(&ledger), spec, staging).unwrap();
-        let (pending, copied) = (Vec::new(), HashMap::new());
-        Self { top: top.to_owned(), ledger, capture, tree, pending, received: 0, sync: None, copied }
+        let (pending, copied, dirs) = (Vec::new(), HashMap::new(), HashSet::new());
+        Self { top: top.to_owned(), ledger, capture, tree, pending, received: 0, sync: None, copied, dirs }
     }
 
     fn step(&mut self, step: Step) {
@@ -132,6 +134,7 @@ impl Bench {
         self.run_all(|call| call.number < received);
         self.ledger.grace_done();
         self.tree.resolve(taken, Look::default()).unwrap();
+        self.dirs.extend(self.tree.dirs.keys());
         for file in files {
             self.copy(&file);
         }
@@ -201,6 +204,9 @@ impl Bench {
         assert_eq!(self.tree.entries, count);
         let known: HashSet<FileId> = self.tree.dirs.keys().copied().collect();
         assert_eq!(known, dirs, "directories");
+        for gone in self.dirs.difference(&dirs) {
+            assert!(!matches!(self.ledger.get(gone), Some(Node::Dir(_))), "{gone:?} is not forgotten");
+        }
         let files = self.ledger.files();
         assert_eq!(files.len(), files.iter().map(|file| file.id).filter(|id| names.contains_key(id)).count(), "files");
         for file in &files {

@@ -152,7 +152,7 @@ fn subvolume_v2(call: &mut Decoder<'_>) {
 
 fn subvolume_at(call: &mut Decoder<'_>, offset: usize) {
     const SIZE: usize = 4096;
-    call.moves_names = true;
+    (call.moves_names, call.redirects) = (true, true);
     let Some(dir) = call.identity(call.fd(0)) else { return };
     let Ok(arguments) = call.memory(call.arg(2), SIZE) else { return };
     let Some(name) = arguments.get(offset..) else { return };

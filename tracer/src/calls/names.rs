@@ -6,9 +6,10 @@
 //!
 //! Nor may a later one overtake it and lead its path to another directory that is known already: an open that makes `a/x`
 //! would make it in what was `b`, if `a` and `b` are exchanged before it runs, and nothing would ever look for it there.
-//! So a call that moves directories or symbolic links, or makes links, waits until all earlier ones have finished before
-//! it is let go. A new directory needs no such care: it is read in full once it is known, after a grace that waits for
-//! every call that may have found it. That includes calls whose paths lead nowhere yet.
+//! So a call that moves directories or symbolic links, or makes directories or links, waits until all earlier ones have
+//! finished before it is let go. (A new directory is read in full once it is known, but that may be at once, by an older
+//! mark on its name.) A grace waits for every call, also one whose path leads nowhere yet: a file that it may have found
+//! is copied after such a grace.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -298,12 +299,12 @@ fn removes(call: &mut Decoder<'_>, dirfd: i32, argument: usize) {
 }
 
 pub(super) fn make(call: &mut Decoder<'_>) {
-    call.moves_names = true;
+    (call.moves_names, call.redirects) = (true, true);
     call.changes(libc::AT_FDCWD, call.arg(0));
 }
 
 pub(super) fn makeat(call: &mut Decoder<'_>) {
-    call.moves_names = true;
+    (call.moves_names, call.redirects) = (true, true);
     call.changes(call.fd(0), call.arg(1));
 }
 

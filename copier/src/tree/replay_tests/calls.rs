@@ -94,8 +94,7 @@ impl Call {
                 call.touches(there);
                 call.moves_names = there.is_some_and(|there| there.stat.kind() != Kind::File);
             }
-            Op::Mkdir(at) | Op::Fifo(at) => drop(call.changes(&top.join(at))),
-            Op::Symlink(_, at) => {
+            Op::Mkdir(at) | Op::Fifo(at) | Op::Symlink(_, at) => {
                 call.changes(&top.join(at));
                 call.redirects = true;
             }

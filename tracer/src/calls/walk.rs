@@ -41,7 +41,8 @@ impl Walker<'_> {
         let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
         match openat2(&base, OsStr::from_bytes(path), how) {
             Ok(found) if !is_procfs(&found)? => Ok(found),
-            Ok(_) | Err(Errno::ELOOP) => {
+            // Nothing is there, perhaps, but for us: a descriptor that the target has, and we have not.
+            Ok(_) | Err(Errno::ELOOP | Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {
                 let found = self.walk(base, path, &mut 0)?;
                 let is_dir = stat::identity(found.as_fd(), c"", false)?.is_dir();
                 if flags.contains(OFlag::O_DIRECTORY) && !is_dir { Err(Errno::ENOTDIR) } else { Ok(found) }

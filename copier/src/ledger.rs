@@ -430,6 +430,7 @@ mod tests {
     #[test]
     fn only_effects_on_devices_of_known_nodes_concern_a_hold() {
         let ledger = Ledger::default();
+        assert_eq!(ledger.device_count(), 0);
         known(&ledger, 1);
         assert_eq!(ledger.device_count(), 1);
         let entry = |dev| Effect::Entry { dir: FileId { dev, ino: 77, btime_ns: 0 }, name: "x".into() };

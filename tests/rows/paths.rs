@@ -302,6 +302,19 @@ fn by_dev_fd_and_by_proc_thread_self() {
     });
 }
 
+/// Whoever resolves the path has no such descriptor.
+#[test]
+fn by_proc_self_fd_with_a_high_number() {
+    by_descriptor(|at, fd| {
+        let (file, dir) = (900, 901);
+        call!(at.guest, libc::SYS_dup2, fd, file);
+        let opened = at.guest.open(".", O_RDONLY | O_DIRECTORY);
+        call!(at.guest, libc::SYS_dup2, opened, dir);
+        call!(at.guest, libc::SYS_mkdir, &*format!("/dev/fd/{dir}/new"), 0o755);
+        call!(at.guest, libc::SYS_truncate, &*format!("/proc/self/fd/{file}"), 70_000);
+    });
+}
+
 #[test]
 fn by_the_number_of_the_process() {
     by_descriptor(|at, fd| {

@@ -42,9 +42,6 @@ fn check_dir(dir: &Dir, pid: i32) -> Result<(), Error> {
     Ok(())
 }
 
-/// From `linux/magic.h`.
-const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
-
 fn check_file(file: &File, pid: i32) -> Result<(), Error> {
     if file.is_touched() {
         return Ok(());
@@ -54,7 +51,7 @@ fn check_file(file: &File, pid: i32) -> Result<(), Error> {
     let known = file.state().stat;
     // On overlayfs one of several names may come to lead to another file, by a copy to the upper layer that nobody shows.
     let links = file.state().links.clone();
-    let may = |dir: &Dir| rustix::fs::fstatfs(&dir.fd).is_ok_and(|found| found.f_type == OVERLAYFS);
+    let may = |dir: &Dir| sys::is_on_overlayfs(&dir.fd);
     for link in links.iter().filter(|link| links.len() > 1 && may(&link.dir)) {
         let leads_elsewhere = match link.stat() {
             Ok(found) => found.id != file.id,

@@ -247,3 +247,9 @@ pub(crate) fn now_ns() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_nanos() as u64
 }
+
+/// Whether a directory is on overlayfs (`linux/magic.h`), where a file or directory becomes another one when it is copied to the upper layer.
+pub(crate) fn is_on_overlayfs(dir: &OwnedFd) -> bool {
+    const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
+    rustix::fs::fstatfs(dir).is_ok_and(|found| found.f_type == OVERLAYFS)
+}

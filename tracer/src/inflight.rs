@@ -178,9 +178,10 @@ impl InFlight {
         self.disregard(call.tid, call.serial);
     }
 
-    /// Whether a thread's last call is held.
-    pub fn is_parked(&self, tid: i32) -> bool {
-        self.lock().get(&tid).is_some_and(|call| call.state == State::Parked)
+    /// A thread's last call, if it has not been let go.
+    pub fn waiting(&self, tid: i32) -> Option<u64> {
+        let waits = |call: &&Call| matches!(call.state, State::Received | State::Admitting | State::Parked);
+        self.lock().get(&tid).filter(waits).map(|call| call.serial)
     }
 
     /// The state of exactly this call now; `None` when its thread has come to another.

@@ -60,9 +60,11 @@ impl Tracer {
         let process = self.process();
         let mut ptracer = self.ptracer();
         let frozen = ptracer.freeze(process, limit)?;
-        // A call that waits is only sure to go on waiting if the hold made it wait.
-        if let Some(tid) = frozen.waiting().iter().find(|tid| !self.is_parked(**tid)) {
-            return Err(format!("thread {tid} was about to go on"));
+        // A call that concerns other files may be let go meanwhile, and its thread go on.
+        let tids = frozen.waiting().to_vec();
+        let waiting = self.waiting_calls(&tids);
+        if waiting.contains(&None) {
+            return Err("a thread was about to go on".into());
         }
         failpoint::hit("mapped.frozen");
         let files = mapped_for_writing(process, process.pid())?;
@@ -75,7 +77,9 @@ impl Tracer {
             return Err("a child process has just mapped a file".into());
         }
         work(&files);
-        if frozen.thaw() { Ok(()) } else { Err("its threads went on before everything was read".into()) }
+        // (A call counts as let go before it is answered.)
+        let waited = self.waiting_calls(&tids) == waiting;
+        if frozen.thaw() && waited { Ok(()) } else { Err("its threads went on before everything was read".into()) }
     }
 }
 

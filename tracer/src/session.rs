@@ -248,8 +248,9 @@ impl Tracer {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn is_parked(&self, tid: i32) -> bool {
-        self.shared.inflight.is_parked(tid)
+    /// The last calls of these threads, as far as they have not been let go.
+    pub(crate) fn waiting_calls(&self, tids: &[i32]) -> Vec<Option<u64>> {
+        tids.iter().map(|tid| self.shared.inflight.waiting(*tid)).collect()
     }
 
     pub(crate) fn mapped_elsewhere(&self) -> u64 {

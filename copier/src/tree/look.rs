@@ -16,7 +16,8 @@ impl Tree {
                 let unreadable = |source| super::unreadable(dir.path(), source);
                 let found = sys::stat_fd(&dir.fd).map_err(unreadable)?;
                 // On overlayfs it becomes another one when it is copied to the upper layer: calls on that went unmarked.
-                if found.id != dir.id {
+                // (A subvolume of btrfs that was destroyed has another identity as well, and no name.)
+                if found.id != dir.id && sys::is_on_overlayfs(&dir.fd) {
                     return Err(self.foreign(dir.path()));
                 }
                 let xattrs = meta.then(|| sys::xattrs(&dir.fd)).transpose().map_err(unreadable)?;

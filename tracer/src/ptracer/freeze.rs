@@ -2,7 +2,7 @@
 //!
 //! A thread that was asked to stop runs no instruction of its own from then on: it is stopped outside of the kernel, or on
 //! its way out of it. One whose call waits for its answer is not asked: it would not stop, and its call would find itself
-//! interrupted as soon as it runs. Its call has not run; that it will not before the thaw, the supervisor knows, who holds it.
+//! interrupted as soon as it runs. Its call has not run; whether it is let go before the thaw, the supervisor knows.
 //! Anything else that does not stop may be a call that writes to the thread's memory (a read from a disk), or one whose
 //! child shares it (vfork), and is waited for.
 //!
@@ -24,6 +24,8 @@ use crate::sys::trace::{self, Running, Stopped, Waited};
 
 /// For how long a call must have been waiting to count as held: most are answered within microseconds.
 const HELD_FOR: Duration = Duration::from_micros(300);
+/// How many threads are asked until the calls that wait are looked at again.
+const LOOK_AGAIN_AFTER: usize = 8;
 
 /// Threads of the target that stand still, or were asked to. They go on when this thread of ours ends, too.
 #[derive(Default)]
@@ -66,7 +68,7 @@ impl Frozen {
                 }
             }
             failpoint::hit("freeze.stopping");
-            let moving = self.moving();
+            let moving = self.moving(process, memory);
             all_still = moving.is_none();
             match moving {
                 Some(tid) if Instant::now() > until => return Err(why(process, tid)),
@@ -78,11 +80,12 @@ impl Frozen {
 
     /// Asks threads to stop that were not asked yet and whose call does not wait for its answer. Returns how many are new.
     fn ask_new_threads(&mut self, process: &Process, memory: &Mapping) -> Result<usize, String> {
-        let calls = waiting_calls(memory);
         let mut new = 0;
-        for tid in process.threads() {
-            if self.seen.contains(&tid) {
-                continue;
+        let mut calls = HashMap::new();
+        let unseen: Vec<i32> = process.threads().into_iter().filter(|tid| !self.seen.contains(tid)).collect();
+        for (at, tid) in unseen.into_iter().enumerate() {
+            if at.is_multiple_of(LOOK_AGAIN_AFTER) {
+                calls = waiting_calls(memory);
             }
             let call = calls.get(&tid).copied();
             let before = self.waiting.get(&tid).map(|(call, _)| *call);
@@ -115,14 +118,24 @@ impl Frozen {
     }
 
     /// A thread that may still run, or whose call may still write to its memory.
-    fn moving(&self) -> Option<i32> {
+    fn moving(&self, process: &Process, memory: &Mapping) -> Option<i32> {
         let not_long = |(_, (_, since)): &(&i32, &(u64, Instant))| since.elapsed() < HELD_FOR;
-        self.asked.keys().next().or_else(|| self.waiting.iter().find(not_long).map(|(tid, _)| tid)).copied()
+        if let Some((tid, _)) = self.waiting.iter().find(not_long) {
+            return Some(*tid);
+        }
+        if self.asked.is_empty() {
+            return None;
+        }
+        // One may have come to such a call just as it was asked.
+        let calls = waiting_calls(memory);
+        let waits =
+            |tid: i32| calls.contains_key(&tid) && matches!(process.thread_state(tid), ThreadState::Sleeping { .. });
+        self.asked.keys().copied().find(|tid| !waits(*tid))
     }
 
-    /// The threads that were not asked, because their calls wait for an answer.
+    /// The threads that have not stopped, because their calls wait for an answer.
     pub fn waiting(&self) -> Vec<i32> {
-        self.waiting.keys().copied().collect()
+        self.waiting.keys().chain(self.asked.keys()).copied().collect()
     }
 
     /// Lets all go on.

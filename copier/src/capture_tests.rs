@@ -85,8 +85,52 @@ fn a_hold_is_not_cut_before_its_lease_is_over() {
     bench.capture.tick();
     assert!(!hold.is_cut() && bench.capture.is_holding());
     assert_eq!(bench.gone_on(), 0);
+    assert_ne!(bench.capture.lease_ends.load(Ordering::SeqCst), 0, "its lease was forgotten");
     bench.capture.unpark(&hold).unwrap();
     assert_eq!(bench.gone_on(), 1);
+}
+
+#[test]
+fn a_call_on_a_device_that_nothing_known_is_on_is_not_held() {
+    let bench = bench(Duration::from_secs(3600));
+    let _hold = bench.capture.park().unwrap();
+    let elsewhere = FileId { dev: bench.root.dev + 1, ..bench.root };
+    let effect = Effect::Entry { dir: elsewhere, name: "a".into() };
+    bench.capture.admit(vec![effect], Permit(Arc::clone(&bench.let_go)));
+    assert_eq!((bench.gone_on(), bench.capture.ledger.entry_count()), (1, 1));
+    bench.call("b");
+    assert_eq!(bench.gone_on(), 1);
+}
+
+#[test]
+fn what_was_let_go_or_has_failed_is_not_released() {
+    let released = bench(Duration::from_secs(3600));
+    released.capture.release().unwrap();
+    assert!(released.capture.release().is_err());
+    let failed = bench(Duration::from_secs(3600));
+    failed.capture.ledger.fail(Error::Cancelled);
+    assert!(failed.capture.release().is_err(), "it had failed elsewhere, and the gate had not been told yet");
+}
+
+#[test]
+fn the_end_of_a_hold_waits_for_a_call_that_another_thread_takes_from_the_queue() {
+    let bench = bench(Duration::from_secs(3600));
+    let hold = bench.capture.park().unwrap();
+    bench.capture.in_hand.store(1, Ordering::SeqCst);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            bench.capture.unpark(&hold).unwrap();
+            ended.store(true, Ordering::SeqCst);
+        });
+        while bench.capture.is_holding() {
+            std::thread::yield_now();
+        }
+        (0..1_000).for_each(|_| std::thread::yield_now());
+        assert!(!ended.load(Ordering::SeqCst), "the hold counts as ended while a call of it has not gone on");
+        bench.capture.in_hand.store(0, Ordering::SeqCst);
+    });
+    assert!(ended.load(Ordering::SeqCst));
 }
 
 #[test]

@@ -10,7 +10,7 @@ sys.path.pop(0)
 import lmdb
 
 directory, mode, clients = sys.argv[1], sys.argv[2], int(sys.argv[3])
-environment = lmdb.open(directory, map_size=1 << 28, writemap=mode == "writemap", max_dbs=clients)
+environment = lmdb.open(directory, map_size=1 << 26, writemap=mode == "writemap", max_dbs=clients)
 said = threading.Lock()
 tables = [environment.open_db(b"sequence%d" % client) for client in range(clients)]
 
@@ -19,12 +19,16 @@ def number(value):
     return int(value) if value is not None else 0
 
 
+def value(k):
+    # Long ones go to pages of their own; only some, or the file would soon be full.
+    return b"%d " % k * (10 + k * 37 % (3000 if k % 16 == 0 else 100))
+
+
 def work(client, tasks):
     counter = b"counter%d" % client
     for k in iter(tasks.get, None):
         with environment.begin(write=True) as transaction:
-            # Long values go to pages of their own.
-            transaction.put(b"%08d" % k, b"%d " % k * (10 + k * 37 % 3000), db=tables[client])
+            transaction.put(b"%08d" % k, value(k), db=tables[client])
             transaction.put(counter, b"%d" % (number(transaction.get(counter)) + 1))
         with said:
             print(client, k, flush=True)
@@ -34,7 +38,7 @@ def read():
     with environment.begin() as transaction:
         for client in range(clients):
             rows = list(transaction.cursor(db=tables[client]))
-            assert all(value == b"%d " % int(key) * (10 + int(key) * 37 % 3000) for key, value in rows), "a wrong value"
+            assert all(held == value(int(key)) for key, held in rows), "a wrong value"
             newest = int(rows[-1][0]) + 1 if rows else 0
             print(number(transaction.get(b"counter%d" % client)), len(rows), newest)
 

@@ -59,7 +59,7 @@ fn lmdb_with_its_mapped_lock_file() {
 /// It stores the page that makes a transaction count last: any instant is a state of the database.
 #[test]
 fn lmdb_that_writes_through_its_mapping() {
-    backed_up("writemap", &["--mapped", "512MiB"]);
+    backed_up("writemap", &["--mapped", "128MiB"]);
 }
 
 /// A backup that must be refused because this file is mapped writable.

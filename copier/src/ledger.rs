@@ -416,6 +416,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_put_back_is_taken_again_whole() {
+        let ledger = Ledger::default();
+        let (_, id) = known(&ledger, 1);
+        ledger.take();
+        let unknown = FileId { dev: 9, ino: 9, btime_ns: 9 };
+        ledger.mark(&Effect::Entry { dir: unknown, name: "x".into() });
+        ledger.mark(&Effect::Metadata { file: id });
+        ledger.mark(&Effect::Metadata { file: unknown });
+        let taken = ledger.take();
+        ledger.put_back(taken);
+        let again = ledger.take();
+        assert!(again.entries.contains(&(unknown, "x".into())) && again.others.contains(&unknown));
+        assert!(matches!(&*again.dirty, [(Node::File(_), true)]));
+    }
+
+    #[test]
     fn names_are_marked_in_unknown_directories_and_only_once() {
         let ledger = Ledger::default();
         let dir = FileId { dev: 9, ino: 9, btime_ns: 9 };

@@ -5,8 +5,9 @@
 //! gate opens, that is, while calls still set the flag: a call sets it before it runs, so whoever first sees a new change
 //! time and then looks at the flag finds it set.
 //!
-//! What this cannot see: a change to a file that is, or has been, mapped for writing, which changes without a call; a foreign change to a file that the target changes as well, and one within the same tick of
-//! the file system's clock as the look before it.
+//! What this cannot see: a change to a file that is, or has been, mapped for writing, which changes without a call; a
+//! foreign change to a file that the target changes as well; and one within the same tick of the file system's clock as
+//! the look before it.
 use crate::Error;
 use crate::context::Context;
 use crate::node::{Dir, File};

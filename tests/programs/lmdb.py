@@ -1,9 +1,8 @@
-# lmdb.py DIRECTORY MODE CLIENTS: a process with a writer in each of some threads. Reads lines "CLIENT K", has that client do
-# its transaction number K, and answers with the same line. Ends at the end of its input.
+# lmdb.py DIRECTORY MODE CLIENTS: a process with a writer in each of some threads, told what to do as in clients.py.
 # lmdb.py DIRECTORY read CLIENTS: prints a line a client: its counter, how many keys it has, and the last of them + 1.
-import queue
 import sys
-import threading
+
+import clients as driver
 
 # Not this file.
 sys.path.pop(0)
@@ -11,7 +10,6 @@ import lmdb
 
 directory, mode, clients = sys.argv[1], sys.argv[2], int(sys.argv[3])
 environment = lmdb.open(directory, map_size=1 << 26, writemap=mode == "writemap", max_dbs=clients)
-said = threading.Lock()
 tables = [environment.open_db(b"sequence%d" % client) for client in range(clients)]
 
 
@@ -24,14 +22,13 @@ def value(k):
     return b"%d " % k * (10 + k * 37 % (3000 if k % 16 == 0 else 100))
 
 
-def work(client, tasks):
+def work(client, tasks, done):
     counter = b"counter%d" % client
-    for k in iter(tasks.get, None):
+    for k in tasks:
         with environment.begin(write=True) as transaction:
             transaction.put(b"%08d" % k, value(k), db=tables[client])
             transaction.put(counter, b"%d" % (number(transaction.get(counter)) + 1))
-        with said:
-            print(client, k, flush=True)
+        done(k)
 
 
 def read():
@@ -46,15 +43,4 @@ def read():
 if mode == "read":
     read()
     sys.exit()
-queues = [queue.Queue() for _ in range(clients)]
-threads = [threading.Thread(target=work, args=(client, tasks)) for client, tasks in enumerate(queues)]
-for thread in threads:
-    thread.start()
-print("ready", flush=True)
-for line in sys.stdin:
-    client, k = map(int, line.split())
-    queues[client].put(k)
-for tasks in queues:
-    tasks.put(None)
-for thread in threads:
-    thread.join()
+driver.run(clients, work)

@@ -67,6 +67,7 @@ impl Script {
 /// A script beside this file.
 pub fn python(name: &str) -> Command {
     let mut command = Command::new("/usr/bin/python3");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name));
+    // Nothing is to be left beside the scripts.
+    command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name));
     command
 }

@@ -4,11 +4,10 @@ use std::sync::atomic::Ordering;
 
 use hotbackup_event::Effect;
 
-use crate::calls::resolve::shared_mappings;
+use crate::calls::resolve::read_maps;
 use crate::listener::Event;
-use crate::mapped::is_writable;
+use crate::mapped::mapped_for_writing;
 use crate::outsiders;
-use crate::process::{Process, read_below};
 use crate::session::Tracer;
 
 /// What /proc shows for an io_uring.
@@ -41,18 +40,18 @@ impl Tracer {
 
     fn look_at(&self, pid: i32) {
         let process = self.process();
-        let maps = read_below(process.proc(), &format!("{pid}/maps")).unwrap_or_default();
-        let has_ring = outsiders::descriptors(process, pid).iter().any(|(_, link)| link == IO_URING.as_bytes());
+        let maps = read_maps(process, pid).map(|(_, maps)| maps).unwrap_or_default();
+        let has_ring = process.descriptors_of(pid).iter().any(|(_, link)| link == IO_URING);
         if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
             self.sink.blind("the target has an io_uring, whose writes are no system calls".into());
         }
         if maps.lines().any(|line| line.ends_with(AIO)) {
             self.sink.blind("the target uses io_submit, which returns before its writes are done".into());
         }
-        match shared_mappings(process, pid, is_writable) {
+        match mapped_for_writing(process, pid) {
             Ok(mapped) => self.found(mapped.into_iter().map(|file| Effect::Mapped { file }).collect()),
             // A child may have ended.
-            Err(_) if pid != process.pid() && has_ended(process, pid) => {}
+            Err(_) if pid != process.pid() && process.has_ended(pid) => {}
             Err(cause) => self.sink.blind(cause),
         }
     }
@@ -62,8 +61,4 @@ impl Tracer {
             self.sink.found(Event { tid: 0, call: "mmap", effects, blind: None });
         }
     }
-}
-
-fn has_ended(process: &Process, pid: i32) -> bool {
-    process.status_field(pid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use hotbackup_event::{FileId, failpoint};
 
-use crate::attach::Mapping;
 use crate::calls::resolve::shared_mappings;
 use crate::process::{Process, list_numbers, read_below};
 use crate::session::Tracer;
@@ -84,26 +83,19 @@ impl Tracer {
 }
 
 /// The files that a process has mapped for writing, each once.
-fn mapped_for_writing(process: &Process, pid: i32) -> Result<Vec<FileId>, String> {
-    let mut files = shared_mappings(process, pid, is_writable)?;
+pub(crate) fn mapped_for_writing(process: &Process, pid: i32) -> Result<Vec<FileId>, String> {
+    let mut files = shared_mappings(process, pid, |mapping| mapping.is_writable())?;
     files.sort_unstable();
     files.dedup();
     Ok(files)
 }
 
-pub(crate) fn is_writable(mapping: &Mapping<'_>) -> bool {
-    mapping.permissions.as_bytes().get(1) == Some(&b'w')
-}
-
 /// A process whose mappings cannot be read is another user's, or is gone: not one that shares the target's files with it. One
 /// that has mapped something that cannot be looked at may be.
 fn has_none_of(process: &Process, pid: i32, files: &HashSet<FileId>) -> Result<(), String> {
-    if read_below(process.proc(), &format!("{pid}/maps")).is_err() {
-        return Ok(());
-    }
     // Not by the inode's number that is shown there: on overlayfs that may be another's.
-    let mapped = match shared_mappings(process, pid, is_writable) {
-        Err(_) if read_below(process.proc(), &format!("{pid}/maps")).is_err() => return Ok(()), // it ended
+    let mapped = match mapped_for_writing(process, pid) {
+        Err(_) if read_below(process.proc(), &format!("{pid}/maps")).is_err() => return Ok(()),
         mapped => mapped?,
     };
     match mapped.into_iter().find(|file| files.contains(file)) {

@@ -12,24 +12,22 @@
 //!   Its working directory says nothing: it may be an operator's shell.
 //!
 //! Not found: a process that has a file of the source open for writing only between these two looks (if the target does not
-//! write to the same file, its change time tells), one that this user may not look at, and a process that has at least as many filters as the target, all
-//! of them its own.
+//! write to the same file, its change time tells), one that this user may not look at, and a process that has at least as
+//! many filters as the target, all of them its own.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use hotbackup_event::FileId;
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
 
-use crate::attach::parse_mapping;
-use crate::calls::resolve::shared_mappings;
+use crate::attach::{Mapping, parse_mapping};
 use crate::error::Error;
 use crate::helper;
 use crate::keeper::find;
+use crate::mapped::mapped_for_writing;
 use crate::process::{Process, list_numbers, open_below, read_below};
 use crate::sys::stat;
 
@@ -85,16 +83,15 @@ pub(crate) fn written_elsewhere(process: &Process) -> Vec<FileId> {
         if pid == process.pid() || status.is_dead || followed.contains(status) {
             continue;
         }
-        for (fd, link) in descriptors(process, pid) {
-            if link.starts_with(b"/")
+        for (fd, link) in process.descriptors_of(pid) {
+            if link.as_bytes().starts_with(b"/")
                 && may_write(process, pid, fd)
                 && let Some(file) = file_of(process, pid, fd)
             {
                 found.push(file);
             }
         }
-        let writable = |mapping: &crate::attach::Mapping<'_>| is_writable(mapping.permissions);
-        found.extend(shared_mappings(process, pid, writable).unwrap_or_default());
+        found.extend(mapped_for_writing(process, pid).unwrap_or_default());
     }
     found
 }
@@ -157,8 +154,8 @@ fn reach(process: &Process, pid: i32, sources: &[PathBuf]) -> Option<String> {
             return Some(format!("{what} {path}"));
         }
     }
-    for (fd, link) in descriptors(process, pid) {
-        let Some(path) = below(&link) else { continue };
+    for (fd, link) in process.descriptors_of(pid) {
+        let Some(path) = below(link.as_bytes()) else { continue };
         if may_write(process, pid, fd) {
             return Some(format!("has {path} open for writing"));
         }
@@ -167,21 +164,9 @@ fn reach(process: &Process, pid: i32, sources: &[PathBuf]) -> Option<String> {
         }
     }
     let maps = read_below(process.proc(), &format!("{pid}/maps")).unwrap_or_default();
-    let shared =
-        |mapping: &crate::attach::Mapping<'_>| mapping.permissions.ends_with('s') && is_writable(mapping.permissions);
+    let shared = |mapping: &Mapping<'_>| mapping.is_shared() && mapping.is_writable();
     let mapped = maps.lines().filter_map(parse_mapping).filter(shared).find_map(|it| below(it.path.as_bytes()));
     mapped.map(|path| format!("has {path} mapped writable"))
-}
-
-fn is_writable(permissions: &str) -> bool {
-    permissions.as_bytes().get(1) == Some(&b'w')
-}
-
-pub(crate) fn descriptors(process: &Process, pid: i32) -> Vec<(i32, Vec<u8>)> {
-    let path = format!("{pid}/fd");
-    let Ok(dir) = open_below(process.proc(), &path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return Vec::new() };
-    let link = |fd: i32| Some((fd, readlinkat(&dir, fd.to_string().as_str()).ok()?.as_bytes().to_vec()));
-    list_numbers(process.proc(), &path).into_iter().filter_map(link).collect()
 }
 
 /// Whether a descriptor is open for writing (`flags` in proc_pid_fdinfo(5), octal).
@@ -191,22 +176,18 @@ fn may_write(process: &Process, pid: i32, fd: i32) -> bool {
     flags.is_none_or(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
 }
 
-fn look(process: &Process, pid: i32, fd: i32) -> Result<stat::Identity, Errno> {
-    let path = std::ffi::CString::new(format!("{pid}/fd/{fd}")).map_err(|_| Errno::EINVAL)?;
-    stat::identity(process.proc().as_fd(), &path, true)
-}
-
 fn file_of(process: &Process, pid: i32, fd: i32) -> Option<FileId> {
-    look(process, pid, fd).ok().filter(stat::Identity::is_file).map(|identity| identity.id)
+    process.descriptor_identity(pid, fd).ok().filter(stat::Identity::is_file).map(|identity| identity.id)
 }
 
 fn is_directory(process: &Process, pid: i32, fd: i32) -> bool {
-    look(process, pid, fd).is_ok_and(|identity| identity.is_dir())
+    process.descriptor_identity(pid, fd).is_ok_and(|identity| identity.is_dir())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
     use std::process::{Child, Command, Stdio};
 
     fn this_process() -> Process {

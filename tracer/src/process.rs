@@ -131,11 +131,15 @@ impl Process {
 
     /// Its open descriptors with what they link to: `/data/a`, `anon_inode:[eventfd]`, `socket:[123]`.
     pub fn descriptors(&self) -> Vec<(RawFd, OsString)> {
-        let Ok(dir) = self.open_file("fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return Vec::new() };
-        list_numbers(self.proc(), &format!("{}/fd", self.pid))
-            .into_iter()
-            .filter_map(|fd| Some((fd, readlinkat(&dir, fd.to_string().as_str()).ok()?)))
-            .collect()
+        self.descriptors_of(self.pid)
+    }
+
+    /// The same of another process.
+    pub fn descriptors_of(&self, pid: i32) -> Vec<(RawFd, OsString)> {
+        let path = format!("{pid}/fd");
+        let Ok(dir) = open_below(self.proc(), &path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return Vec::new() };
+        let link = |fd: RawFd| Some((fd, readlinkat(&dir, fd.to_string().as_str()).ok()?));
+        list_numbers(self.proc(), &path).into_iter().filter_map(link).collect()
     }
 
     /// What thread `tid` (of this process or a child) is doing.
@@ -154,7 +158,12 @@ impl Process {
         status.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned()))
     }
 
-    /// Who the file behind descriptor `fd` is.
+    /// Whether a thread, or the first of a process, has ended: it is gone, or nobody has asked for its end yet.
+    pub fn has_ended(&self, tid: i32) -> bool {
+        self.status_field(tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
+    }
+
+    /// Who the file behind descriptor `fd` is, in the table of thread `tid`.
     ///
     /// # Errors
     /// The kernel's; `ENOENT` when there is none.

@@ -84,6 +84,18 @@ pub struct Mapping<'a> {
     pub path: &'a str,
 }
 
+impl Mapping<'_> {
+    /// Whether stores to it are allowed.
+    pub fn is_writable(&self) -> bool {
+        self.permissions.as_bytes().get(1) == Some(&b'w')
+    }
+
+    /// Whether stores to it reach the file.
+    pub fn is_shared(&self) -> bool {
+        self.permissions.ends_with('s')
+    }
+}
+
 /// Reads one line of /proc/PID/maps (proc_pid_maps(5)).
 pub fn parse_mapping(line: &str) -> Option<Mapping<'_>> {
     let mut fields = line.splitn(6, ' ');

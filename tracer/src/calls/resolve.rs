@@ -166,7 +166,7 @@ pub fn shared_mappings(
         .map_err(|errno| format!("the mappings of the target could not be looked at ({errno})"))?;
     let mut files = Vec::new();
     for mapping in maps.lines().filter_map(parse_mapping) {
-        if mapping.inode == 0 || !mapping.permissions.ends_with('s') || !wanted(&mapping) {
+        if mapping.inode == 0 || !mapping.is_shared() || !wanted(&mapping) {
             continue;
         }
         let look = |path: String, follow| {
@@ -191,7 +191,7 @@ pub fn shared_mappings(
 
 /// The mappings of a process by one of its threads, and the thread that shows them: one that has ended, as the first may
 /// long before the others, shows none.
-fn read_maps(process: &Process, tid: i32) -> Result<(i32, String), Errno> {
+pub(crate) fn read_maps(process: &Process, tid: i32) -> Result<(i32, String), Errno> {
     let read = |tid: i32| Ok((tid, read_below(process.proc(), &format!("{tid}/maps"))?));
     let found = read(tid)?;
     if !found.1.is_empty() {

@@ -104,7 +104,7 @@ impl Frozen {
                     new += 1;
                 }
                 Ok(_) | Err(Errno::ESRCH) => continue, // it ended
-                Err(_) if is_dead(process, tid) => {}
+                Err(_) if process.has_ended(tid) => {} // a first thread, before the others
                 Err(errno) => {
                     return Err(match preflight::tracer(process, tid) {
                         Some(tracer) => format!("thread {tid} is traced by process {tracer}"),
@@ -159,9 +159,4 @@ fn why(process: &Process, tid: i32) -> String {
         _ => "it runs".into(),
     };
     format!("thread {tid} did not stop in time: {call}")
-}
-
-/// A leader that ended before its other threads.
-fn is_dead(process: &Process, tid: i32) -> bool {
-    process.status_field(tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }

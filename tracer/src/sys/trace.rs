@@ -45,11 +45,6 @@ pub fn seize(tid: Pid) -> Result<Running, Errno> {
 }
 
 impl Running {
-    /// The thread.
-    pub fn tid(&self) -> Pid {
-        self.0
-    }
-
     /// Asks it to stop at the next chance.
     ///
     /// # Errors

@@ -56,6 +56,13 @@ pub(crate) struct Call {
     pub positions: Option<FileId>,
 }
 
+impl Call {
+    /// It was received, and has not been let go.
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, State::Received | State::Admitting | State::Parked)
+    }
+}
+
 /// What is known of a call now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -109,7 +116,7 @@ impl InFlight {
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::SeqCst);
         for call in self.lock().values_mut() {
-            if matches!(call.state, State::Received | State::Admitting | State::Parked) {
+            if call.is_held() {
                 call.state = State::LetGo;
             }
         }
@@ -131,6 +138,11 @@ impl InFlight {
     pub fn at_position_of(&self, file: FileId, except: i32) -> Vec<Call> {
         let may = |call: &&Call| call.positions == Some(file) || call.state == State::BeforeFilter;
         self.lock().values().filter(|call| call.tid != except).filter(may).copied().collect()
+    }
+
+    /// Whether a call that moves the position of `file` was received and has not been let go.
+    pub fn is_held_at(&self, file: FileId) -> bool {
+        self.lock().values().any(|call| call.positions == Some(file) && call.is_held())
     }
 
     /// Whether `call` is over; if so it is forgotten.
@@ -180,8 +192,7 @@ impl InFlight {
 
     /// A thread's last call, if it has not been let go.
     pub fn waiting(&self, tid: i32) -> Option<u64> {
-        let waits = |call: &&Call| matches!(call.state, State::Received | State::Admitting | State::Parked);
-        self.lock().get(&tid).filter(waits).map(|call| call.serial)
+        self.lock().get(&tid).filter(|call| call.is_held()).map(|call| call.serial)
     }
 
     /// The state of exactly this call now; `None` when its thread has come to another.

@@ -250,7 +250,7 @@ struct Decoded {
     event: Event,
     moves_names: bool,
     redirects: bool,
-    unresolved: bool,
+    awaited: bool,
 }
 
 fn decode_with(
@@ -276,21 +276,21 @@ fn decode_with(
         blind: None,
         moves_names: false,
         redirects: false,
-        unresolved: false,
+        awaited: false,
     };
     if !is_skipped(row.name) {
         decode(&mut decoder);
     }
-    let Decoder { effects, blind, moves_names, redirects, unresolved, .. } = decoder;
+    let Decoder { effects, blind, moves_names, redirects, awaited, .. } = decoder;
     let event = Event { tid: ticket.tid, call: row.name, effects, blind };
-    Decoded { event, moves_names, redirects, unresolved }
+    Decoded { event, moves_names, redirects, awaited }
 }
 
 /// Hands a call over, in the state `Admitting`: its marks and its answer belong together for grace.
 fn deliver(shared: &Answering, sink: &dyn Sink, decoded: Decoded, ticket: Ticket) {
     let (tid, serial) = (ticket.tid, ticket.serial);
-    let Decoded { event, unresolved, .. } = decoded;
-    if event.effects.is_empty() && event.blind.is_none() && !unresolved {
+    let Decoded { event, awaited, .. } = decoded;
+    if event.effects.is_empty() && event.blind.is_none() && !awaited {
         // It changes no file. It may wait for ever, in a full pipe: grace has nothing to do with it.
         shared.inflight.disregard(tid, serial);
         return;

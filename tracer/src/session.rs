@@ -203,9 +203,10 @@ impl Tracer {
         if self.shared.unseen.is_some() && self.shared.process.first_thread_ended() {
             self.sink.blind("its first thread has ended, so that its descriptors cannot be looked at".into());
         }
-        let process = &self.shared.process;
-        let look_at =
-            |unseen: &Mutex<Unseen>| unseen.lock().unwrap_or_else(PoisonError::into_inner).look(process, look);
+        let (process, inflight) = (&self.shared.process, &self.shared.inflight);
+        let look_at = |unseen: &Mutex<Unseen>| {
+            unseen.lock().unwrap_or_else(PoisonError::into_inner).look(process, inflight, look)
+        };
         let mut effects = self.shared.unseen.as_ref().map(look_at).unwrap_or_default();
         if look == Look::Unexplained {
             let others = outsiders::written_elsewhere(process).into_iter();

@@ -11,6 +11,9 @@
 //! - every open for writing is shown, so that a new descriptor is known before its first use matters;
 //! - at each grace, all descriptors that are open for writing are looked at.
 //!
+//! A call is shown before it runs: a seek or close that is still to run when the positions are looked at would make what is
+//! found there worth nothing afterwards. So a look waits for those first; grace has waited for most of them already.
+//!
 //! What lies between two looks may have been written, and is marked at the next grace: too much where it was only read,
 //! never too little. After the hold nothing can be marked any more: there, a move that no shown call explains means that
 //! what belonged to T may be lost, and the backup fails if that part of the file was not saved before T.
@@ -21,11 +24,18 @@
 //! descriptor which it inherited and the target has closed.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use hotbackup_event::{Effect, FileId};
 
 use crate::calls::decode::{Position, parse_position};
+use crate::grace;
+use crate::inflight::{Call, InFlight};
 use crate::process::{Process, read_below};
+
+/// How long a look waits for closes and seeks that came since the grace before it. If that is too short, the backup may be
+/// refused without need.
+const SOON: Duration = Duration::from_millis(5);
 
 /// A descriptor of the target that is open for writing a regular file.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +59,8 @@ pub(crate) struct Unseen {
     /// Some descriptor is new, or gone, since the last grace.
     rescan: bool,
     started: bool,
+    /// The last call of each thread that closes a watched descriptor or moves a position, unless it is known to be over.
+    under_way: HashMap<i32, Call>,
 }
 
 /// How a look at the positions is meant.
@@ -95,17 +107,22 @@ impl Unseen {
         }
     }
 
-    /// A descriptor is about to be closed, or to become a duplicate of another.
-    pub fn closes(&mut self, process: &Process, fd: i32) {
+    /// A descriptor is about to be closed, or to become a duplicate of another. Whether it is one to be watched.
+    pub fn closes(&mut self, process: &Process, fd: i32) -> bool {
         let old = self.watched.remove(&fd);
         if old.is_none() && !self.rescan {
-            return; // no file, or not open for writing
+            return false; // no file, or not open for writing
         }
-        if let Some(now) = Self::now(process, fd) {
-            let old = old.filter(|old| old.file == now.file).or_else(|| self.as_opened(now));
-            self.moved.extend(old.map(|old| (old, now.from)));
-            self.rescan = true; // for its duplicates
-        }
+        let Some(now) = Self::now(process, fd) else { return false };
+        let old = old.filter(|old| old.file == now.file).or_else(|| self.as_opened(now));
+        self.moved.extend(old.map(|old| (old, now.from)));
+        self.rescan = true; // for its duplicates
+        true
+    }
+
+    /// This call is the one that closes, or seeks.
+    pub fn runs_later(&mut self, call: Call) {
+        self.under_way.insert(call.tid, call);
     }
 
     /// A descriptor that was never looked at, as it was when it was opened; `None` when it is a duplicate of one that is
@@ -120,14 +137,19 @@ impl Unseen {
     }
 
     /// Looks at all positions, and returns what may have been written unseen since the last time.
-    pub fn look(&mut self, process: &Process, look: Look) -> Vec<Effect> {
+    pub fn look(&mut self, process: &Process, inflight: &InFlight, look: Look) -> Vec<Effect> {
+        let mut under_way = self.under_way.drain().map(|(_, call)| call).collect();
+        grace::settle(process, inflight, &mut under_way, SOON);
         let mut moved = std::mem::take(&mut self.moved);
         let before = self.watched.len();
         let mut lost = Vec::new();
         self.watched.retain(|&fd, watched| match Self::now(process, fd) {
             Some(now) if now.file == watched.file => {
                 moved.push((*watched, now.from));
-                *watched = now;
+                let is_held = |watched: &Watched| now.from == watched.from && inflight.is_held_at(watched.file);
+                if watched.expected == watched.from || !is_held(watched) {
+                    *watched = now;
+                }
                 true
             }
             // Closed in a way that was not shown (execve), after it may have moved on by any way.
@@ -192,6 +214,9 @@ mod tests {
     use std::io::{Seek, SeekFrom, Write};
     use std::os::fd::AsRawFd;
 
+    use crate::inflight::State;
+    use crate::sys::notify::CallData;
+
     fn this_process() -> Process {
         Process::open(std::process::id() as i32).unwrap()
     }
@@ -210,12 +235,12 @@ mod tests {
         let mut unseen = Unseen::default();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[0; 100]).unwrap();
-        assert_eq!(unseen.look(&process, Look::Mark), []);
+        assert_eq!(unseen.look(&process, &InFlight::default(), Look::Mark), []);
         let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
         file.write_all(&[1; 8]).unwrap();
-        let effects = unseen.look(&process, Look::Mark);
+        let effects = unseen.look(&process, &InFlight::default(), Look::Mark);
         assert_eq!(content_of(&effects, id), [(100, 108)]);
-        let again = unseen.look(&process, Look::Mark);
+        let again = unseen.look(&process, &InFlight::default(), Look::Mark);
         assert_eq!(content_of(&again, id), []);
     }
 
@@ -224,17 +249,17 @@ mod tests {
         let process = this_process();
         let mut unseen = Unseen::default();
         let mut file = tempfile::tempfile().unwrap();
-        unseen.look(&process, Look::Mark);
+        unseen.look(&process, &InFlight::default(), Look::Mark);
         let fd = file.as_raw_fd();
         let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
         unseen.opens(Some((id, 0)));
-        unseen.look(&process, Look::Mark);
+        unseen.look(&process, &InFlight::default(), Look::Mark);
         unseen.writes(fd, id, 0, Position::At(0), 50);
         file.write_all(&[1; 50]).unwrap();
-        assert_eq!(content_of(&unseen.look(&process, Look::Unexplained), id), []);
+        assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Unexplained), id), []);
         unseen.writes(fd, id, 50, Position::At(50), 50);
         file.write_all(&[1; 58]).unwrap();
-        assert_eq!(content_of(&unseen.look(&process, Look::Unexplained), id), [(50, 108)]);
+        assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Unexplained), id), [(50, 108)]);
     }
 
     #[test]
@@ -243,14 +268,14 @@ mod tests {
         let mut unseen = Unseen::default();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[0; 100]).unwrap();
-        unseen.look(&process, Look::Mark);
+        unseen.look(&process, &InFlight::default(), Look::Mark);
         let fd = file.as_raw_fd();
         let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
         file.write_all(&[1; 8]).unwrap();
         unseen.seeks(fd, id, 108, 10);
         file.seek(SeekFrom::Start(10)).unwrap();
         file.write_all(&[1; 8]).unwrap();
-        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(100, 108), (10, 18)]);
+        assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Mark), id), [(100, 108), (10, 18)]);
     }
 
     #[test]
@@ -259,20 +284,20 @@ mod tests {
         let mut unseen = Unseen::default();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[0; 100]).unwrap();
-        unseen.look(&process, Look::Mark);
+        unseen.look(&process, &InFlight::default(), Look::Mark);
         let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
         let mut duplicate = file.try_clone().unwrap();
         drop(file);
-        unseen.look(&process, Look::Mark);
+        unseen.look(&process, &InFlight::default(), Look::Mark);
         duplicate.write_all(&[1; 8]).unwrap();
-        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(100, 108)]);
+        assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Mark), id), [(100, 108)]);
     }
 
     #[test]
     fn a_close_is_a_last_look() {
         let process = this_process();
         let mut unseen = Unseen::default();
-        unseen.look(&process, Look::Mark);
+        unseen.look(&process, &InFlight::default(), Look::Mark);
         for written in [0, 8] {
             let mut file = tempfile::tempfile().unwrap();
             let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
@@ -280,7 +305,7 @@ mod tests {
             file.write_all(&vec![1; written]).unwrap();
             unseen.closes(&process, file.as_raw_fd());
             drop(file);
-            let found = content_of(&unseen.look(&process, Look::Unexplained), id);
+            let found = content_of(&unseen.look(&process, &InFlight::default(), Look::Unexplained), id);
             assert_eq!(found, if written == 0 { vec![] } else { vec![(0, 8)] });
         }
     }
@@ -291,9 +316,82 @@ mod tests {
         let mut unseen = Unseen::default();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[0; 100]).unwrap();
-        unseen.look(&process, Look::Mark);
+        unseen.look(&process, &InFlight::default(), Look::Mark);
         let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
         drop(file);
-        assert_eq!(content_of(&unseen.look(&process, Look::Mark), id), [(100, u64::MAX)]);
+        assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Mark), id), [(100, u64::MAX)]);
+    }
+
+    /// A call of a thread that is not there, as the receiver has it.
+    fn received(inflight: &InFlight) -> Call {
+        let (tid, data) = (1, CallData::default());
+        let serial = inflight.begin(tid, data);
+        inflight.set_state(tid, serial, State::Admitting);
+        Call { tid, serial, state: State::Admitting, data, positions: None }
+    }
+
+    /// The call runs as soon as the look waits for it, and would otherwise be likely to run after the look.
+    fn looks_before(unseen: &mut Unseen, inflight: &InFlight, call: impl FnOnce() + Send) {
+        let process = this_process();
+        let pending = received(inflight);
+        unseen.runs_later(pending);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..1000).for_each(|_| std::thread::yield_now());
+                call();
+                inflight.forget(&pending);
+            });
+            unseen.look(&process, inflight, Look::Mark);
+        });
+    }
+
+    #[test]
+    fn a_close_that_is_still_to_run_at_a_look_explains_that_the_descriptor_is_gone() {
+        let (process, inflight) = (this_process(), InFlight::default());
+        let mut unseen = Unseen::default();
+        unseen.look(&process, &inflight, Look::Mark);
+        let file = tempfile::tempfile().unwrap();
+        let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
+        unseen.opens(Some((id, 0)));
+        assert!(unseen.closes(&process, file.as_raw_fd()));
+        looks_before(&mut unseen, &inflight, || drop(file));
+        assert_eq!(content_of(&unseen.look(&process, &inflight, Look::Unexplained), id), []);
+    }
+
+    #[test]
+    fn a_seek_that_is_still_to_run_at_a_look_explains_the_move() {
+        let (process, inflight) = (this_process(), InFlight::default());
+        let mut unseen = Unseen::default();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[0; 100]).unwrap();
+        unseen.look(&process, &inflight, Look::Mark);
+        let fd = file.as_raw_fd();
+        let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
+        unseen.seeks(fd, id, 100, 10);
+        looks_before(&mut unseen, &inflight, || assert_eq!(file.seek(SeekFrom::Start(10)).unwrap(), 10));
+        assert_eq!(content_of(&unseen.look(&process, &inflight, Look::Unexplained), id), []);
+        drop(file);
+    }
+
+    #[test]
+    fn a_write_that_is_held_at_a_look_explains_the_move_after_it() {
+        let (process, inflight) = (this_process(), InFlight::default());
+        for is_held in [true, false] {
+            let mut unseen = Unseen::default();
+            let mut file = tempfile::tempfile().unwrap();
+            unseen.look(&process, &inflight, Look::Mark);
+            let fd = file.as_raw_fd();
+            let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
+            let call = received(&inflight);
+            inflight.set_positions(call.tid, call.serial, id);
+            unseen.writes(fd, id, 0, Position::At(0), 50);
+            if !is_held {
+                inflight.forget(&call); // it failed, say
+            }
+            unseen.look(&process, &inflight, Look::Mark);
+            file.write_all(&[1; 50]).unwrap();
+            let found = content_of(&unseen.look(&process, &inflight, Look::Unexplained), id);
+            assert_eq!(found, if is_held { vec![] } else { vec![(0, 50)] });
+        }
     }
 }

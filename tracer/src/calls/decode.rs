@@ -13,7 +13,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use crate::grace;
-use crate::inflight::{InFlight, State};
+use crate::inflight::{Call, InFlight, State};
 use crate::process::{Process, open_below, read_below};
 use crate::sys::notify::CallData;
 use crate::sys::stat::{self, Identity};
@@ -73,8 +73,9 @@ pub struct Decoder<'a> {
     pub moves_names: bool,
     /// Whether it may lead a path that was decoded already to another directory.
     pub redirects: bool,
-    /// Whether a path led nowhere. It may when the call runs, so it cannot be said that it changes nothing.
-    pub unresolved: bool,
+    /// Whether grace waits for it though it has no effect that is known: a path that led nowhere may lead somewhere when the
+    /// call runs, and a descriptor or position that is watched is only then what the call makes it.
+    pub awaited: bool,
 }
 
 /// Where a write without an offset goes.
@@ -158,13 +159,18 @@ impl<'a> Decoder<'a> {
         let to = from.saturating_add_signed(offset);
         if let Some(mut unseen) = self.unseen() {
             unseen.seeks(fd, file.id, at, to);
+            unseen.runs_later(self.call());
+            self.awaited = true;
         }
     }
 
     /// Descriptor `fd` of this thread is about to be closed.
     pub fn closes(&mut self, fd: i32) {
-        if let Some(mut unseen) = self.unseen() {
-            unseen.closes(self.process, fd);
+        if let Some(mut unseen) = self.unseen()
+            && unseen.closes(self.process, fd)
+        {
+            unseen.runs_later(self.call());
+            self.awaited = true;
         }
     }
 
@@ -201,12 +207,15 @@ impl<'a> Decoder<'a> {
         Some(unseen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn call(&self) -> Call {
+        Call { tid: self.tid, serial: self.serial, state: State::Admitting, data: self.data, positions: None }
+    }
+
     /// The position is only known when nobody else is about to move it. (Another thread that calls lseek at the same
     /// time makes the outcome a matter of luck for the program itself.)
     fn position(&mut self, fd: i32, file: FileId) -> Position {
         let mut others = self.inflight.at_position_of(file, self.tid);
-        let waiting =
-            others.iter().any(|call| matches!(call.state, State::Received | State::Parked | State::Admitting));
+        let waiting = others.iter().any(Call::is_held);
         if waiting || !grace::settle(self.process, self.inflight, &mut others, std::time::Duration::ZERO) {
             return Position::Unknown;
         }

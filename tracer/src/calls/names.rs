@@ -133,7 +133,7 @@ impl Decoder<'_> {
                 None
             }
             Err(_) => {
-                self.unresolved = true;
+                self.awaited = true;
                 None
             }
         }
@@ -149,7 +149,7 @@ impl Decoder<'_> {
     /// Who an entry is, or who it leads to if `follow`.
     fn identify(&mut self, entry: &Entry, follow: bool) -> Option<Identity> {
         let there = if follow { entry.followed(self.walker()) } else { entry.identity() };
-        self.unresolved |= there.is_none();
+        self.awaited |= there.is_none();
         there
     }
 

@@ -72,7 +72,7 @@ fn making_a_directory_waits_for_all_calls_by_path_and_removing_does_not() {
 #[test]
 fn a_path_that_leads_nowhere_may_lead_somewhere_when_the_call_runs() {
     let mut bench = Bench::new();
-    for (nr, path, unresolved) in [
+    for (nr, path, awaited) in [
         (libc::SYS_creat, "nowhere/new", true),
         (libc::SYS_truncate, "nowhere", true),
         (libc::SYS_chmod, "nowhere", true),
@@ -81,7 +81,7 @@ fn a_path_that_leads_nowhere_may_lead_somewhere_when_the_call_runs() {
         (libc::SYS_truncate, "file", false),
     ] {
         let decoded = bench.decode(nr, path, Err(0));
-        assert_eq!(decoded.unresolved, unresolved, "{nr} {path}: {decoded:?}");
+        assert_eq!(decoded.awaited, awaited, "{nr} {path}: {decoded:?}");
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Decoded {
     /// See [`Decoder`].
     pub redirects: bool,
     /// See [`Decoder`].
-    pub unresolved: bool,
+    pub awaited: bool,
 }
 
 impl Default for Trial {
@@ -70,10 +70,10 @@ impl Trial {
             blind: None,
             moves_names: false,
             redirects: false,
-            unresolved: false,
+            awaited: false,
         };
         decode(&mut decoder);
-        let Decoder { effects, blind, moves_names, redirects, unresolved, .. } = decoder;
-        Decoded { effects, blind, moves_names, redirects, unresolved }
+        let Decoder { effects, blind, moves_names, redirects, awaited, .. } = decoder;
+        Decoded { effects, blind, moves_names, redirects, awaited }
     }
 }

@@ -144,7 +144,7 @@ impl<'a, P: Send + 'static> Context<'a, P> {
             }
             told.at = Some(Instant::now());
             told.progress.bytes_copied = self.stage.written.load(Ordering::Relaxed);
-            told.progress.bytes_due = self.ledger.due_bytes();
+            told.progress.bytes_due = self.ledger.lacking_bytes();
             told.progress.before_images = self.images.count.load(Ordering::Relaxed);
             told.progress.clone()
         };

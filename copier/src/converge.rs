@@ -37,6 +37,7 @@ mod tests {
     #[test]
     fn passes_go_on_while_they_help() {
         assert!(!holds(&[1000, 700]));
+        assert!(!holds(&[1000, 750]));
         assert!(!holds(&[1000, 700, 500]));
     }
 

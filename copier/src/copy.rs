@@ -100,7 +100,7 @@ impl Copier {
             next = run.end;
             let range = run.start * BLOCK..(run.end * BLOCK).min(size);
             if range.is_empty() {
-                file.done(run);
+                file.done(&context.ledger, run);
                 continue;
             }
             let (segments, reached) = self.read(context, &source, file, range.clone())?;
@@ -110,7 +110,7 @@ impl Copier {
                     return Err(Error::ForeignChange { path: file.path(), pid: context.pid });
                 }
                 // In memory is saved: whoever waits to change it may go on.
-                file.done(run.clone());
+                file.done(&context.ledger, run.clone());
             }
             self.write(&segments, range.start..reached, &mut target)?;
             let mut state = file.state();
@@ -118,7 +118,7 @@ impl Copier {
             state.staged = state.staged.max(target.staged);
             drop(state);
             if mode == Mode::Pass {
-                file.done(run);
+                file.done(&context.ledger, run);
             }
             hashed = hashed.filter(|at| *at == range.start && reached == range.end);
             if hashed.is_some() {

@@ -170,8 +170,9 @@ impl File {
         Some(run)
     }
 
-    /// Claimed blocks have been read.
-    pub fn done(&self, run: Range<u64>) {
+    /// Claimed blocks have been read, or taken ones copied.
+    pub fn done(&self, ledger: &Ledger, run: Range<u64>) {
+        ledger.saved(run.end - run.start);
         let mut state = self.state();
         state.map.done(run);
         state.settle();

@@ -60,6 +60,8 @@ pub(crate) struct Ledger {
     mapped: Mutex<HashSet<FileId>>,
     graces: AtomicU64,
     due: AtomicI64,
+    /// Blocks that a pass has taken and not copied yet; in the drain, less those saved.
+    taken: AtomicI64,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -284,9 +286,21 @@ impl Ledger {
         }
     }
 
-    /// Bytes due, blocks counted in full.
-    pub fn due_bytes(&self) -> u64 {
-        self.due.load(Ordering::Relaxed).max(0) as u64 * BLOCK
+    /// A pass begins, which has taken blocks that were due; or it has ended, and has taken none.
+    pub fn set_taken(&self, blocks: u64) {
+        self.add_due(-(blocks as i64));
+        self.taken.store(blocks as i64, Ordering::Relaxed);
+    }
+
+    /// Blocks that were taken or claimed have been copied.
+    pub fn saved(&self, blocks: u64) {
+        self.taken.fetch_sub(blocks as i64, Ordering::Relaxed);
+    }
+
+    /// Bytes that the backup still lacks, as far as known; blocks counted in full.
+    pub fn lacking_bytes(&self) -> u64 {
+        let blocks = self.due.load(Ordering::Relaxed) + self.taken.load(Ordering::Relaxed);
+        blocks.max(0) as u64 * BLOCK
     }
 
     /// A file is, or is about to be, mapped for writing.

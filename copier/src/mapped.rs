@@ -63,7 +63,8 @@ impl Copies {
             let all = state.map.touched(0, u64::MAX);
             state.map.mark(all.clone());
             state.map.claim(all.clone());
-            state.map.done(all);
+            state.map.done(all.clone());
+            ledger.saved(all.end - all.start);
         }
         Ok(Some(copies))
     }

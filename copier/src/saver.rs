@@ -159,7 +159,7 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
                 hit("drain.claimed");
                 let read = self.read(file, &source, run.clone())?;
                 hit("drain.read");
-                file.done(run.clone());
+                file.done(self.ledger, run.clone());
                 hit("drain.saved");
                 self.counts.count.fetch_add(run.end - run.start, Ordering::Relaxed);
                 for image in read {

@@ -72,7 +72,7 @@ impl<P: Send + 'static> Tracker<'_, P> {
             taken += blocks;
             blocks > 0 || matches!(state.xattrs, Xattrs::Due)
         });
-        self.context.ledger.add_due(-(taken as i64));
+        self.context.ledger.set_taken(taken);
         files
     }
 
@@ -82,6 +82,7 @@ impl<P: Send + 'static> Tracker<'_, P> {
             copier.copy(context, file, Mode::Pass, || self.look_after())?;
             self.look_after()?;
         }
+        context.ledger.set_taken(0);
         Ok(())
     }
 

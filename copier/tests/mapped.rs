@@ -9,6 +9,7 @@ use hotbackup_event::{Effect, FileId};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -23,11 +24,19 @@ struct Stores<'a> {
     /// Called with the number of the try, when the target goes on. Says whether it had stood still.
     goes_on: &'a (dyn Fn(u32) -> Result<(), String> + Sync),
     tries: AtomicU32,
+    /// What was said to be mapped before each hold.
+    prepared: Mutex<Vec<Vec<FileId>>>,
 }
 
 impl Quiesce for Stores<'_> {
     fn grace(&self) -> Result<(), String> {
         self.target.calls.grace()
+    }
+
+    fn prepare_to_freeze(&self, mapped: &dyn Fn() -> Vec<FileId>) -> Result<(), String> {
+        assert!(!self.target.capture.is_holding(), "it may take long");
+        self.prepared.lock().unwrap().push(mapped());
+        Ok(())
     }
 
     fn while_frozen(&self, _: Duration, _: &[FileId], work: &mut dyn FnMut(&[FileId])) -> Result<(), String> {
@@ -63,7 +72,8 @@ impl Case {
         let id = id_of(&self.file);
         let mapped = if is_mapped { vec![id] } else { Vec::new() };
         let goes_on = |number| goes_on(number, &target);
-        let stores = Stores { target: &target, mapped, goes_on: &goes_on, tries: AtomicU32::new(0) };
+        let stores =
+            Stores { target: &target, mapped, goes_on: &goes_on, tries: AtomicU32::new(0), prepared: Mutex::default() };
         let maps = AtPhase::new(|phase| {
             if phase == Phase::Track {
                 target.call(|| vec![Effect::Mapped { file: id }], || ());
@@ -72,7 +82,10 @@ impl Case {
                 store(&self.file, BLOCK, b"before");
             }
         });
-        backup.run(&stores, &maps, &Control::default())
+        let report = backup.run(&stores, &maps, &Control::default());
+        let (tries, prepared) = (stores.tries.into_inner(), stores.prepared.into_inner().unwrap());
+        assert_eq!(prepared, vec![vec![id]; tries as usize], "others are looked for before each hold");
+        report
     }
 
     fn backed_up(&self) -> Vec<u8> {
@@ -97,12 +110,17 @@ fn with(stores: &[(u64, &[u8])]) -> Vec<u8> {
 fn what_is_stored_before_is_in_and_what_is_stored_after_is_not() {
     for point in BOTH {
         let case = Case::new();
+        let modified = Mutex::new(None);
         let report = case.run(point, true, &|_, _| {
+            *modified.lock().unwrap() = fs::metadata(&case.file).unwrap().modified().ok();
             store(&case.file, 0, b"after");
             Ok(())
         });
         let report = report.unwrap();
         assert_eq!((report.mapped.files, report.mapped.bytes), (1, SIZE as u64));
+        assert!(report.mapped.frozen_us > 0);
+        let backed_up = fs::metadata(case.bench.dest.join("file")).unwrap().modified().ok();
+        assert_eq!(backed_up, modified.into_inner().unwrap(), "{point:?}: the time is not that of the point in time");
         assert!(case.backed_up() == with(&[(BLOCK, b"before")]), "{point:?}");
     }
 }

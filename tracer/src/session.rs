@@ -1,7 +1,7 @@
 //! A target that is followed: from attach, or from taking over its keeper, to handing it back.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,23 +11,19 @@ use hotbackup_event::{Effect, failpoint};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use crate::attach::{self, NotInstalled, preflight};
+use crate::attach::begin::{self, Attached};
+use crate::attach::{self, preflight};
 use crate::error::Error;
-use crate::keeper::find::{self, TakenOver};
 use crate::keeper::spawn;
-use crate::keeper::state::{ARMED, Control, Role, UNARMED};
+use crate::keeper::state::{Control, Role};
 use crate::listener::{Answering, Receivers, Sink};
 use crate::mapped::Looked;
 use crate::process::{Process, list_numbers};
 use crate::ptracer::client::Ptracer;
-use crate::sys::mapping::Mapping;
-use crate::sys::{notify, pidfd};
 use crate::unseen::{Look, Unseen};
 use crate::warden::{Wake, Warden};
-use crate::{filter, grace, helper, outsiders, rescue};
+use crate::{grace, helper, outsiders};
 
-/// How often a keeper may end under our hands.
-const ATTACH_TRIES: u32 = 3;
 /// How long a call of the target's own is waited for, where none can be made for the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -65,16 +61,6 @@ pub struct Tracer {
     _lock: Flock<File>,
 }
 
-/// What attaching brought, before anything is received.
-struct Attached {
-    memory: Mapping,
-    listener: OwnedFd,
-    generation: u32,
-    wake: OwnedFd,
-    ptracer: Ptracer,
-    stopped: Option<Duration>,
-}
-
 impl Tracer {
     /// Follows process `pid`: through its keeper when it has one, else by installing the filter. From the return on,
     /// every call that can change a file goes to `sink`; calls from before may still be running ([`Self::grace`]).
@@ -87,55 +73,9 @@ impl Tracer {
         preflight::check(&process)?;
         let lock = lock(&process)?;
         failpoint::hit("attach.locked");
-        // Keepers may end, or be killed, at any moment of this.
-        let mut tries = 1..=ATTACH_TRIES;
-        let attached = loop {
-            let last = tries.next() == Some(ATTACH_TRIES);
-            match Self::attach_once(&process, options) {
-                Ok(Some(attached)) => break attached,
-                Ok(None) if !last => {}
-                Ok(None) => return Err(Error::Keeper { pid, problem: "ends again and again".into() }),
-                Err(Error::Keeper { problem, .. }) if !last => tracing::warn!(problem, "once more"),
-                Err(error) => return Err(error),
-            }
-        };
+        let attached = begin::attach(&process, options)?;
         spawn::set_lease(&attached.memory, options.lease);
         Self::start(process, attached, lock, sink, options)
-    }
-
-    /// Through the target's keeper, or with a new one. `None`: a keeper was there, but is gone.
-    fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>, Error> {
-        let pid = process.pid();
-        let mut keeper = find::find(process)?;
-        if keeper.is_none() && find::target_listener(process).is_some() {
-            // Its keepers were killed: what waits is answered first.
-            rescue::revive(process, options)?;
-            keeper = find::find(process)?;
-        }
-        let ptracer = |memory: &Mapping| Ptracer::start(process, options.keeper_program.clone(), memory);
-        Ok(Some(match keeper {
-            Some(keeper) if keeper.is_orphaned() => {
-                let Some((memory, wake)) = keeper.adopt(process)? else { return Ok(None) };
-                let ptracer = ptracer(&memory)?;
-                install_with(process, memory, wake, ptracer, options)?
-            }
-            Some(keeper) => {
-                // Before calls begin to wait for us.
-                let ptracer = ptracer(&keeper.memory)?;
-                let TakenOver { memory, listener, generation, wake } = keeper.take_over(process)?;
-                Attached { memory, listener, generation, wake, ptracer, stopped: None }
-            }
-            None => {
-                let memory = spawn::new_memory(process)?;
-                failpoint::hit("attach.memory-made");
-                let keeper = spawn::spawn(process, &options.keeper_program, &memory)?;
-                let wake = pidfd::open(keeper).ok().and_then(|keeper| find::wake_fd(&keeper));
-                let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
-                failpoint::hit("attach.keeper-ready");
-                let ptracer = ptracer(&memory)?;
-                install_with(process, memory, wake, ptracer, options)?
-            }
-        }))
     }
 
     fn start(
@@ -336,87 +276,6 @@ impl Tracer {
 impl Drop for Tracer {
     fn drop(&mut self) {
         self.hand_over();
-    }
-}
-
-/// What /proc shows for an eventfd.
-const EVENTFD: &str = "anon_inode:[eventfd]";
-
-/// Installs the filter, with a keeper in place.
-fn install_with(
-    process: &Process,
-    memory: Mapping,
-    wake: OwnedFd,
-    mut ptracer: Ptracer,
-    options: &Options,
-) -> Result<Attached, Error> {
-    let pid = process.pid();
-    let has_eventfds = || process.descriptors().iter().any(|(_, link)| link == EVENTFD);
-    let eight_bytes_unseen = !options.show_all_writes && has_eventfds();
-    // A thread that is on its way already may install another one, of an earlier attempt: the net does no harm.
-    memory.eight_bytes_unseen.fetch_or(u32::from(eight_bytes_unseen), Ordering::SeqCst);
-    let program = filter::compile(eight_bytes_unseen)
-        .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
-    let no_new_privs = preflight::needs_no_new_privs(process);
-    // A supervisor before us may have left a thread on its way to a filter: then nothing is ever proven.
-    let in_doubt_before = memory.armed.load(Ordering::SeqCst) == ARMED;
-    // Proven: there is no filter, and nothing for a keeper to wait for.
-    let unarm = || {
-        if in_doubt_before {
-            return;
-        }
-        let _ = memory.armed.compare_exchange(ARMED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
-    };
-    let installed = attach::install(process, &mut ptracer, &program, no_new_privs).map_err(|not| {
-        let NotInstalled { error, in_doubt } = not;
-        if !in_doubt {
-            unarm();
-        }
-        error
-    })?;
-    failpoint::hit("attach.installed");
-    let number = match listener_number(pid, installed.result) {
-        Ok(number) => number,
-        // Of two attempts, one may have been told that the other was quicker.
-        Err(error) => match find::target_listener(process) {
-            Some((_, number)) => number,
-            None => {
-                if !installed.in_doubt {
-                    unarm();
-                }
-                return Err(error);
-            }
-        },
-    };
-    // Looked at first: the target may have closed it already, and put something else there.
-    let listener = find::listener_at(process, number).map(|listener| (listener, number));
-    let listener = listener.or_else(|| find::target_listener(process));
-    let (listener, number) = listener.ok_or_else(|| Error::os(pid, "taking the listener from")(Errno::EBADF))?;
-    memory.target_listener.store(number, Ordering::SeqCst);
-    failpoint::hit("attach.listener-taken");
-    if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
-        tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");
-    }
-    let control = Control { role: Role::Attaching, generation: Control::load(&memory.control).generation };
-    if !control.change(&memory.control, control.with(Role::Supervised)) {
-        return Err(Error::Revoked(pid));
-    }
-    failpoint::hit("attach.supervised");
-    find::rouse(&wake);
-    let (generation, stopped) = (control.generation, Some(installed.stopped));
-    Ok(Attached { memory, listener, generation, wake, ptracer, stopped })
-}
-
-/// What seccomp's result means.
-fn listener_number(pid: i32, result: i64) -> Result<i32, Error> {
-    match i32::try_from(result) {
-        Ok(number @ 0..) => Ok(number),
-        Ok(failed) => Err(match Errno::from_raw(-failed) {
-            Errno::EBUSY => Error::ForeignListener(pid),
-            Errno::ESRCH => Error::ThreadDiverges(pid),
-            errno => Error::Injected { pid, call: "seccomp", errno },
-        }),
-        Err(_) => Err(Error::Injected { pid, call: "seccomp", errno: Errno::EINVAL }),
     }
 }
 

@@ -11,6 +11,7 @@
 //! while, each attempt has a word of its own for its result, and that there is no filter counts as proven only when every
 //! attempt has said so.
 
+pub(crate) mod begin;
 pub mod payload;
 pub mod preflight;
 mod room;

@@ -293,4 +293,32 @@ mod tests {
         inflight.park_unless_answered(7, serial);
         assert_eq!(inflight.pending().len(), 1);
     }
+
+    /// Under one number the thread has a file, and the process a device; and the other way round.
+    #[test]
+    fn a_call_from_before_the_filter_is_judged_by_the_threads_own_descriptors() {
+        use nix::fcntl::{FcntlArg, fcntl};
+        use nix::sched::{CloneFlags, unshare};
+        use std::sync::mpsc::channel;
+
+        const NUMBER: i32 = 900;
+        let process = Process::open(std::process::id() as i32).unwrap();
+        let (tell, told) = channel();
+        let (end, ended) = channel::<()>();
+        let at = |fd: &std::fs::File| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(NUMBER)).unwrap();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_FILES).unwrap();
+            let (file, device) = (tempfile::tempfile().unwrap(), std::fs::File::open("/dev/null").unwrap());
+            tell.send((nix::unistd::gettid().as_raw(), [at(&file), at(&device)])).unwrap();
+            let _ = ended.recv();
+        });
+        let (tid, [of_file, of_device]) = told.recv().unwrap();
+        let (file, device) = (tempfile::tempfile().unwrap(), std::fs::File::open("/dev/null").unwrap());
+        assert_eq!([at(&device), at(&file)], [of_file, of_device], "the numbers are the same in both tables");
+        let writes = |tid, fd| changes_a_file(&process, tid, libc::SYS_write, [fd as u64, 0, 0, 0, 0, 0]);
+        assert_eq!([writes(tid, of_file), writes(tid, of_device)], [true, false], "the thread's own");
+        assert_eq!([writes(process.pid(), of_file), writes(process.pid(), of_device)], [false, true]);
+        drop(end);
+        thread.join().unwrap();
+    }
 }

@@ -8,7 +8,7 @@
 //! none of its processes: see `docs/safety.md`.)
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hotbackup_event::{FileId, failpoint};
 
@@ -57,7 +57,10 @@ impl Tracer {
         work: &mut dyn FnMut(&[FileId]),
     ) -> Result<(), String> {
         let process = self.process();
+        let asked = Instant::now();
         let mut ptracer = self.ptracer();
+        // It may have been busy with other threads of the target.
+        let limit = limit.checked_sub(asked.elapsed()).ok_or("there was no time left to stop its threads")?;
         let frozen = ptracer.freeze(process, limit)?;
         // A call that concerns other files may be let go meanwhile, and its thread go on.
         let tids = frozen.waiting().to_vec();

@@ -225,6 +225,37 @@ fn a_change_of_mode_or_attributes() {
     assert_eq!(std::fs::metadata(bench.dest.join("a")).unwrap().permissions().mode() & 0o7777, 0o640);
 }
 
+/// The kernel takes a file's capabilities away when it is written to.
+#[test]
+fn capabilities_that_a_write_takes_away() {
+    const CAPABILITY: &str = "security.capability";
+    // struct vfs_cap_data: VFS_CAP_REVISION_2, CAP_NET_RAW permitted.
+    let capability = [0x0200_0000, 1 << 13, 0, 0, 0u32].map(u32::to_le_bytes).concat();
+    for change in [0, 1, 2] {
+        let bench = bench();
+        let path = bench.source.join("a");
+        rustix::fs::setxattr(&path, CAPABILITY, &capability, rustix::fs::XattrFlags::empty()).unwrap();
+        let control = Control::new(Some(0));
+        let (backup, target) = bench.prepare(Point::Start);
+        let changing = AtPhase::new(|phase| {
+            if phase == Phase::Drain {
+                match change {
+                    0 => target.pwrite(&path, 0, b"new"),
+                    1 => target.append(&path, b"new"),
+                    _ => target.truncate(&path, 100 * BLOCK),
+                }
+                control.set_throttle(None);
+            }
+        });
+        let mut value = [0; 32];
+        backup.run(&*target.calls, &changing, &control).unwrap();
+        let gone = rustix::fs::getxattr(&path, CAPABILITY, &mut value).unwrap_err();
+        assert_eq!(gone, rustix::io::Errno::NODATA, "the change has taken it away");
+        let n = rustix::fs::getxattr(bench.dest.join("a"), CAPABILITY, &mut value).unwrap();
+        assert_eq!(value[..n], capability, "change {change}");
+    }
+}
+
 /// A call that makes a file change unseen is, after the point in time, a call that may change all of it.
 #[test]
 fn a_mapping_made_after_the_point_in_time() {
@@ -339,6 +370,9 @@ fn a_call_that_changes_nothing_unsaved_does_not_wait() {
     let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             target.pwrite(&bench.source.join("a"), 0, &pattern(5, 6 * BLOCK as usize));
+            target.chmod(&bench.source.join("a"), 0o600);
+            target.rename(&bench.source.join("dir/c"), &bench.source.join("c"));
+            target.unlink(&bench.source.join("b"));
         }
     });
     let before = contents(&bench.source);

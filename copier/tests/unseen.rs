@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 mod common;
 
-use common::{AtPhase, Bench, Target, id_of, pattern};
-use hotbackup_copier::{Control, Error, Phase, Point, Report};
+use common::{AtPhase, BLOCK, Bench, Target, id_of, pattern};
+use hotbackup_copier::{Control, Error, Phase, Point, Quiesce, Report};
 use hotbackup_event::Effect;
 use std::fs;
 use std::io::Write;
@@ -125,4 +125,83 @@ fn a_file_that_can_change_unseen_elsewhere_matters_when_it_comes_in() {
         target.rename(&outside(root), &root.join("inside"));
     });
     assert!(matches!(result, Err(Error::Untraceable { .. })), "{result:?}");
+}
+
+/// A target of which is told, afterwards, what it may have changed unseen.
+struct Looks<'a> {
+    target: &'a Target,
+    /// Before the end of each grace.
+    marks: Vec<Effect>,
+    /// When everything is saved.
+    unexplained: Vec<Effect>,
+}
+
+impl Quiesce for Looks<'_> {
+    fn grace(&self) -> Result<(), String> {
+        self.target.calls.grace()
+    }
+
+    fn unseen(&self, after_hold: bool) -> Vec<Effect> {
+        if after_hold { self.unexplained.clone() } else { self.marks.clone() }
+    }
+}
+
+/// A backup of one file of six blocks whose third was written to just before the point in time, so that it is the only one
+/// saved after it. Then an effect on the file turns out to have come unseen.
+fn with_unexplained(effect: impl Fn(hotbackup_event::FileId) -> Effect) -> Result<Report, Error> {
+    let bench = Bench::new();
+    let file = bench.source.join("file");
+    fs::write(&file, pattern(1, 6 * BLOCK as usize)).unwrap();
+    let (backup, target) = bench.prepare(Point::End);
+    let changing = AtPhase::new(|phase| {
+        if phase == Phase::Hold {
+            target.pwrite(&file, 2 * BLOCK, b"new");
+        }
+    });
+    let looks = Looks { target: &target, marks: vec![], unexplained: vec![effect(id_of(&file))] };
+    let result = backup.run(&looks, &changing, &Control::default());
+    assert_eq!(result.is_ok(), bench.dest.exists());
+    result
+}
+
+#[test]
+fn what_was_saved_before_the_point_in_time_may_be_written_to_unseen_after_it() {
+    for (start, end) in [(0, 2 * BLOCK), (3 * BLOCK, u64::MAX), (6 * BLOCK, 7 * BLOCK)] {
+        with_unexplained(|file| Effect::Content { file, start, end }).unwrap();
+    }
+    with_unexplained(|file| Effect::Append { file, size: 4 * BLOCK }).unwrap();
+    with_unexplained(|_| Effect::Content { file: id_of("/"), start: 0, end: u64::MAX }).unwrap();
+}
+
+#[test]
+fn what_was_saved_after_the_point_in_time_and_written_to_unseen_fails_the_backup_and_is_named() {
+    let touching = [(2 * BLOCK, 2 * BLOCK + 8), (0, 2 * BLOCK + 1), (3 * BLOCK - 1, u64::MAX), (0, u64::MAX)];
+    for (start, end) in touching {
+        match with_unexplained(|file| Effect::Content { file, start, end }) {
+            Err(error @ Error::Blind(_)) => assert!(error.to_string().contains("source/file"), "{error}"),
+            other => panic!("{start} {end}: {other:?}"),
+        }
+    }
+    match with_unexplained(|file| Effect::Untraceable { file, cause: "a cause" }) {
+        Err(Error::Untraceable { path, cause: "a cause" }) => assert!(path.ends_with("file"), "{path:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_written_to_unseen_before_the_point_in_time_and_found_is_copied_again() {
+    let bench = Bench::new();
+    let file = bench.source.join("file");
+    fs::write(&file, pattern(1, 6 * BLOCK as usize)).unwrap();
+    let (backup, target) = bench.prepare(Point::End);
+    let changing = AtPhase::new(|phase| {
+        if phase == Phase::Hold {
+            use std::os::unix::fs::FileExt;
+            fs::File::options().write(true).open(&file).unwrap().write_all_at(b"unseen", 4 * BLOCK).unwrap();
+        }
+    });
+    let marks = vec![Effect::Content { file: id_of(&file), start: 4 * BLOCK, end: 4 * BLOCK + 6 }];
+    let looks = Looks { target: &target, marks, unexplained: vec![] };
+    backup.run(&looks, &changing, &Control::default()).unwrap();
+    assert!(fs::read(bench.dest.join("file")).unwrap() == fs::read(&file).unwrap());
 }

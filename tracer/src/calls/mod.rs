@@ -186,21 +186,6 @@ pub fn row(nr: i64) -> Option<&'static Row> {
 }
 
 #[cfg(test)]
-mod decoders_tests;
-#[cfg(test)]
-mod order_tests;
+mod tests;
 #[cfg(any(test, fuzzing))]
 pub mod trial;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_call_has_two_rows() {
-        let mut numbers: Vec<i64> = TABLE.iter().map(|row| row.nr).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert_eq!(numbers.len(), TABLE.len());
-    }
-}

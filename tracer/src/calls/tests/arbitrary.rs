@@ -1,9 +1,9 @@
 //! Whatever a program puts into registers and memory, no decoder panics: a panic would end the receiver.
 use std::os::fd::AsRawFd;
 
-use super::TABLE;
-use super::ioctls::COMMANDS;
-use super::trial::Trial;
+use crate::calls::TABLE;
+use crate::calls::ioctls::COMMANDS;
+use crate::calls::trial::Trial;
 
 struct Random(u64);
 

@@ -1,38 +1,16 @@
 //! What decides about the order of calls by path: which may lead paths elsewhere, and which may yet find something.
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-
-use hotbackup_event::Effect;
-
-use super::row;
-use super::trial::{Decoded, Trial};
-
-struct Bench {
-    dir: tempfile::TempDir,
-    trial: Trial,
-}
+use super::*;
 
 impl Bench {
-    /// A directory with a file, a directory and a symbolic link, each called what it is.
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("file"), b"content").unwrap();
-        std::fs::create_dir(dir.path().join("dir")).unwrap();
-        std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
-        Self { dir, trial: Trial::new() }
-    }
-
     /// A call with two paths, or a path and a number.
-    fn decode(&mut self, nr: i64, first: &str, second: Result<&str, i32>) -> Decoded {
-        let text = |path: &str| CString::new(self.dir.path().join(Path::new(path)).as_os_str().as_bytes()).unwrap();
-        let (first, path) = (text(first), text(second.unwrap_or_default()));
+    fn decode_paths(&mut self, nr: i64, first: &str, second: Result<&str, i32>) -> Decoded {
+        let (first, path) = (self.text(first), self.text(second.unwrap_or_default()));
         let second = second.map_or_else(|number| number as u64, |_| path.as_ptr() as u64);
-        self.trial.decode(row(nr).unwrap(), [first.as_ptr() as u64, second, 0, 0, 0, 0], false)
+        self.decode_any(nr, &[at(&first), second])
     }
 
     fn redirects(&mut self, nr: i64, first: &str, second: &str) -> bool {
-        let decoded = self.decode(nr, first, Ok(second));
+        let decoded = self.decode_paths(nr, first, Ok(second));
         assert!(decoded.moves_names, "{decoded:?}");
         decoded.redirects
     }
@@ -60,13 +38,13 @@ fn what_moves_a_directory_or_a_link_waits_for_all_calls_by_path_and_what_moves_a
 fn making_a_directory_waits_for_all_calls_by_path_and_removing_does_not() {
     let mut bench = Bench::new();
     for nr in [libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_creat] {
-        assert!(!bench.decode(nr, "dir", Err(0o600)).redirects, "{nr}");
+        assert!(!bench.decode_paths(nr, "dir", Err(0o600)).redirects, "{nr}");
     }
-    let made = bench.decode(libc::SYS_mkdir, "new", Err(0o700));
+    let made = bench.decode_paths(libc::SYS_mkdir, "new", Err(0o700));
     assert!(made.moves_names && made.redirects);
-    assert!(!bench.decode(libc::SYS_unlink, "file", Err(0)).moves_names);
-    assert!(bench.decode(libc::SYS_unlink, "link", Err(0)).moves_names);
-    assert!(!bench.decode(libc::SYS_creat, "new", Err(0o600)).moves_names);
+    assert!(!bench.decode_paths(libc::SYS_unlink, "file", Err(0)).moves_names);
+    assert!(bench.decode_paths(libc::SYS_unlink, "link", Err(0)).moves_names);
+    assert!(!bench.decode_paths(libc::SYS_creat, "new", Err(0o600)).moves_names);
 }
 
 #[test]
@@ -80,7 +58,7 @@ fn a_path_that_leads_nowhere_may_lead_somewhere_when_the_call_runs() {
         (libc::SYS_chmod, "file", false),
         (libc::SYS_truncate, "file", false),
     ] {
-        let decoded = bench.decode(nr, path, Err(0));
+        let decoded = bench.decode_paths(nr, path, Err(0));
         assert_eq!(decoded.awaited, awaited, "{nr} {path}: {decoded:?}");
     }
 }

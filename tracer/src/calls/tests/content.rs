@@ -1,0 +1,176 @@
+//! Calls that change content, by descriptor.
+use std::io::{Seek, SeekFrom};
+
+use super::*;
+
+/// The file, open for writing, with its position at 100.
+fn at_100(bench: &Bench) -> File {
+    let mut file = bench.open("file", File::options().read(true).write(true));
+    file.seek(SeekFrom::Start(100)).unwrap();
+    file
+}
+
+/// The lengths of an iovec array.
+fn vector(lengths: &[u64]) -> Vec<[u64; 2]> {
+    lengths.iter().map(|&length| [0, length]).collect()
+}
+
+#[test]
+fn a_write_changes_what_is_at_the_position() {
+    let mut bench = Bench::new();
+    let file = at_100(&bench);
+    assert_eq!(bench.effects(libc::SYS_write, &[number(&file), 0, 50]), [bench.content(100, 150)]);
+    assert_eq!(bench.effects(libc::SYS_write, &[number(&file), 0, 0]), []);
+    let most = [bench.content(100, u64::MAX)];
+    assert_eq!(bench.effects(libc::SYS_write, &[number(&file), 0, u64::MAX]), most);
+}
+
+#[test]
+fn a_write_to_an_appending_descriptor_appends() {
+    let mut bench = Bench::new();
+    let file = bench.open("file", File::options().append(true));
+    assert_eq!(bench.effects(libc::SYS_write, &[number(&file), 0, 50]), [bench.append()]);
+}
+
+/// It may be reopened by then, under the same number.
+#[test]
+fn a_write_to_what_is_not_open_for_writing_may_change_the_whole_file() {
+    let mut bench = Bench::new();
+    let file = bench.open("file", File::options().read(true));
+    assert_eq!(bench.effects(libc::SYS_write, &[number(&file), 0, 50]), [bench.whole()]);
+}
+
+#[test]
+fn a_write_to_what_is_no_file_changes_none() {
+    let mut bench = Bench::new();
+    let device = File::create("/dev/null").unwrap();
+    for nr in [libc::SYS_write, libc::SYS_pwrite64, libc::SYS_sendfile, libc::SYS_ftruncate, libc::SYS_fallocate] {
+        assert_eq!(bench.effects(nr, &[number(&device), 0, 50, 50]), []);
+        assert_eq!(bench.effects(nr, &[9999, 0, 50, 50]), [], "nothing is open there");
+    }
+}
+
+#[test]
+fn a_vector_is_as_long_as_its_parts_together() {
+    let mut bench = Bench::new();
+    let file = at_100(&bench);
+    let parts = vector(&[30, 0, 20]);
+    let mut written = |parts: &[[u64; 2]]| {
+        bench.effects(libc::SYS_writev, &[number(&file), parts.as_ptr() as u64, parts.len() as u64])
+    };
+    let (some, most, too_many) = (written(&parts), written(&vector(&[1; 1024])), written(&vector(&[1; 1025])));
+    assert_eq!(some, [bench.content(100, 150)]);
+    assert_eq!(most, [bench.content(100, 1124)]);
+    assert_eq!(too_many, [], "EINVAL");
+    let unreadable = bench.effects(libc::SYS_writev, &[number(&file), 1, 1]);
+    assert_eq!(unreadable, [bench.content(100, u64::MAX)], "it may be readable when the call runs");
+}
+
+/// On a descriptor with O_APPEND they append all the same.
+#[test]
+fn a_write_at_an_offset_changes_what_is_there_or_appends() {
+    let mut bench = Bench::new();
+    let file = at_100(&bench);
+    let parts = vector(&[30, 20]);
+    let expected = [bench.content(7, 57), bench.append()];
+    assert_eq!(bench.effects(libc::SYS_pwrite64, &[number(&file), 0, 50, 7]), expected);
+    for nr in [libc::SYS_pwritev, libc::SYS_pwritev2] {
+        assert_eq!(bench.effects(nr, &[number(&file), parts.as_ptr() as u64, 2, 7]), expected);
+    }
+    assert_eq!(bench.effects(libc::SYS_pwrite64, &[number(&file), 0, 0, 7]), [bench.append()]);
+}
+
+#[test]
+fn pwritev2_without_an_offset_writes_at_the_position_or_as_its_flags_say() {
+    const HIGH_PRIORITY: u64 = 1; // RWF_HIPRI
+    let mut bench = Bench::new();
+    let file = at_100(&bench);
+    let parts = vector(&[30, 20]);
+    let mut written =
+        |flags: u64| bench.effects(libc::SYS_pwritev2, &[number(&file), parts.as_ptr() as u64, 2, u64::MAX, 0, flags]);
+    let (plain, append, no_append) = (written(HIGH_PRIORITY), written(0x10), written(0x20));
+    assert_eq!(plain, [bench.content(100, 150)]);
+    for with_flag in [append, no_append] {
+        assert_eq!(with_flag, [bench.whole(), bench.append(), bench.content(100, 150)]);
+    }
+}
+
+#[test]
+fn ftruncate_changes_the_length() {
+    let mut bench = Bench::new();
+    let file = at_100(&bench);
+    assert_eq!(bench.effects(libc::SYS_ftruncate, &[number(&file), 77]), [bench.resize(77)]);
+}
+
+#[test]
+fn fallocate_changes_a_range_or_all_behind_it() {
+    let mut bench = Bench::new();
+    let file = at_100(&bench);
+    let mut allocated = |mode: i32| bench.effects(libc::SYS_fallocate, &[number(&file), mode as u64, 4096, 8192]);
+    const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    let ranges =
+        [0, KEEP, libc::FALLOC_FL_PUNCH_HOLE | KEEP, libc::FALLOC_FL_ZERO_RANGE, libc::FALLOC_FL_UNSHARE_RANGE];
+    let ranges = ranges.map(&mut allocated);
+    let moved = [libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE].map(allocated);
+    for range in ranges {
+        assert_eq!(range, [bench.content(4096, 12288)]);
+    }
+    for moved in moved {
+        assert_eq!(moved, [bench.resize(4096)]);
+    }
+}
+
+#[test]
+fn a_copy_goes_to_the_offset_in_memory_or_to_the_position() {
+    let mut bench = Bench::new();
+    let file = at_100(&bench);
+    let offset = 5u64;
+    for nr in [libc::SYS_copy_file_range, libc::SYS_splice] {
+        assert_eq!(bench.effects(nr, &[0, 0, number(&file), 0, 50]), [bench.content(100, 150)]);
+        let there = [bench.content(5, 55), bench.append()];
+        assert_eq!(bench.effects(nr, &[0, 0, number(&file), address(&offset), 50]), there);
+        assert_eq!(bench.effects(nr, &[0, 0, number(&file), 1, 50]), [], "EFAULT");
+    }
+    assert_eq!(bench.effects(libc::SYS_sendfile, &[number(&file), 0, 0, 50]), [bench.content(100, 150)]);
+}
+
+#[test]
+fn metadata_by_descriptor_is_that_of_whatever_is_open() {
+    let mut bench = Bench::new();
+    for nr in [libc::SYS_fchmod, libc::SYS_fchown, libc::SYS_fsetxattr, libc::SYS_fremovexattr] {
+        for name in ["file", "dir"] {
+            let open = bench.open(name, File::options().read(true));
+            assert_eq!(bench.effects(nr, &[number(&open)]), [bench.metadata(name)]);
+        }
+        assert_eq!(bench.effects(nr, &[9999]), []);
+    }
+}
+
+/// What grace waits for, where 8-byte writes are not shown.
+#[test]
+fn what_moves_a_position_or_closes_a_file_is_waited_for_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let (file, reading) = (at_100(&bench), bench.open("file", File::options().read(true)));
+    let device = File::create("/dev/null").unwrap();
+    let mut net = |nr: i64, args: [u64; 3]| {
+        let [a, b, c] = args;
+        let decoded = bench.trial.decode(row(nr).unwrap(), [a, b, c, 0, 0, 0], true);
+        assert_eq!((decoded.effects, decoded.blind), (vec![], None), "{nr}");
+        decoded.awaited
+    };
+    let writes = File::options().write(true).open(bench.dir.path().join("file")).unwrap();
+    assert!(net(libc::SYS_lseek, [number(&file), 7, libc::SEEK_SET as u64]));
+    assert!(!net(libc::SYS_lseek, [number(&reading), 7, libc::SEEK_SET as u64]));
+    assert!(!net(libc::SYS_lseek, [number(&device), 7, libc::SEEK_SET as u64]));
+    // It is known by the seek.
+    assert!(net(libc::SYS_close, [number(&file), 0, 0]));
+    assert!(!net(libc::SYS_close, [number(&reading), 0, 0]));
+    assert!(!net(libc::SYS_close, [number(&device), 0, 0]));
+    for (nr, args) in [
+        (libc::SYS_dup2, [0, number(&writes), 0]),
+        (libc::SYS_dup3, [0, number(&writes), 0]),
+        (libc::SYS_close_range, [number(&writes), number(&writes), 0]),
+    ] {
+        assert!(net(nr, args), "{nr}: a close leaves duplicates to be looked for");
+    }
+}

@@ -1,0 +1,55 @@
+//! Calls after which a file may change unseen.
+use super::*;
+
+#[test]
+fn a_shared_mapping_of_a_file_is_named() {
+    let mut bench = Bench::new();
+    let file = bench.open("file", File::options().read(true).write(true));
+    let mapped = [Effect::Mapped { file: bench.id("file") }];
+    assert_eq!(bench.effects(libc::SYS_mmap, &[0, 4096, 3, 1, number(&file), 0]), mapped);
+    assert_eq!(bench.effects(libc::SYS_mmap, &[0, 4096, 3, 1, 9999, 0]), []);
+}
+
+#[test]
+fn mprotect_of_memory_that_is_no_file_concerns_none() {
+    let mut bench = Bench::new();
+    let memory = vec![0u8; 1 << 20];
+    assert_eq!(bench.effects(libc::SYS_mprotect, &[memory.as_ptr() as u64, memory.len() as u64, 3]), []);
+}
+
+#[test]
+fn what_names_no_file_ends_the_backup() {
+    let mut bench = Bench::new();
+    for nr in [libc::SYS_io_uring_setup, libc::SYS_open_by_handle_at] {
+        let decoded = bench.decode_any(nr, &[0; 6]);
+        assert!(decoded.blind.is_some() && decoded.effects.is_empty(), "{nr}: {decoded:?}");
+    }
+}
+
+/// A `struct iocb`: the opcode at byte 16, the descriptor at byte 20.
+fn control_block(opcode: u16, fd: u64) -> [u64; 8] {
+    let mut words = [0; 8];
+    words[2] = u64::from(opcode) | fd << 32;
+    words
+}
+
+#[test]
+fn io_submit_names_the_files_that_it_writes_to() {
+    const READ: u16 = 0;
+    let mut bench = Bench::new();
+    let file = bench.open("file", File::options().read(true).write(true));
+    let written =
+        Effect::Untraceable { file: bench.id("file"), cause: "io_submit, which returns before its write is done" };
+    for (opcodes, count, expected) in [
+        (vec![READ, 1], 2, 1),
+        (vec![8, READ, 1], 3, 2),
+        (vec![READ], 1, 0),
+        (vec![1, 1], 1, 1), // only one of them is submitted
+    ] {
+        let blocks: Vec<_> = opcodes.iter().map(|&opcode| control_block(opcode, number(&file))).collect();
+        let pointers: Vec<u64> = blocks.iter().map(address).collect();
+        let found = bench.effects(libc::SYS_io_submit, &[0, count, pointers.as_ptr() as u64]);
+        assert_eq!(found, vec![written.clone(); expected], "{opcodes:?}");
+    }
+    assert_eq!(bench.effects(libc::SYS_io_submit, &[0, 1, 1]), [], "EFAULT");
+}

@@ -20,8 +20,8 @@ impl Monitor for Told {
 fn what_is_copied_and_what_is_due_are_all_there_is() {
     for (point, phase) in [(Point::End, Phase::Track), (Point::Start, Phase::Drain)] {
         let bench = Bench::new();
-        for seed in 0..8 {
-            std::fs::write(bench.source.join(format!("file{seed}")), pattern(seed, 4 * BLOCK as usize)).unwrap();
+        for seed in 0..2 {
+            std::fs::write(bench.source.join(format!("file{seed}")), pattern(seed, 20 * BLOCK as usize)).unwrap();
         }
         let (backup, target) = bench.prepare(point);
         let told = Told::default();

@@ -35,7 +35,7 @@ use crate::process::{Process, read_below};
 
 /// How long a look waits for closes and seeks that came since the grace before it. If that is too short, the backup may be
 /// refused without need.
-const SOON: Duration = Duration::from_millis(5);
+const SOON: Duration = if cfg!(test) { Duration::from_secs(30) } else { Duration::from_millis(5) };
 
 /// A descriptor of the target that is open for writing a regular file.
 #[derive(Debug, Clone, Copy)]
@@ -392,6 +392,28 @@ mod tests {
             file.write_all(&[1; 50]).unwrap();
             let found = content_of(&unseen.look(&process, &inflight, Look::Unexplained), id);
             assert_eq!(found, if is_held { vec![] } else { vec![(0, 50)] });
+        }
+    }
+
+    #[test]
+    fn what_a_new_descriptor_wrote_unseen_is_found_at_the_next_look_and_before_it_seeks() {
+        let (process, inflight) = (this_process(), InFlight::default());
+        for seeks in [false, true] {
+            let mut unseen = Unseen::default();
+            let mut known = tempfile::NamedTempFile::new().unwrap();
+            known.write_all(&[0; 10]).unwrap();
+            unseen.look(&process, &inflight, Look::Mark);
+            let id = process.descriptor_identity(process.pid(), known.as_raw_fd()).unwrap().id;
+            unseen.opens(Some((id, 10)));
+            let mut new = std::fs::File::options().write(true).open(known.path()).unwrap();
+            new.write_all(&[1; 8]).unwrap();
+            if seeks {
+                // To where the other one is: that makes it no duplicate of that.
+                unseen.seeks(new.as_raw_fd(), id, 8, 10);
+                new.seek(SeekFrom::Start(10)).unwrap();
+            }
+            let effects = unseen.look(&process, &inflight, Look::Mark);
+            assert_eq!(content_of(&effects, id), [(0, 8)], "seeks: {seeks}");
         }
     }
 }

@@ -52,6 +52,12 @@ impl Trial {
         Self { process, inflight, unseen, descriptors, resolver }
     }
 
+    /// What no decoded call explains of where the positions are; see `unseen.rs`.
+    pub fn unexplained(&self) -> Vec<Effect> {
+        let mut unseen = self.unseen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        unseen.look(&self.process, &self.inflight, crate::Look::Unexplained)
+    }
+
     /// Decodes a call with these arguments. `unseen`: in a process whose writes of 8 bytes are not shown.
     pub fn decode(&mut self, row: &Row, args: [u64; 6], unseen: bool) -> Decoded {
         let tid = nix::unistd::gettid().as_raw();

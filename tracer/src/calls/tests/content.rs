@@ -174,3 +174,27 @@ fn what_moves_a_position_or_closes_a_file_is_waited_for_and_changes_nothing() {
         assert!(net(nr, args), "{nr}: a close leaves duplicates to be looked for");
     }
 }
+
+#[test]
+fn a_seek_explains_where_the_position_is() {
+    let mut bench = Bench::new();
+    let mut file = at_100(&bench);
+    let of_file = |bench: &Bench| {
+        let id = bench.id("file");
+        bench.trial.unexplained().into_iter().filter(|effect| effect.subject() == id).collect::<Vec<_>>()
+    };
+    of_file(&bench);
+    for (to, whence, offset) in [
+        (SeekFrom::Start(7), libc::SEEK_SET, 7),
+        (SeekFrom::Current(70), libc::SEEK_CUR, 70),
+        (SeekFrom::Current(-20), libc::SEEK_CUR, -20),
+        (SeekFrom::End(-1), libc::SEEK_END, -1i64),
+    ] {
+        let args = [number(&file), offset as u64, whence as u64, 0, 0, 0];
+        bench.trial.decode(row(libc::SYS_lseek).unwrap(), args, true);
+        file.seek(to).unwrap();
+        assert_eq!(of_file(&bench), [], "{to:?}");
+    }
+    file.seek(SeekFrom::Start(9)).unwrap();
+    assert_eq!(of_file(&bench), [bench.content(9, SIZE - 1)], "nobody has shown this one");
+}

@@ -380,3 +380,26 @@ fn a_call_that_changes_nothing_unsaved_does_not_wait() {
     assert_eq!((report.before_images.count, report.max_wait_us), (0, 0));
     assert_eq!(before, contents(&bench.dest));
 }
+
+#[test]
+fn a_call_waits_for_what_somebody_else_is_reading() {
+    let bench = bench();
+    let before = contents(&bench.source);
+    let io = Arc::new(Faulty::default());
+    let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
+    let changing = AtPhase::new(|phase| io.stall_reads(phase == Phase::Drain));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            common::until("a file is being read", || io.is_stalling_reads());
+            // All of the file that is read has been claimed, whichever it is.
+            let calls = ["a", "b", "dir/c", "dir/deep/d", "e"].map(|name| {
+                let (target, path) = (&target, bench.source.join(name));
+                scope.spawn(move || target.pwrite(&path, 0, &pattern(7, 5 * BLOCK as usize)))
+            });
+            common::until("all calls wait", || target.calls.parked() == calls.len());
+            io.stall_reads(false);
+        });
+        backup.run(&*target.calls, &changing, &Control::default()).unwrap();
+    });
+    assert_eq!(before, contents(&bench.dest));
+}

@@ -18,16 +18,46 @@ pub enum Kind {
     Sync,
 }
 
-/// Counts operations, fails one of them, and holds up writes while told to.
+/// Who comes waits while it is shut.
+#[derive(Default)]
+struct Gate {
+    shut: Mutex<bool>,
+    opened: Condvar,
+    waiting: AtomicU64,
+}
+
+impl Gate {
+    fn shut(&self, shut: bool) {
+        *self.shut.lock().unwrap() = shut;
+        self.opened.notify_all();
+    }
+
+    fn is_shut(&self) -> bool {
+        *self.shut.lock().unwrap()
+    }
+
+    fn pass(&self) {
+        let mut shut = self.shut.lock().unwrap();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        while *shut {
+            shut = self.opened.wait(shut).unwrap();
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// Counts operations, fails one of them, and holds up writes or reads while told to.
 #[derive(Default)]
 pub struct Faulty {
     counts: [AtomicU64; 6],
     pub fail: Option<(Kind, u64, i32)>,
     pub failed: AtomicBool,
-    stalled: Mutex<bool>,
-    moving: Condvar,
-    /// Writes that wait.
-    waiting: AtomicU64,
+    writes: Gate,
+    reads: Gate,
 }
 
 impl Faulty {
@@ -41,17 +71,26 @@ impl Faulty {
 
     /// From now on writes wait, until told otherwise.
     pub fn stall(&self, stalled: bool) {
-        *self.stalled.lock().unwrap() = stalled;
-        self.moving.notify_all();
+        self.writes.shut(stalled);
+    }
+
+    /// The same with reads of the source.
+    pub fn stall_reads(&self, stalled: bool) {
+        self.reads.shut(stalled);
+    }
+
+    /// Whether a read waits.
+    pub fn is_stalling_reads(&self) -> bool {
+        self.reads.has_waiting()
     }
 
     /// Whether a write waits.
     pub fn is_stalling(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
+        self.writes.has_waiting()
     }
 
     pub fn is_stalled(&self) -> bool {
-        *self.stalled.lock().unwrap()
+        self.writes.is_shut()
     }
 
     fn step(&self, kind: Kind) -> io::Result<()> {
@@ -68,6 +107,7 @@ impl Faulty {
 
 impl Io for Faulty {
     fn read_at(&self, fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.reads.pass();
         self.step(Kind::Read)?;
         Direct.read_at(fd, buffer, offset)
     }
@@ -78,13 +118,7 @@ impl Io for Faulty {
     }
 
     fn write_at(&self, fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut stalled = self.stalled.lock().unwrap();
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        while *stalled {
-            stalled = self.moving.wait(stalled).unwrap();
-        }
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        drop(stalled);
+        self.writes.pass();
         self.step(Kind::Write)?;
         Direct.write_at(fd, data, offset)
     }

@@ -58,6 +58,13 @@ impl Trial {
         unseen.look(&self.process, &self.inflight, crate::Look::Unexplained)
     }
 
+    /// Another thread has a call that moves the position of a file, and that is held.
+    pub fn another_is_held_at(&self, file: hotbackup_event::FileId) {
+        const ANOTHER: i32 = 1;
+        let serial = self.inflight.begin(ANOTHER, CallData::default());
+        self.inflight.set_positions(ANOTHER, serial, file);
+    }
+
     /// Decodes a call with these arguments. `unseen`: in a process whose writes of 8 bytes are not shown.
     pub fn decode(&mut self, row: &Row, args: [u64; 6], unseen: bool) -> Decoded {
         let tid = nix::unistd::gettid().as_raw();

@@ -198,3 +198,14 @@ fn a_seek_explains_where_the_position_is() {
     file.seek(SeekFrom::Start(9)).unwrap();
     assert_eq!(of_file(&bench), [bench.content(9, SIZE - 1)], "nobody has shown this one");
 }
+
+#[test]
+fn where_another_call_is_about_to_move_the_position_the_whole_file_may_change() {
+    let mut bench = Bench::new();
+    std::fs::write(bench.path("other"), b"other").unwrap();
+    let file = at_100(&bench);
+    bench.trial.another_is_held_at(bench.id("other"));
+    assert_eq!(bench.effects(libc::SYS_write, &[number(&file), 0, 50]), [bench.content(100, 150)]);
+    bench.trial.another_is_held_at(bench.id("file"));
+    assert_eq!(bench.effects(libc::SYS_write, &[number(&file), 0, 50]), [bench.whole()]);
+}

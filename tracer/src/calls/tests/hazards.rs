@@ -53,3 +53,30 @@ fn io_submit_names_the_files_that_it_writes_to() {
     }
     assert_eq!(bench.effects(libc::SYS_io_submit, &[0, 1, 1]), [], "EFAULT");
 }
+
+#[test]
+fn mprotect_names_the_files_that_are_mapped_shared_in_its_range() {
+    use crate::sys::mapping::{Mapping, Shared};
+    const LENGTH: u64 = size_of::<Shared>() as u64;
+    let mut bench = Bench::new();
+    let map = |name: &str| {
+        let file = bench.open(name, File::options().read(true).write(true).create(true));
+        file.set_len(LENGTH).unwrap();
+        Mapping::open(file.into()).unwrap()
+    };
+    let (first, second) = (map("file"), map("other"));
+    let (first_at, second_at) = (address(&*first), address(&*second));
+    let (of_first, of_second) = (Effect::Mapped { file: bench.id("file") }, Effect::Mapped { file: bench.id("other") });
+    let mut named = |start: u64, length: u64| {
+        let mut found = bench.effects(libc::SYS_mprotect, &[start, length, 3]);
+        found.retain(|effect| [&of_first, &of_second].contains(&effect)); // other tests map, too
+        found
+    };
+    for (start, expected) in [(first_at, &of_first), (second_at, &of_second)] {
+        for range in [(start, LENGTH), (start, 1), (start + LENGTH - 1, 1), (start + 4096, 1)] {
+            assert_eq!(named(range.0, range.1), std::slice::from_ref(expected), "{range:x?}");
+        }
+        assert_eq!(named(start, 0), []);
+    }
+    assert_eq!(named(0, u64::MAX).len(), 2);
+}

@@ -59,12 +59,14 @@ impl Copies {
         }
         // From here on nobody reads these from the source, unless the hold turns out to have ended.
         for file in &copies.files {
-            let mut state = file.state();
-            let all = state.map.touched(0, u64::MAX);
-            state.map.mark(all.clone());
-            state.map.claim(all.clone());
-            state.map.done(all.clone());
-            ledger.saved(all.end - all.start);
+            let all = {
+                let mut state = file.state();
+                let all = state.map.touched(0, u64::MAX);
+                state.map.mark(all.clone());
+                state.map.claim(all.clone());
+                all
+            };
+            file.done(ledger, all);
         }
         Ok(Some(copies))
     }

@@ -148,7 +148,7 @@ fn cancelling_lets_a_waiting_call_go_while_the_destination_stands_still() {
     std::thread::scope(|scope| {
         let drains = AtPhase::new(|phase| {
             if phase == Phase::Drain {
-                io.stall(true);
+                io.writes.shut(true);
                 control.set_throttle(None);
                 // More before-images than there is room for.
                 scope.spawn(|| {
@@ -171,8 +171,8 @@ fn cancelling_lets_a_waiting_call_go_while_the_destination_stands_still() {
             }
             control.cancel();
             until("no call waits any more", || calls.parked() == 0);
-            let standing_still = io.is_stalled();
-            io.stall(false);
+            let standing_still = io.writes.is_shut();
+            io.writes.shut(false);
             standing_still
         });
         let result = backup.run(&**calls, &drains, control);

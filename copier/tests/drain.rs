@@ -297,12 +297,12 @@ fn a_call_waits_for_the_read_and_not_for_the_destination() {
     let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             // Nothing is written from here on, and yet all of this returns.
-            io.stall(true);
+            io.writes.shut(true);
             target.truncate(&bench.source.join("a"), 0);
             target.pwrite(&bench.source.join("b"), 0, &pattern(5, 6 * BLOCK as usize));
             target.unlink(&bench.source.join("dir/c"));
             assert_eq!(io.count(Kind::Write), 0);
-            io.stall(false);
+            io.writes.shut(false);
             control.set_throttle(None);
         }
     });
@@ -323,11 +323,11 @@ fn when_before_images_do_not_fit_the_backup_fails_and_the_call_goes_on() {
     let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
     let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
-            io.stall(true);
+            io.writes.shut(true);
             let start = Instant::now();
             target.truncate(&path, 0);
             assert!(start.elapsed() < Duration::from_secs(20));
-            io.stall(false);
+            io.writes.shut(false);
         }
     });
     let result = backup.run(&*target.calls, &changing, &control);
@@ -387,17 +387,17 @@ fn a_call_waits_for_what_somebody_else_is_reading() {
     let before = contents(&bench.source);
     let io = Arc::new(Faulty::default());
     let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
-    let changing = AtPhase::new(|phase| io.stall_reads(phase == Phase::Drain));
+    let changing = AtPhase::new(|phase| io.reads.shut(phase == Phase::Drain));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            common::until("a file is being read", || io.is_stalling_reads());
+            common::until("a file is being read", || io.reads.has_waiting());
             // All of the file that is read has been claimed, whichever it is.
             let calls = ["a", "b", "dir/c", "dir/deep/d", "e"].map(|name| {
                 let (target, path) = (&target, bench.source.join(name));
                 scope.spawn(move || target.pwrite(&path, 0, &pattern(7, 5 * BLOCK as usize)))
             });
             common::until("all calls wait", || target.calls.parked() == calls.len());
-            io.stall_reads(false);
+            io.reads.shut(false);
         });
         backup.run(&*target.calls, &changing, &Control::default()).unwrap();
     });

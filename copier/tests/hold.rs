@@ -183,16 +183,16 @@ fn names_that_pile_up_while_the_destination_stands_still_fail_the_backup_and_no_
     bench.tuning.most_entry_marks = 1000;
     let io = Arc::new(Faulty::default());
     let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::End), io.clone()).unwrap());
-    io.stall(true);
+    io.writes.shut(true);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| backup.run(&*target.calls, &common::Quiet, &Control::default()));
-        until("the backup is stuck in a write", || io.is_stalling());
+        until("the backup is stuck in a write", || io.writes.has_waiting());
         let dir = common::id_of(&bench.source);
         for n in 0..2000 {
             target.call(|| vec![Effect::Entry { dir, name: format!("n{n}").into() }], || ());
         }
         assert_eq!(target.calls.parked(), 0);
-        io.stall(false);
+        io.writes.shut(false);
         match running.join().unwrap() {
             Err(Error::TooManyMarks { marks: 1001 }) => {}
             other => panic!("{other:?}"),

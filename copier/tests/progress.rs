@@ -32,8 +32,8 @@ fn what_is_copied_and_what_is_due_are_all_there_is() {
         let sums: Vec<_> = on_the_way.iter().map(|now| (now.bytes_copied + now.bytes_due, now.bytes_total)).collect();
         assert!(sums.iter().all(|(sum, total)| sum == total), "{point:?}: {told:#?}");
         let pass = u32::from(point == Point::End);
-        let is_under_way = |now: &&Progress| now.bytes_copied > 0 && now.bytes_due > 0 && now.pass == pass;
-        assert!(on_the_way.iter().copied().any(|now| is_under_way(&now)), "{point:?}: {told:#?}");
+        let is_under_way = |now: &Progress| now.bytes_copied > 0 && now.bytes_due > 0 && now.pass == pass;
+        assert!(on_the_way.iter().any(|now| is_under_way(now)), "{point:?}: {told:#?}");
         assert_eq!(told.last().map(|now| now.bytes_due), Some(0), "{point:?}");
     }
 }

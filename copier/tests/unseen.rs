@@ -4,7 +4,7 @@ mod common;
 
 use common::{AtPhase, BLOCK, Bench, Target, id_of, pattern};
 use hotbackup_copier::{Control, Error, Phase, Point, Quiesce, Report};
-use hotbackup_event::Effect;
+use hotbackup_event::{Effect, FileId};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -146,22 +146,31 @@ impl Quiesce for Looks<'_> {
     }
 }
 
-/// A backup of one file of six blocks whose third was written to just before the point in time, so that it is the only one
-/// saved after it. Then an effect on the file turns out to have come unseen.
-fn with_unexplained(effect: impl Fn(hotbackup_event::FileId) -> Effect) -> Result<Report, Error> {
+/// A backup of one file of six blocks that is changed just before the point in time. `told` says what is told of it: to be
+/// marked, and unexplained.
+fn with_looks(
+    change: impl Fn(&Target, &Path) + Sync,
+    told: impl Fn(FileId) -> (Vec<Effect>, Vec<Effect>),
+) -> (Result<Report, Error>, Bench) {
     let bench = Bench::new();
     let file = bench.source.join("file");
     fs::write(&file, pattern(1, 6 * BLOCK as usize)).unwrap();
     let (backup, target) = bench.prepare(Point::End);
     let changing = AtPhase::new(|phase| {
         if phase == Phase::Hold {
-            target.pwrite(&file, 2 * BLOCK, b"new");
+            change(&target, &file);
         }
     });
-    let looks = Looks { target: &target, marks: vec![], unexplained: vec![effect(id_of(&file))] };
-    let result = backup.run(&looks, &changing, &Control::default());
+    let (marks, unexplained) = told(id_of(&file));
+    let result = backup.run(&Looks { target: &target, marks, unexplained }, &changing, &Control::default());
     assert_eq!(result.is_ok(), bench.dest.exists());
-    result
+    (result, bench)
+}
+
+/// The third block is written to, so that it is the only one saved after the point in time. Then an effect on the file turns
+/// out to have come unseen.
+fn with_unexplained(effect: impl Fn(FileId) -> Effect) -> Result<Report, Error> {
+    with_looks(|target, file| target.pwrite(file, 2 * BLOCK, b"new"), |file| (vec![], vec![effect(file)])).0
 }
 
 #[test]
@@ -190,18 +199,13 @@ fn what_was_saved_after_the_point_in_time_and_written_to_unseen_fails_the_backup
 
 #[test]
 fn what_was_written_to_unseen_before_the_point_in_time_and_found_is_copied_again() {
-    let bench = Bench::new();
-    let file = bench.source.join("file");
-    fs::write(&file, pattern(1, 6 * BLOCK as usize)).unwrap();
-    let (backup, target) = bench.prepare(Point::End);
-    let changing = AtPhase::new(|phase| {
-        if phase == Phase::Hold {
-            use std::os::unix::fs::FileExt;
-            fs::File::options().write(true).open(&file).unwrap().write_all_at(b"unseen", 4 * BLOCK).unwrap();
-        }
-    });
-    let marks = vec![Effect::Content { file: id_of(&file), start: 4 * BLOCK, end: 4 * BLOCK + 6 }];
-    let looks = Looks { target: &target, marks, unexplained: vec![] };
-    backup.run(&looks, &changing, &Control::default()).unwrap();
-    assert!(fs::read(bench.dest.join("file")).unwrap() == fs::read(&file).unwrap());
+    use std::os::unix::fs::FileExt;
+    let (result, bench) = with_looks(
+        |_, file| {
+            fs::File::options().write(true).open(file).unwrap().write_all_at(b"unseen", 4 * BLOCK).unwrap();
+        },
+        |file| (vec![Effect::Content { file, start: 4 * BLOCK, end: 4 * BLOCK + 6 }], vec![]),
+    );
+    result.unwrap();
+    assert!(fs::read(bench.dest.join("file")).unwrap() == fs::read(bench.source.join("file")).unwrap());
 }

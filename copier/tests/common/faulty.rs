@@ -20,19 +20,20 @@ pub enum Kind {
 
 /// Who comes waits while it is shut.
 #[derive(Default)]
-struct Gate {
+pub struct Gate {
     shut: Mutex<bool>,
     opened: Condvar,
     waiting: AtomicU64,
 }
 
 impl Gate {
-    fn shut(&self, shut: bool) {
+    /// Shuts or opens it.
+    pub fn shut(&self, shut: bool) {
         *self.shut.lock().unwrap() = shut;
         self.opened.notify_all();
     }
 
-    fn is_shut(&self) -> bool {
+    pub fn is_shut(&self) -> bool {
         *self.shut.lock().unwrap()
     }
 
@@ -45,19 +46,20 @@ impl Gate {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn has_waiting(&self) -> bool {
+    pub fn has_waiting(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 }
 
-/// Counts operations, fails one of them, and holds up writes or reads while told to.
+/// Counts operations, fails one of them, and holds up writes or reads while their gate is shut.
 #[derive(Default)]
 pub struct Faulty {
     counts: [AtomicU64; 6],
     pub fail: Option<(Kind, u64, i32)>,
     pub failed: AtomicBool,
-    writes: Gate,
-    reads: Gate,
+    pub writes: Gate,
+    /// Of the source.
+    pub reads: Gate,
 }
 
 impl Faulty {
@@ -67,30 +69,6 @@ impl Faulty {
 
     pub fn count(&self, kind: Kind) -> u64 {
         self.counts[kind as usize].load(Ordering::SeqCst)
-    }
-
-    /// From now on writes wait, until told otherwise.
-    pub fn stall(&self, stalled: bool) {
-        self.writes.shut(stalled);
-    }
-
-    /// The same with reads of the source.
-    pub fn stall_reads(&self, stalled: bool) {
-        self.reads.shut(stalled);
-    }
-
-    /// Whether a read waits.
-    pub fn is_stalling_reads(&self) -> bool {
-        self.reads.has_waiting()
-    }
-
-    /// Whether a write waits.
-    pub fn is_stalling(&self) -> bool {
-        self.writes.has_waiting()
-    }
-
-    pub fn is_stalled(&self) -> bool {
-        self.writes.is_shut()
     }
 
     fn step(&self, kind: Kind) -> io::Result<()> {

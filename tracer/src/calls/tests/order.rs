@@ -65,18 +65,14 @@ fn a_path_that_leads_nowhere_may_lead_somewhere_when_the_call_runs() {
 
 #[test]
 fn what_makes_a_file_shorter_says_so_for_appends() {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::MetadataExt;
     let mut bench = Bench::new();
-    let file = std::fs::File::open(bench.dir.path().join("file")).unwrap();
+    let (file, id) = (bench.open("file", File::options().read(true)), bench.id("file"));
     let mut lengths = |nr: i64, second: i32| -> Vec<u64> {
-        let decoded =
-            bench.trial.decode(row(nr).unwrap(), [file.as_raw_fd() as u64, second as u64, 4096, 4096, 0, 0], false);
         let length = |effect: &Effect| match effect {
-            Effect::Resize { file: id, len } if id.ino == file.metadata().unwrap().ino() => Some(*len),
+            Effect::Resize { file, len } if *file == id => Some(*len),
             _ => None,
         };
-        decoded.effects.iter().filter_map(length).collect()
+        bench.effects(nr, &[number(&file), second as u64, 4096, 4096]).iter().filter_map(length).collect()
     };
     assert_eq!(lengths(libc::SYS_fallocate, libc::FALLOC_FL_COLLAPSE_RANGE), [4096]);
     assert_eq!(lengths(libc::SYS_fallocate, libc::FALLOC_FL_INSERT_RANGE), [4096]);

@@ -3,7 +3,8 @@
 //! Two bits a block. *Due*: the backup does not hold what the source holds. *Busy*: somebody is at it; in a pass the
 //! blocks taken for copying, in the drain the blocks claimed to be read. A call that changes a block in a pass makes
 //! it due again while it is still busy, so the two are independent of one another. Blocks beyond the end of the map
-//! have no bits: they are due by definition, because they are born due when the map grows.
+//! have no bits: they are due by definition, because they are born due when the map grows. What is due or busy is
+//! *lacking*.
 use std::ops::Range;
 
 /// The unit of tracking in bytes. Larger copies more than was changed, smaller takes more memory and more calls;
@@ -32,9 +33,9 @@ impl BlockMap {
 
     /// Takes over the file's size. What it grew by is due, and so is the block that used to be the last and was not
     /// full: the backup's copy of it ends where the file did, whatever the source shows there now.
-    /// Returns by how many the blocks due became more.
+    /// Returns by how many the blocks lacking became more.
     pub fn resize(&mut self, size: u64) -> i64 {
-        let before = self.due.count();
+        let before = self.lacking(0..self.end());
         let (old, new) = (self.size, blocks_of(size));
         self.due.resize(new);
         self.busy.resize(new);
@@ -42,7 +43,7 @@ impl BlockMap {
             self.due.set(old / BLOCK..new);
         }
         self.size = size;
-        self.due.count() as i64 - before as i64
+        self.lacking(0..new) as i64 - before as i64
     }
 
     /// The size last taken over.
@@ -61,9 +62,12 @@ impl BlockMap {
         first..last.max(first)
     }
 
-    /// Makes blocks due. Returns how many were not.
+    /// Makes blocks due. Returns how many were not lacking.
     pub fn mark(&mut self, blocks: Range<u64>) -> u64 {
-        self.due.set(blocks)
+        let all = blocks.end - blocks.start;
+        let before = self.lacking(blocks.clone());
+        self.due.set(blocks);
+        all - before
     }
 
     /// How many blocks are due.
@@ -71,9 +75,14 @@ impl BlockMap {
         self.due.count()
     }
 
+    /// How many of these are due or busy.
+    fn lacking(&self, blocks: Range<u64>) -> u64 {
+        self.due.count_with(&self.busy, blocks)
+    }
+
     /// Whether nothing is due and nobody is at anything.
     pub fn is_clean(&self) -> bool {
-        !self.due.any(0..self.end()) && !self.busy.any(0..self.end())
+        !self.is_open(0..self.end())
     }
 
     /// Whether any of these is due or busy.
@@ -95,14 +104,12 @@ impl BlockMap {
         taken
     }
 
-    /// Pass: what was taken and not copied is due again. Returns how many blocks were not due.
-    pub fn put_back(&mut self) -> u64 {
-        let mut added = 0;
+    /// Pass: what was taken and not copied is due again.
+    pub fn put_back(&mut self) {
         while let Some(run) = self.busy.next_run(0..self.end(), u64::MAX) {
-            added += self.due.set(run.clone());
+            self.due.set(run.clone());
             self.busy.clear(run);
         }
-        added
     }
 
     /// The first run of busy blocks in a range, at most `max` blocks long.
@@ -122,10 +129,13 @@ impl BlockMap {
         debug_assert_eq!((cleared, claimed), (blocks.end - blocks.start, cleared), "a claim on blocks not due");
     }
 
-    /// Copied, or read: nobody is at these any more.
-    pub fn done(&mut self, blocks: Range<u64>) {
+    /// Copied, or read: nobody is at these any more. Returns how many are no longer lacking: not those that were marked since.
+    pub fn done(&mut self, blocks: Range<u64>) -> u64 {
         let end = self.end();
-        self.busy.clear(blocks.start.min(end)..blocks.end.min(end));
+        let blocks = blocks.start.min(end)..blocks.end.min(end);
+        let before = self.lacking(blocks.clone());
+        self.busy.clear(blocks.clone());
+        before - self.lacking(blocks)
     }
 }
 
@@ -207,6 +217,15 @@ impl Bits {
 
     fn count(&self) -> u64 {
         self.as_slice().iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// How many bits of a range are set here or there.
+    fn count_with(&self, other: &Self, range: Range<u64>) -> u64 {
+        let both = words(&range).map(|word| {
+            let bits = self.as_slice()[word as usize] | other.as_slice()[word as usize];
+            u64::from((bits & mask(word, &range)).count_ones())
+        });
+        both.sum()
     }
 
     /// The first bit at or after `range.start` that is set (or clear), or `range.end`.

@@ -52,6 +52,10 @@ impl Oracle {
         self.size = size;
     }
 
+    fn lacking(&self) -> i64 {
+        self.blocks.iter().filter(|b| b.due || b.busy).count() as i64
+    }
+
     fn touched(&self, start: u64, end: u64) -> Vec<usize> {
         (0..self.blocks.len()).filter(|b| (*b as u64 + 1) * BLOCK > start && (*b as u64) * BLOCK < end).collect()
     }
@@ -68,33 +72,35 @@ proptest! {
     fn the_map_is_what_one_state_a_block_would_be(ops in prop::collection::vec(op(), 1..60)) {
         let (mut map, mut oracle) = (BlockMap::new(0), Oracle::default());
         for op in ops {
-            let before = oracle.blocks.iter().filter(|b| b.due).count() as i64;
-            let mut counted = None;
+            let before = oracle.lacking();
+            // By how many the blocks that are lacking became more.
+            let mut counted = 0;
             match op {
                 Op::Resize(size) => {
-                    counted = Some(map.resize(size));
+                    counted = map.resize(size);
                     oracle.resize(size);
                 }
-                Op::SameSize => counted = Some(map.resize(oracle.size)),
+                Op::SameSize => counted = map.resize(oracle.size),
                 Op::Mark(start, end) => {
                     let blocks = map.touched(start, end);
                     let expected = if start < end { oracle.touched(start, end) } else { vec![] };
                     prop_assert_eq!(blocks.clone().map(|b| b as usize).collect::<Vec<_>>(), expected.clone());
-                    counted = Some(map.mark(blocks) as i64);
+                    counted = map.mark(blocks) as i64;
                     expected.into_iter().for_each(|b| oracle.blocks[b].due = true);
                 }
                 Op::Take => {
                     if oracle.blocks.iter().all(|b| !b.busy) {
-                        counted = Some(-(map.take() as i64));
+                        let due = oracle.blocks.iter().filter(|b| b.due).count();
+                        prop_assert_eq!(map.take(), due as u64);
                         oracle.blocks.iter_mut().for_each(|b| *b = State { due: false, busy: b.due });
                     }
                 }
                 Op::PutBack => {
-                    counted = Some(map.put_back() as i64);
+                    map.put_back();
                     oracle.blocks.iter_mut().for_each(|b| *b = State { due: b.due | b.busy, busy: false });
                 }
                 Op::Done(start, end) => {
-                    map.done(start..end);
+                    counted = -(map.done(start..end) as i64);
                     oracle.blocks.iter_mut().take(end as usize).skip(start as usize).for_each(|b| b.busy = false);
                 }
                 Op::ClaimNext(start, end, max) => {
@@ -112,9 +118,7 @@ proptest! {
                 }
             }
             let due = oracle.blocks.iter().filter(|b| b.due).count() as u64;
-            if let Some(counted) = counted {
-                prop_assert_eq!(counted, due as i64 - before);
-            }
+            prop_assert_eq!(counted, oracle.lacking() - before);
             prop_assert_eq!(map.due(), due);
             prop_assert_eq!(map.size(), oracle.size);
             for (b, state) in oracle.blocks.iter().enumerate() {

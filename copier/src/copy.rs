@@ -74,7 +74,7 @@ impl Copier {
         mut idle: impl FnMut() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let opened = match mode {
-            Mode::Pass => open_for_pass(context, file)?,
+            Mode::Pass => open_for_pass(file)?,
             Mode::Drain => open_to_save(context, file)?,
         };
         let Some(source) = opened else { return Ok(()) };
@@ -180,12 +180,12 @@ impl Copier {
 }
 
 /// Opens a file for a pass, and reads its extended attributes if they are due. `None`: not to be copied now.
-fn open_for_pass<P: Send + 'static>(context: &Context<'_, P>, file: &Arc<File>) -> Result<Option<Arc<Opened>>, Error> {
+fn open_for_pass(file: &Arc<File>) -> Result<Option<Arc<Opened>>, Error> {
     let unreadable = |error| tree::unreadable(file.path(), error);
     let source = match file.open() {
         Ok(source) => source,
         Err(OpenError::Moved) => {
-            context.ledger.put_back_blocks(file);
+            file.state().map.put_back();
             return Ok(None);
         }
         Err(OpenError::Io(error)) => return Err(unreadable(error)),

@@ -172,11 +172,12 @@ impl File {
 
     /// Claimed blocks have been read, or taken ones copied.
     pub fn done(&self, ledger: &Ledger, run: Range<u64>) {
-        ledger.saved(run.end - run.start);
         let mut state = self.state();
-        state.map.done(run);
+        let saved = state.map.done(run);
         state.settle();
         self.saved.notify_all();
+        drop(state);
+        ledger.add_lacking(-(saved as i64));
     }
 
     /// Claims the extended attributes, if nobody has.

@@ -59,9 +59,8 @@ pub(crate) struct Ledger {
     /// Files that are, or have been, mapped for writing.
     mapped: Mutex<HashSet<FileId>>,
     graces: AtomicU64,
-    due: AtomicI64,
-    /// Blocks that a pass has taken and not copied yet; in the drain, less those saved.
-    taken: AtomicI64,
+    /// Blocks of all known files that the backup does not hold as they are.
+    lacking: AtomicI64,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -100,10 +99,13 @@ impl Ledger {
             write(&self.devices).insert(id.dev);
         }
         if let Node::File(file) = &node {
-            self.add_due(file.state().map.due() as i64);
+            self.add_lacking(file.state().map.due() as i64);
         }
-        // Replaces: without birth times, the number may have belonged to something else.
-        write(self.shard(&id)).replace(node.clone());
+        // Without birth times, the number may have belonged to something else.
+        let replaced = write(self.shard(&id)).replace(node.clone());
+        if let Some(Node::File(file)) = replaced {
+            self.lacks_nothing(&file);
+        }
         lock(&self.dirty).push(node);
     }
 
@@ -120,9 +122,15 @@ impl Ledger {
             shard.remove(id);
             drop(shard);
             if let Node::File(file) = node {
-                self.add_due(-(file.state().map.due() as i64));
+                self.lacks_nothing(file);
             }
         }
+    }
+
+    /// What is forgotten is not counted, nor is what somebody who is still at it does with it.
+    fn lacks_nothing(&self, file: &File) {
+        let change = file.state().map.resize(0);
+        self.add_lacking(change);
     }
 
     /// All known files, in the order of their inodes: neighbours on disk are mostly neighbours there.
@@ -159,7 +167,7 @@ impl Ledger {
                         let blocks = self.affected(&mut state, effect);
                         (state.map.mark(blocks), state.xattrs.may_be_stripped())
                     };
-                    self.add_due(added as i64);
+                    self.add_lacking(added as i64);
                     if strips {
                         file.flags.meta.store(true, Ordering::SeqCst);
                     }
@@ -273,34 +281,15 @@ impl Ledger {
         self.graces.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Counts blocks that became due, or no longer are.
-    pub fn add_due(&self, blocks: i64) {
-        self.due.fetch_add(blocks, Ordering::Relaxed);
-    }
-
-    /// What was taken of a file and not copied is due again, unless the file was forgotten meanwhile: then nobody counts it.
-    pub fn put_back_blocks(&self, file: &Arc<File>) {
-        let added = file.state().map.put_back();
-        if self.file(&file.id).is_some_and(|known| Arc::ptr_eq(&known, file)) {
-            self.add_due(added as i64);
-        }
-    }
-
-    /// A pass begins, which has taken blocks that were due; or it has ended, and has taken none.
-    pub fn set_taken(&self, blocks: u64) {
-        self.add_due(-(blocks as i64));
-        self.taken.store(blocks as i64, Ordering::Relaxed);
-    }
-
-    /// Blocks that were taken or claimed have been copied.
-    pub fn saved(&self, blocks: u64) {
-        self.taken.fetch_sub(blocks as i64, Ordering::Relaxed);
+    /// Counts blocks that the backup came to lack, or lacks no more.
+    pub fn add_lacking(&self, blocks: i64) {
+        self.lacking.fetch_add(blocks, Ordering::Relaxed);
     }
 
     /// Bytes that the backup still lacks, as far as known; blocks counted in full.
     pub fn lacking_bytes(&self) -> u64 {
-        let blocks = self.due.load(Ordering::Relaxed) + self.taken.load(Ordering::Relaxed);
-        blocks.max(0) as u64 * BLOCK
+        // Whoever takes away may come before whoever adds.
+        self.lacking.load(Ordering::Relaxed).max(0) as u64 * BLOCK
     }
 
     /// A file is, or is about to be, mapped for writing.

@@ -30,6 +30,40 @@ fn a_write_may_take_capabilities_away_and_nothing_else() {
     }
 }
 
+#[test]
+fn what_is_lacking_is_counted_once_and_not_when_forgotten() {
+    let ledger = Ledger::default();
+    let (file, id) = known(&ledger, 10);
+    // `known` copied it behind the ledger's back.
+    ledger.add_lacking(-10);
+    let mark = |blocks: u64| ledger.mark(&Effect::Content { file: id, start: 0, end: blocks * BLOCK });
+    mark(4);
+    file.state().map.take();
+    // Two of those that a pass has taken change again.
+    mark(2);
+    assert_eq!(ledger.lacking_bytes(), 4 * BLOCK);
+    file.done(&ledger, 0..3);
+    assert_eq!(ledger.lacking_bytes(), 3 * BLOCK);
+    ledger.forget(&Node::File(Arc::clone(&file)));
+    assert_eq!(ledger.lacking_bytes(), 0);
+    // Whoever copies it may not know yet.
+    file.done(&ledger, 3..4);
+    ledger.add_lacking(1);
+    assert_eq!(ledger.lacking_bytes(), BLOCK);
+}
+
+#[test]
+fn a_file_replaced_by_another_under_its_number_is_not_counted() {
+    let ledger = Ledger::default();
+    let file = |number, blocks| {
+        let stat = Stat { size: blocks * BLOCK, ..Stat::default() };
+        Node::File(Arc::new(File::new(FileId { dev: 1, ino: 2, btime_ns: 0 }, number, stat)))
+    };
+    ledger.register(file(0, 5));
+    ledger.register(file(1, 3));
+    assert_eq!(ledger.lacking_bytes(), 3 * BLOCK);
+}
+
 fn due_from(file: &File) -> Option<u64> {
     let state = file.state();
     let all = state.map.touched(0, u64::MAX);

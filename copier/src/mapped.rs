@@ -116,6 +116,6 @@ fn mark_all(ledger: &Ledger, files: &[Arc<File>]) {
         let all = state.map.touched(0, u64::MAX);
         let added = state.map.mark(all);
         drop(state);
-        ledger.add_due(added as i64);
+        ledger.add_lacking(added as i64);
     }
 }

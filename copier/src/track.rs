@@ -65,14 +65,11 @@ impl<P: Send + 'static> Tracker<'_, P> {
 
     fn take_blocks(&self) -> Vec<Arc<File>> {
         let mut files = self.context.ledger.files();
-        let mut taken = 0;
         files.retain(|file| {
             let mut state = file.state();
             let blocks = state.map.take();
-            taken += blocks;
             blocks > 0 || matches!(state.xattrs, Xattrs::Due)
         });
-        self.context.ledger.set_taken(taken);
         files
     }
 
@@ -82,7 +79,6 @@ impl<P: Send + 'static> Tracker<'_, P> {
             copier.copy(context, file, Mode::Pass, || self.look_after())?;
             self.look_after()?;
         }
-        context.ledger.set_taken(0);
         Ok(())
     }
 

@@ -46,7 +46,7 @@ impl Tree {
                     state.xattrs = Xattrs::Due;
                 }
                 drop(state);
-                self.ledger.add_due(added);
+                self.ledger.add_lacking(added);
             }
             // Renamed or removed since; the mark of that call says where to look.
             None if !look.was_exact() => self.ledger.put_back_dirty(&Node::File(Arc::clone(file)), meta),

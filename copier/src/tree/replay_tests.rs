@@ -116,13 +116,7 @@ impl Bench {
     fn take(&mut self, blocks: bool) {
         let taken = self.ledger.take();
         let mut files = if blocks { self.ledger.files() } else { Vec::new() };
-        let mut blocks = 0;
-        files.retain(|file| {
-            let taken = file.state().map.take();
-            blocks += taken;
-            taken > 0
-        });
-        self.ledger.set_taken(blocks);
+        files.retain(|file| file.state().map.take() > 0);
         self.sync = Some((taken, files, self.received));
     }
 
@@ -140,7 +134,6 @@ impl Bench {
         for file in files {
             self.copy(&file);
         }
-        self.ledger.set_taken(0);
     }
 
     /// What a pass does with a file whose blocks were taken.
@@ -163,10 +156,10 @@ impl Bench {
                     if start < content.len() {
                         copied[start..end_of_source].copy_from_slice(&content[start..end_of_source]);
                     }
-                    state.map.done(run);
+                    self.ledger.add_lacking(-(state.map.done(run) as i64));
                 }
             }
-            Err(OpenError::Moved) => self.ledger.put_back_blocks(file),
+            Err(OpenError::Moved) => file.state().map.put_back(),
             Err(OpenError::Io(error)) => panic!("{error}"),
         }
     }

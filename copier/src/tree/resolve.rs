@@ -178,7 +178,7 @@ impl Tree {
             let all = state.map.touched(0, u64::MAX);
             let added = state.map.mark(all);
             drop(state);
-            self.ledger.add_due(added as i64);
+            self.ledger.add_lacking(added as i64);
         }
         self.moved.push(Node::File(Arc::clone(file)));
     }

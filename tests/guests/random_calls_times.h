@@ -4,7 +4,7 @@
 #pragma once
 #include "random_calls_thread.h"
 
-enum { KEPT_STEPS = 1 << 17, TIMES_HEAD = 4096 };
+enum { KEPT_STEPS = 1 << 20, TIMES_HEAD = 4096 };
 
 struct times {
     uint64_t step, call_began, call_ended, count_began, count_ended;

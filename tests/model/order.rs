@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// As in `tests/guests/random_calls_times.h`.
-const KEPT_STEPS: u64 = 1 << 17;
+const KEPT_STEPS: u64 = 1 << 20;
 const HEAD: u64 = 4096;
 const WORDS: usize = 8;
 

@@ -312,3 +312,7 @@ impl PartialEq for Node {
 }
 
 impl Eq for Node {}
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;

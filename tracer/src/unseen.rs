@@ -19,7 +19,9 @@
 //! what belonged to T may be lost, and the backup fails if that part of the file was not saved before T.
 //!
 //! Positions belong to open file descriptions, so duplicates of a descriptor show the same; when a descriptor is closed,
-//! its duplicates are looked for. Only the target's own table is looked at: a child process that opens a file of the
+//! its duplicates are looked for. When `dup2` puts another in its place, other threads may go on writing until it does (a log
+//! file is replaced like this), and where that leaves the position nobody can see: what they may write is marked with the
+//! call. For a plain `close` or `lseek` there is no such thing: a program that writes meanwhile does not know to what, or where. Only the target's own table is looked at: a child process that opens a file of the
 //! source for writing makes that file untraceable. Not covered: a child that goes on writing, 8 bytes at a time, through a
 //! descriptor which it inherited and the target has closed.
 
@@ -36,6 +38,9 @@ use crate::process::{Process, read_below};
 /// How long a look waits for closes and seeks that came since the grace before it. If that is too short, the backup may be
 /// refused without need.
 const SOON: Duration = if cfg!(test) { Duration::from_secs(30) } else { Duration::from_millis(5) };
+
+/// How many bytes may be written, 8 at a time, from when a `dup2` is received until it runs.
+const MEANWHILE: u64 = 64 << 10;
 
 /// A descriptor of the target that is open for writing a regular file.
 #[derive(Debug, Clone, Copy)]
@@ -107,17 +112,18 @@ impl Unseen {
         }
     }
 
-    /// A descriptor is about to be closed, or to become a duplicate of another. Whether it is one to be watched.
-    pub fn closes(&mut self, process: &Process, fd: i32) -> bool {
+    /// A descriptor is about to be closed, or to become a duplicate of another. If it is one to be watched: what other threads
+    /// may write through it before that, unseen.
+    pub fn closes(&mut self, process: &Process, fd: i32) -> Option<Effect> {
         let old = self.watched.remove(&fd);
         if old.is_none() && !self.rescan {
-            return false; // no file, or not open for writing
+            return None; // no file, or not open for writing
         }
-        let Some(now) = Self::now(process, fd) else { return false };
+        let now = Self::now(process, fd)?;
         let old = old.filter(|old| old.file == now.file).or_else(|| self.as_opened(now));
         self.moved.extend(old.map(|old| (old, now.from)));
         self.rescan = true; // for its duplicates
-        true
+        Some(now.moved_by(MEANWHILE))
     }
 
     /// This call is the one that closes, or seeks.
@@ -196,6 +202,15 @@ impl Watched {
         }
         let (start, end) = (self.from.min(now), self.from.max(now).max(self.expected));
         Some(if self.appends { self.rest() } else { Effect::Content { file: self.file, start, end } })
+    }
+
+    /// The next `length` bytes.
+    fn moved_by(&self, length: u64) -> Effect {
+        if self.appends {
+            self.rest()
+        } else {
+            Effect::Content { file: self.file, start: self.from, end: self.from.saturating_add(length) }
+        }
     }
 
     /// Everything from the last known position on.
@@ -353,7 +368,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
         unseen.opens(Some((id, 0)));
-        assert!(unseen.closes(&process, file.as_raw_fd()));
+        assert!(unseen.closes(&process, file.as_raw_fd()).is_some());
         looks_before(&mut unseen, &inflight, || drop(file));
         assert_eq!(content_of(&unseen.look(&process, &inflight, Look::Unexplained), id), []);
     }

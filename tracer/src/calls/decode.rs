@@ -166,12 +166,22 @@ impl<'a> Decoder<'a> {
 
     /// Descriptor `fd` of this thread is about to be closed.
     pub fn closes(&mut self, fd: i32) {
-        if let Some(mut unseen) = self.unseen()
-            && unseen.closes(self.process, fd)
-        {
-            unseen.runs_later(self.call());
-            self.awaited = true;
-        }
+        self.ends(fd);
+    }
+
+    /// Descriptor `fd` of this thread is about to be that of something else.
+    pub fn replaces(&mut self, fd: i32) {
+        let meanwhile = self.ends(fd);
+        self.effects.extend(meanwhile);
+    }
+
+    /// The last that is seen of a descriptor; and what may be written through it, unseen, until the call runs.
+    fn ends(&mut self, fd: i32) -> Option<Effect> {
+        let mut unseen = self.unseen()?;
+        let meanwhile = unseen.closes(self.process, fd)?;
+        unseen.runs_later(self.call());
+        self.awaited = true;
+        Some(meanwhile)
     }
 
     /// Descriptors from `first` to `last` are about to be closed.

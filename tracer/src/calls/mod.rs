@@ -174,8 +174,8 @@ pub static TABLE: &[Row] = &[
     // What moves a position, or ends a descriptor that has one.
     by_fd(libc::SYS_lseek, "lseek", files::lseek).when(When::ForTheNet),
     by_fd(libc::SYS_close, "close", |call| call.closes(call.fd(0))).when(When::ForTheNet),
-    by_fd(libc::SYS_dup2, "dup2", |call| call.closes(call.fd(1))).when(When::ForTheNet),
-    by_fd(libc::SYS_dup3, "dup3", |call| call.closes(call.fd(1))).when(When::ForTheNet),
+    by_fd(libc::SYS_dup2, "dup2", |call| call.replaces(call.fd(1))).when(When::ForTheNet),
+    by_fd(libc::SYS_dup3, "dup3", |call| call.replaces(call.fd(1))).when(When::ForTheNet),
     by_fd(libc::SYS_close_range, "close_range", |call| call.closes_range(call.arg(0) as u32, call.arg(1) as u32))
         .when(When::ForTheNet),
 ];

@@ -166,12 +166,24 @@ fn what_moves_a_position_or_closes_a_file_is_waited_for_and_changes_nothing() {
     assert!(net(libc::SYS_close, [number(&file), 0, 0]));
     assert!(!net(libc::SYS_close, [number(&reading), 0, 0]));
     assert!(!net(libc::SYS_close, [number(&device), 0, 0]));
-    for (nr, args) in [
-        (libc::SYS_dup2, [0, number(&writes), 0]),
-        (libc::SYS_dup3, [0, number(&writes), 0]),
-        (libc::SYS_close_range, [number(&writes), number(&writes), 0]),
-    ] {
-        assert!(net(nr, args), "{nr}: a close leaves duplicates to be looked for");
+    let range = [number(&writes), number(&writes), 0];
+    assert!(net(libc::SYS_close_range, range), "a close leaves duplicates to be looked for");
+}
+
+/// Other threads may write until it is replaced.
+#[test]
+fn a_replaced_descriptor_may_be_written_through_until_it_is() {
+    let mut bench = Bench::new();
+    let log = File::options().append(true).open(bench.dir.path().join("file")).unwrap();
+    let files =
+        [at_100(&bench), log, bench.open("file", File::options().read(true)), File::create("/dev/null").unwrap()];
+    for nr in [libc::SYS_dup2, libc::SYS_dup3] {
+        bench.trial.unexplained(); // a look, by which they are known
+        let expected = [vec![bench.content(100, 100 + (64 << 10))], vec![bench.append()], vec![], vec![]];
+        for (file, expected) in files.iter().zip(expected) {
+            let decoded = bench.trial.decode(row(nr).unwrap(), [0, number(file), 0, 0, 0, 0], true);
+            assert_eq!((decoded.awaited, decoded.effects), (!expected.is_empty(), expected), "{nr}");
+        }
     }
 }
 

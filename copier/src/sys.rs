@@ -134,8 +134,13 @@ pub(crate) fn open_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
 /// The path of an open file, for messages and for telling inside from outside. As the kernel tells it: seen from the
 /// root of the mount namespace that the file was opened in.
 pub(crate) fn fd_path(fd: impl AsFd) -> PathBuf {
+    path_of(fd).unwrap_or_else(|_| PathBuf::from("?"))
+}
+
+/// The same; it fails with `ENAMETOOLONG` when the path is longer than a page.
+pub(crate) fn path_of(fd: impl AsFd) -> rustix::io::Result<PathBuf> {
     let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-    std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from("?"))
+    Ok(OsString::from_vec(rustix::fs::readlink(link, Vec::new())?.into_bytes()).into())
 }
 
 /// The target of a symbolic link.

@@ -22,6 +22,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+/// With its end; what is longer cannot be asked for in one call (path_resolution(7)).
+const PATH_MAX: usize = 4096;
+
 /// What a symbolic link looks like in the backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Shown {
@@ -59,21 +62,26 @@ impl Tree {
         if target.components().all(plain) {
             return Ok(Leads::Stays(Shown::Plain));
         }
-        let here = sys::fd_path(dir);
-        let (open, real) = match self.follow(&here, target)? {
-            Some(fd) => {
-                let real = sys::fd_path(&fd);
-                (Some(fd), real)
-            }
+        // The path is put together from the model: the kernel tells none that is longer than a page.
+        let top = self.top(id).map(|(top, below)| (sys::fd_path(&top.fd), below));
+        let here = top.as_ref().map_or_else(|| sys::fd_path(dir), |(top, below)| top.join(below));
+        let (open, real) = match self.follow(dir, &here, target)? {
+            Some(fd) => match sys::path_of(&fd) {
+                Ok(real) => (Some(fd), real),
+                // Deeper than any path: inside, unless it says otherwise.
+                Err(Errno::NAMETOOLONG) if top.is_some_and(|(_, below)| stays_below(target, &below)) => {
+                    return Ok(Leads::Stays(Shown::AsIs));
+                }
+                Err(error) => return Err(error.into()),
+            },
             // It leads nowhere now. If it is ever to lead somewhere, then not into a source.
             None if target.is_absolute() => (None, self.seen_from_outside(target)),
             None => return Ok(Leads::Stays(Shown::AsIs)),
         };
-        let top = self.top(id).map(|top| sys::fd_path(&top.fd));
-        if let Some(below) = top.as_ref().and_then(|top| here.strip_prefix(top).ok())
-            && top.as_ref().is_some_and(|top| real.starts_with(top))
+        if let Some((top, below)) = top
+            && real.starts_with(top)
         {
-            let keep = stays_below(target, below.components().count());
+            let keep = stays_below(target, &below);
             return Ok(Leads::Stays(if keep { Shown::AsIs } else { Shown::As(relative(&here, &real)) }));
         }
         for (index, root) in self.roots.iter().enumerate() {
@@ -92,18 +100,27 @@ impl Tree {
     }
 
     /// Opens what a link leads to, as the target would: below the target's root. `None`: it leads nowhere.
-    fn follow(&self, here: &Path, target: &Path) -> io::Result<Option<OwnedFd>> {
+    fn follow(&self, dir: &OwnedFd, here: &Path, target: &Path) -> io::Result<Option<OwnedFd>> {
         let root = self.target_root.as_fd();
         let inside = here.strip_prefix(sys::fd_path(root)).map_or_else(|_| here.to_owned(), Path::to_owned);
-        let path = inside.join(target);
+        let (mut from, mut path) = (root, inside.join(target));
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut how = ResolveFlags::NO_MAGICLINKS | ResolveFlags::IN_ROOT;
+        if path.as_os_str().len() >= PATH_MAX && !target.is_absolute() {
+            // The link's own text is never too long. Its directory cannot be left without leaving the root that is asked for:
+            // where that is our own, nobody need ask.
+            if sys::stat_fd(root)?.id != sys::stat_at(rustix::fs::CWD, OsStr::new("/"))?.id {
+                return Err(Errno::NAMETOOLONG.into());
+            }
+            (from, path, how) = (dir.as_fd(), target.to_owned(), ResolveFlags::NO_MAGICLINKS);
+        }
         for _ in 0..16 {
-            match openat2(root, &path, flags, Mode::empty(), how) {
+            match openat2(from, &path, flags, Mode::empty(), how) {
                 Ok(fd) => return Ok(Some(fd)),
                 // Something on the way was renamed meanwhile.
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::ACCESS | Errno::XDEV) => return Ok(None),
+                // A name of more than 255 bytes, for one.
+                Err(Errno::ACCESS | Errno::XDEV | Errno::NAMETOOLONG) => return Ok(None),
                 Err(error) if sys_gone(&error.into()) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
@@ -124,16 +141,18 @@ impl Tree {
         path
     }
 
-    /// The directory at the top of what a directory belongs to: a source, or what a link out of one leads to.
-    fn top(&self, dir: FileId) -> Option<&Arc<crate::node::Dir>> {
-        let mut at = dir;
+    /// The directory at the top of what a directory belongs to, a source or what a link out of one leads to; and the path
+    /// from there.
+    fn top(&self, dir: FileId) -> Option<(&Arc<crate::node::Dir>, PathBuf)> {
+        let (mut at, mut names) = (dir, Vec::new());
         for _ in 0..4096 {
             let node = self.dirs.get(&at)?;
             match node.parents.first() {
                 Some((parent, name)) if !node.is_root && !self.volatile.contains(&(*parent, Arc::clone(name))) => {
+                    names.push(name);
                     at = *parent;
                 }
-                _ => return Some(&node.dir),
+                _ => return Some((&node.dir, names.iter().rev().map(|name| Path::new(&***name)).collect())),
             }
         }
         None
@@ -176,12 +195,12 @@ impl Tree {
     }
 }
 
-/// Whether a link's text stays below a directory `depth` levels up, whatever is renamed elsewhere.
-fn stays_below(target: &Path, depth: usize) -> bool {
+/// Whether a link's text stays below a directory, `below` which the link lies, whatever is renamed elsewhere.
+fn stays_below(target: &Path, below: &Path) -> bool {
     let up = target.components().take_while(|c| matches!(c, Component::ParentDir | Component::CurDir));
     let up = up.filter(|c| *c == Component::ParentDir).count();
     let all = target.components().filter(|c| *c == Component::ParentDir).count();
-    !target.is_absolute() && up == all && up <= depth
+    !target.is_absolute() && up == all && up <= below.components().count()
 }
 
 /// The relative path from a directory to something else.
@@ -207,9 +226,9 @@ mod tests {
 
     #[test]
     fn a_link_that_climbs_no_higher_than_its_tree_stays() {
-        assert!(stays_below(Path::new("../x"), 1));
-        assert!(!stays_below(Path::new("../x"), 0));
-        assert!(!stays_below(Path::new("a/../x"), 5));
-        assert!(!stays_below(Path::new("/x"), 5));
+        assert!(stays_below(Path::new("../x"), Path::new("d")));
+        assert!(!stays_below(Path::new("../x"), Path::new("")));
+        assert!(!stays_below(Path::new("a/../x"), Path::new("d/d/d/d/d")));
+        assert!(!stays_below(Path::new("/x"), Path::new("d/d/d/d/d")));
     }
 }

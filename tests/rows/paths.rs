@@ -396,6 +396,25 @@ fn a_path_as_long_as_a_path_can_be() {
 }
 
 #[test]
+fn a_name_that_is_too_long_for_a_name() {
+    proven(|at| {
+        at.file("file", SIZE);
+        |at: &mut Bench| {
+            let too_long = "n".repeat(256);
+            for (nr, args) in [
+                (libc::SYS_mkdir, [Arg::from(&*too_long), 0o755.into()]),
+                (libc::SYS_rename, ["file".into(), Arg::from(&*too_long)]),
+                (libc::SYS_symlink, [Arg::from(&*format!("../{too_long}")), "link".into()]),
+            ] {
+                let failed = at.guest.call(nr, &args) == Err(nix::errno::Errno::ENAMETOOLONG);
+                assert_eq!(failed, nr != libc::SYS_symlink);
+            }
+            call!(at.guest, libc::SYS_truncate, "file", 70_000);
+        }
+    });
+}
+
+#[test]
 fn deeper_than_a_path_can_be() {
     proven(|at| {
         let name = "n".repeat(200);

@@ -238,4 +238,6 @@ fn globs(patterns: &[String]) -> Result<GlobSet, Error> {
 }
 
 #[cfg(test)]
+mod look_tests;
+#[cfg(test)]
 mod replay_tests;

@@ -6,6 +6,7 @@ use crate::ledger::{EntryMark, Taken};
 use crate::node::{File, Link, Name, Node, sys_gone};
 use crate::sys::{self, Found, Kind};
 use hotbackup_event::FileId;
+use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -49,6 +50,12 @@ enum New {
         open: Option<(Found, OwnedFd)>,
     },
     Other(Other),
+}
+
+/// Whether an error says that nothing can have such a name on this file system: it is too long, or in an encoding that is
+/// not allowed. The call that tried to use it fails as well.
+fn is_no_name(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ))
 }
 
 /// What is neither file nor directory.
@@ -171,7 +178,7 @@ impl Tree {
     }
 
     /// An entry that was marked names a file that is known already.
-    fn seen_again(&mut self, file: &Arc<File>) {
+    pub(super) fn seen_again(&mut self, file: &Arc<File>) {
         if file.id.btime_ns == 0 {
             // The file system keeps no birth times: this may be a new file under a number used again.
             let mut state = file.state();
@@ -189,7 +196,7 @@ impl Tree {
         for _ in 0..TRIES {
             let found = match sys::stat_at(dir, name) {
                 Ok(found) => found,
-                Err(error) if sys_gone(&error) => return Ok(Some(None)),
+                Err(error) if sys_gone(&error) || is_no_name(&error) => return Ok(Some(None)),
                 Err(error) => return Err(unreadable(error)),
             };
             let new = match found.stat.kind() {

@@ -13,6 +13,7 @@ mod common {
 }
 mod bench;
 mod content;
+mod failing;
 mod hazards;
 mod ioctls;
 mod metadata;

@@ -49,7 +49,9 @@ fn links_that_lead_nowhere_keep_their_text_unless_it_names_the_source() {
     let long = "n".repeat(300);
     let source = bench.source.to_str().unwrap();
     for text in ["../nowhere".to_owned(), format!("../{long}"), format!("/{long}"), format!("..{source}/nowhere")] {
-        assert_eq!(shown(&bench, &text, "a/link"), Path::new(&text));
+        for name in ["link", "a/link"] {
+            assert_eq!(shown(&bench, &text, name), Path::new(&text));
+        }
     }
     let named = format!("{source}/a/../nowhere");
     assert_eq!(shown(&bench, named, "a/link"), Path::new("../nowhere"));
@@ -148,6 +150,23 @@ fn a_link_in_a_deep_directory_is_followed_from_there() {
     let refused = backup.run(&*target.calls, &Quiet, &Control::default());
     assert!(matches!(refused, Err(Error::SourceUnreadable { .. })), "{refused:?}");
     bench.assert_nothing_staged();
+}
+
+/// With `..` in its midst it cannot be told where it leads, as the kernel has no path for that.
+#[test]
+fn a_link_to_what_is_too_deep_to_be_told_inside_from_outside_is_refused() {
+    let bench = Bench::new();
+    deep(&bench.source);
+    let name = "d".repeat(250);
+    let near: PathBuf = std::iter::repeat_n(&name, 5).collect();
+    let far: PathBuf = std::iter::repeat_n(&name, 15).collect();
+    symlink(Path::new("..").join(&name).join("..").join(&far), bench.source.join(&near).join("link")).unwrap();
+    let refused = bench.back_up(Point::End);
+    assert!(matches!(refused, Err(Error::SourceUnreadable { .. })), "{refused:?}");
+    // Down from the directory above it can.
+    fs::remove_file(bench.source.join(&near).join("link")).unwrap();
+    symlink(Path::new("..").join(&far), bench.source.join(&near).join("link")).unwrap();
+    bench.back_up(Point::End).unwrap();
 }
 
 /// A backup of a source with a link out of it, to a directory where `make` has been at work, and works when the hold begins.

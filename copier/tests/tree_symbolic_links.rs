@@ -92,6 +92,7 @@ fn an_absolute_link_begins_at_the_targets_root() {
     symlink("/source/file", bench.source.join("inside")).unwrap();
     symlink("/outside", bench.source.join("out")).unwrap();
     symlink("/../../outside", bench.source.join("climbs")).unwrap();
+    symlink("../../../outside", bench.source.join("climbs-from-here")).unwrap();
     symlink(bench.dir.path().join("outside"), bench.source.join("nowhere")).unwrap();
     let root = Some(fs::File::open(bench.dir.path()).unwrap().into());
     let backup = Backup::<Permit>::prepare(Spec { root, ..bench.spec(Point::End) }).unwrap();
@@ -99,7 +100,7 @@ fn an_absolute_link_begins_at_the_targets_root() {
     backup.run(&*target.calls, &Quiet, &Control::default()).unwrap();
     let at = |name: &str| bench.dest.join(name);
     assert_eq!(fs::read_link(at("inside")).unwrap(), Path::new("file"));
-    for name in ["out", "climbs"] {
+    for name in ["out", "climbs", "climbs-from-here"] {
         assert!(at(name).symlink_metadata().unwrap().is_file(), "{name}");
         assert_eq!(fs::read(at(name)).unwrap(), b"outside");
     }

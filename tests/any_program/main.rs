@@ -10,10 +10,11 @@ mod common {
     pub mod process;
 }
 mod bench;
-mod copies;
+
 mod descriptors;
 mod go;
 mod limits;
+mod long_calls;
 mod ordinary;
 mod owners;
 mod surroundings;

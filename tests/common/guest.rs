@@ -195,7 +195,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         let path = entry.expect("readable").path();
         if path.is_dir() {
             found.extend(files(&path));
-        } else if !["ballast", "next", "foreign"].iter().any(|name| path.ends_with(name)) {
+        } else if path.is_file() && !["ballast", "next", "foreign"].iter().any(|name| path.ends_with(name)) {
             found.push(path);
         }
     }

@@ -9,14 +9,15 @@
 //! 4. the thread stopped by ptrace: it stops on its way out of the kernel, or outside of it. This is only for a
 //!    thread that stays on a processor, and never for one whose notification is held, which would not stop until
 //!    answered;
-//! 5. the thread found stopped, by job control or another's ptrace, for the same reason: /proc still shows the call that it
+//! 5. the thread waiting at a FIFO, in a call that opens it (/proc/TID/wchan): the call changes nothing any more;
+//! 6. the thread found stopped, by job control or another's ptrace, for the same reason: /proc still shows the call that it
 //!    was on its way out of. (ptrace also stops a thread on its way *into* a call. That is then its next one, which the filter
 //!    is still to see; only for a call from before the filter it proves nothing.)
 //!
 //! A call moves through these states:
 //!
 //! ```text
-//!   Received --admitting--> Admitting --answered--> LetGo --(1..5)--> gone
+//!   Received --admitting--> Admitting --answered--> LetGo --(1..6)--> gone
 //!                               |                     ^
 //!                               +--held--> Parked ----+
 //! ```
@@ -31,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hotbackup_event::FileId;
 
-use crate::process::{Process, ThreadState};
+use crate::process::{Process, ThreadState, read_below};
 use crate::sys::notify::CallData;
 
 /// Where a call is.
@@ -173,7 +174,7 @@ impl InFlight {
             // The same call with the same arguments may be the next one, waiting for us: that one will be received.
             nr != i64::from(call.data.nr) || args != call.data.args
         };
-        let over = over || is_stopped(process, call);
+        let over = over || is_stopped(process, call) || waits_at_fifo(process, call.tid, nr);
         if over { Verdict::Settled } else { Verdict::InCall }
     }
 
@@ -222,6 +223,14 @@ fn is_stopped(process: &Process, call: &Call) -> bool {
     }
 }
 
+/// Whether a thread asleep in call `nr` waits for somebody to open the other end of a FIFO, which may take for ever. It has
+/// found the FIFO by then, so there is nothing for it to make or to cut (`fifo_open`; `wait_for_partner` may be inlined).
+fn waits_at_fifo(process: &Process, tid: i32, nr: i64) -> bool {
+    let opens = matches!(nr, libc::SYS_open | libc::SYS_openat | libc::SYS_openat2 | libc::SYS_creat);
+    let sleeps_in = || read_below(process.proc(), &format!("{tid}/wchan")).unwrap_or_default();
+    opens && matches!(&*sleeps_in(), "wait_for_partner" | "fifo_open")
+}
+
 /// Whether a thread asleep in call `nr` since before the filter may still change a file: a write to a pipe or a
 /// socket may sleep for ever, and changes none.
 fn changes_a_file(process: &Process, tid: i32, nr: i64, args: [u64; 6]) -> bool {
@@ -229,7 +238,6 @@ fn changes_a_file(process: &Process, tid: i32, nr: i64, args: [u64; 6]) -> bool 
     let Some(row) = row(nr) else { return false };
     let opens = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
     match (row.decode, nr) {
-        // One that only waits at a FIFO makes and cuts nothing.
         (Decode::Path(_), libc::SYS_open) => opens(args[1]),
         (Decode::Path(_), libc::SYS_openat) => opens(args[2]),
         (Decode::Path(_), libc::SYS_ioctl) => ioctls::is_of_interest(args[1]),

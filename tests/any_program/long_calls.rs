@@ -1,6 +1,7 @@
-//! Calls that copy within the kernel, and come back with less done when their thread is asked to stop.
+//! Calls that take long: copies within the kernel, which come back with less done when their thread is asked to stop, and
+//! those that never end.
 
-use crate::bench::POINTS;
+use crate::bench::{POINTS, back_up};
 use crate::common::backup::{self, alone, verify};
 use crate::common::guest::{Guest, Linked};
 use crate::common::process::path;
@@ -18,4 +19,11 @@ fn long_copies_never_fall_short() {
         outcome.report();
         verify(&dest);
     }
+}
+
+/// Such calls would make or cut a file, if it were not a FIFO; they must not be waited for.
+#[test]
+fn threads_that_wait_at_a_fifo_for_ever_are_not_waited_for() {
+    let _alone = alone();
+    back_up(&mut Guest::start("waits_at_fifos", Linked::Dynamically, &[]), 2);
 }

@@ -227,6 +227,7 @@ mod tests {
     #[test]
     fn a_link_that_climbs_no_higher_than_its_tree_stays() {
         assert!(stays_below(Path::new("../x"), Path::new("d")));
+        assert!(stays_below(Path::new("./../a/b"), Path::new("d")));
         assert!(!stays_below(Path::new("../x"), Path::new("")));
         assert!(!stays_below(Path::new("a/../x"), Path::new("d/d/d/d/d")));
         assert!(!stays_below(Path::new("/x"), Path::new("d/d/d/d/d")));

@@ -288,6 +288,8 @@ fn a_name_that_nothing_can_have_is_no_entry() {
     bench.mark_entry(&"n".repeat(256));
     assert!(bench.look(Look::default()).unwrap());
     assert_eq!(bench.tree.entries, 0);
+    let eio = 5;
+    assert!(!super::resolve::is_no_name(&std::io::Error::from_raw_os_error(eio)), "that says nothing about the name");
 }
 
 #[test]
@@ -339,4 +341,16 @@ fn what_is_staged_must_not_come_to_lie_in_the_source() {
     symlink("../staging", bench.at("link")).unwrap();
     bench.mark_entry("link");
     assert!(matches!(bench.look(Look::default()), Err(Error::DestInsideSource { .. })));
+}
+
+#[test]
+fn a_status_that_there_is_no_time_for_is_left_to_the_next_look() {
+    let mut bench = Bench::new(|at| fs::write(at("file"), b"").unwrap());
+    fs::set_permissions(bench.at("file"), PermissionsExt::from_mode(0o600)).unwrap();
+    bench.ledger.mark(&Effect::Metadata { file: bench.id("file") });
+    for (look, is_done) in [(late(), false), (Look::default(), true)] {
+        assert_eq!(bench.look(look).unwrap(), is_done);
+        let Some(Entry::File(file)) = bench.entry("file") else { panic!() };
+        assert_eq!(file.state().stat.permissions() == 0o600, is_done);
+    }
 }

@@ -54,7 +54,7 @@ enum New {
 
 /// Whether an error says that nothing can have such a name on this file system: it is too long, or in an encoding that is
 /// not allowed. The call that tried to use it fails as well.
-fn is_no_name(error: &std::io::Error) -> bool {
+pub(super) fn is_no_name(error: &std::io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ))
 }
 

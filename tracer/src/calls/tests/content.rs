@@ -1,5 +1,5 @@
 //! Calls that change content, by descriptor.
-use std::io::{Seek, SeekFrom};
+use std::io::{Seek, SeekFrom, Write};
 
 use super::*;
 
@@ -185,6 +185,21 @@ fn a_replaced_descriptor_may_be_written_through_until_it_is() {
             assert_eq!((decoded.awaited, decoded.effects), (!expected.is_empty(), expected), "{nr}");
         }
     }
+}
+
+#[test]
+fn an_open_for_writing_says_from_where_its_descriptor_may_write() {
+    let mut bench = Bench::new();
+    let name = bench.text("file");
+    bench.trial.unexplained();
+    let flags = (libc::O_WRONLY | libc::O_APPEND) as u64;
+    bench.trial.decode(row(libc::SYS_open).unwrap(), [name.as_ptr() as u64, flags, 0, 0, 0, 0], true);
+    let expected = bench.append();
+    let mut log = bench.open("file", File::options().append(true));
+    log.write_all(&[1; 8]).unwrap();
+    let id = bench.id("file");
+    let found: Vec<_> = bench.trial.unexplained().into_iter().filter(|effect| effect.subject() == id).collect();
+    assert_eq!(found, [expected]);
 }
 
 #[test]

@@ -9,6 +9,16 @@ fn this_process() -> Process {
     Process::open(std::process::id() as i32).unwrap()
 }
 
+/// A descriptor of ours that was looked at when it had written 100 bytes.
+fn watched_at_100() -> (Process, Unseen, std::fs::File, FileId) {
+    let (process, mut unseen) = (this_process(), Unseen::default());
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[0; 100]).unwrap();
+    unseen.look(&process, &InFlight::default(), Look::Mark);
+    let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
+    (process, unseen, file, id)
+}
+
 fn content_of(effects: &[Effect], file: FileId) -> Vec<(u64, u64)> {
     let range = |effect: &Effect| match effect {
         Effect::Content { file: of, start, end } if *of == file => Some((*start, *end)),
@@ -19,12 +29,7 @@ fn content_of(effects: &[Effect], file: FileId) -> Vec<(u64, u64)> {
 
 #[test]
 fn an_unseen_write_shows_in_the_position() {
-    let process = this_process();
-    let mut unseen = Unseen::default();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&[0; 100]).unwrap();
-    assert_eq!(unseen.look(&process, &InFlight::default(), Look::Mark), []);
-    let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
+    let (process, mut unseen, mut file, id) = watched_at_100();
     file.write_all(&[1; 8]).unwrap();
     let effects = unseen.look(&process, &InFlight::default(), Look::Mark);
     assert_eq!(content_of(&effects, id), [(100, 108)]);
@@ -52,13 +57,8 @@ fn a_shown_write_is_explained_and_one_more_is_not() {
 
 #[test]
 fn a_seek_does_not_hide_what_was_written_before_it() {
-    let process = this_process();
-    let mut unseen = Unseen::default();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&[0; 100]).unwrap();
-    unseen.look(&process, &InFlight::default(), Look::Mark);
+    let (process, mut unseen, mut file, id) = watched_at_100();
     let fd = file.as_raw_fd();
-    let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
     file.write_all(&[1; 8]).unwrap();
     unseen.seeks(fd, id, 108, 10);
     file.seek(SeekFrom::Start(10)).unwrap();
@@ -68,12 +68,7 @@ fn a_seek_does_not_hide_what_was_written_before_it() {
 
 #[test]
 fn a_duplicate_is_followed_when_its_original_is_closed() {
-    let process = this_process();
-    let mut unseen = Unseen::default();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&[0; 100]).unwrap();
-    unseen.look(&process, &InFlight::default(), Look::Mark);
-    let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
+    let (process, mut unseen, file, id) = watched_at_100();
     let mut duplicate = file.try_clone().unwrap();
     drop(file);
     unseen.look(&process, &InFlight::default(), Look::Mark);
@@ -100,12 +95,7 @@ fn a_close_is_a_last_look() {
 
 #[test]
 fn a_close_of_a_known_descriptor_is_a_look_from_where_it_was() {
-    let process = this_process();
-    let mut unseen = Unseen::default();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&[0; 100]).unwrap();
-    unseen.look(&process, &InFlight::default(), Look::Mark);
-    let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
+    let (process, mut unseen, mut file, id) = watched_at_100();
     file.write_all(&[1; 8]).unwrap();
     unseen.closes(&process, file.as_raw_fd());
     drop(file);
@@ -133,12 +123,7 @@ fn a_number_that_has_come_to_another_file_is_not_the_descriptor_that_it_was() {
 
 #[test]
 fn a_descriptor_closed_unseen_marks_all_that_it_may_have_written() {
-    let process = this_process();
-    let mut unseen = Unseen::default();
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(&[0; 100]).unwrap();
-    unseen.look(&process, &InFlight::default(), Look::Mark);
-    let id = process.descriptor_identity(process.pid(), file.as_raw_fd()).unwrap().id;
+    let (process, mut unseen, file, id) = watched_at_100();
     drop(file);
     assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Mark), id), [(100, u64::MAX)]);
 }
@@ -181,14 +166,9 @@ fn a_close_that_is_still_to_run_at_a_look_explains_that_the_descriptor_is_gone()
 
 #[test]
 fn a_seek_that_is_still_to_run_at_a_look_explains_the_move() {
-    let (process, inflight) = (this_process(), InFlight::default());
-    let mut unseen = Unseen::default();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&[0; 100]).unwrap();
-    unseen.look(&process, &inflight, Look::Mark);
-    let fd = file.as_raw_fd();
-    let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
-    unseen.seeks(fd, id, 100, 10);
+    let (process, mut unseen, mut file, id) = watched_at_100();
+    let inflight = InFlight::default();
+    unseen.seeks(file.as_raw_fd(), id, 100, 10);
     looks_before(&mut unseen, &inflight, || assert_eq!(file.seek(SeekFrom::Start(10)).unwrap(), 10));
     assert_eq!(content_of(&unseen.look(&process, &inflight, Look::Unexplained), id), []);
     drop(file);

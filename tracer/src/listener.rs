@@ -19,7 +19,7 @@ use hotbackup_event::failpoint::{hit, is_skipped};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::calls::decode::{Decoder, Descriptors};
-use crate::calls::names::Order;
+use crate::calls::order::Order;
 use crate::calls::resolve::Resolver;
 use crate::calls::{Decode, Row, TABLE};
 use crate::inflight::State;

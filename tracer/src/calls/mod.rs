@@ -8,7 +8,8 @@ pub mod decode;
 mod files;
 pub(crate) mod hazard;
 pub mod ioctls;
-pub(crate) mod names;
+mod names;
+pub(crate) mod order;
 pub mod resolve;
 mod walk;
 

@@ -1,26 +1,10 @@
 //! Calls that change names, and those that change files by path.
 //!
-//! They are decoded one after the other, by one thread: a path means what it will mean to the kernel only while no
-//! earlier call that moves names is still on its way. So each waits for those first ([`Order`]); that is a matter of
-//! microseconds, and such calls are rare.
-//!
-//! Nor may a later one overtake it and lead its path to another directory that is known already: an open that makes `a/x`
-//! would make it in what was `b`, if `a` and `b` are exchanged before it runs, and nothing would ever look for it there.
-//! So a call that moves directories or symbolic links, or makes directories or links, waits until all earlier ones have
-//! finished before it is let go. (A new directory is read in full once it is known, but that may be at once, by an older
-//! mark on its name.) A grace waits for every call, also one whose path leads nowhere yet: a file that it may have found
-//! is copied after such a grace.
-
-use std::sync::Mutex;
-use std::time::Duration;
+//! They are decoded one after the other, by one thread, in an order that [`super::order`] keeps.
 
 use hotbackup_event::Effect;
 use nix::errno::Errno;
 
-use crate::grace;
-use crate::inflight::{Call, InFlight};
-use crate::process::Process;
-use crate::ptracer::client::Ptracer;
 use crate::sys::stat::Identity;
 
 use super::decode::Decoder;
@@ -30,61 +14,6 @@ use super::walk::Walker;
 const PATH_MAX: usize = 4096;
 /// The kernel follows as many links in the last place.
 const LINKS: usize = 40;
-/// How long a call that moves names may take until a later one goes on without knowing what it did.
-const LIMIT: Duration = Duration::from_secs(1);
-
-/// The calls by path that may be on their way.
-#[derive(Default)]
-pub(crate) struct Order {
-    /// Those that move names.
-    moving: Vec<Call>,
-    others: Vec<Call>,
-}
-
-impl Order {
-    /// Waits until no call that moves names is on its way. A call that is held, or was received later, counts as well.
-    pub fn settle(&mut self, process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>) -> bool {
-        settle(&mut self.moving, process, inflight, ptracer)
-    }
-
-    /// Waits until no call by path is on its way.
-    pub fn settle_all(&mut self, process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>) -> bool {
-        self.settle(process, inflight, ptracer) && settle(&mut self.others, process, inflight, ptracer)
-    }
-
-    /// From now on `call` is on its way.
-    pub fn add(&mut self, call: Call, moves_names: bool, inflight: &InFlight) {
-        if moves_names {
-            self.moving.push(call);
-        } else {
-            // No more than one a thread.
-            self.others.retain(|other| inflight.now(other).is_some());
-            self.others.push(call);
-        }
-    }
-}
-
-/// Threads that have gone on to compute are asked by ptrace, as in every grace.
-fn settle(calls: &mut Vec<Call>, process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>) -> bool {
-    use crate::inflight::State;
-    let began = std::time::Instant::now();
-    loop {
-        let is_let_go = |call: &&Call| inflight.now(call) == Some(State::LetGo);
-        let mut let_go: Vec<Call> = calls.iter().filter(is_let_go).copied().collect();
-        grace::wait_for(process, inflight, ptracer, &mut let_go, LIMIT);
-        calls.retain(|call| {
-            matches!(inflight.now(call), Some(State::LetGo | State::Parked | State::Admitting | State::Received))
-        });
-        if calls.is_empty() {
-            return true;
-        }
-        if began.elapsed() > LIMIT {
-            return false;
-        }
-        std::thread::sleep(Duration::from_micros(30));
-    }
-}
-
 impl Decoder<'_> {
     /// The path at `address`; `None` when it is not readable, and the call will fail.
     fn path(&self, address: u64) -> Option<Vec<u8>> {

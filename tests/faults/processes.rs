@@ -39,13 +39,11 @@ pub fn keepers(pid: i32) -> Keepers {
 
 /// The helper of a supervisor, or of one of the keepers, of target `pid`.
 pub fn helper(supervisor: i32, pid: i32) -> Option<i32> {
-    let wanted = pid.to_string();
     processes().find(|&process| {
         let comm = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        // Not one whose supervisor was killed before: that is about to end by itself, unless it is stopped.
         comm.trim() == HELPER
-            && (parent(process) == Some(supervisor)
-                || fs::read_to_string(format!("/proc/{process}/cmdline"))
-                    .is_ok_and(|line| line.split('\0').any(|word| word == wanted)))
+            && parent(process).is_some_and(|parent| parent == supervisor || keepers(pid).all.contains(&parent))
     })
 }
 

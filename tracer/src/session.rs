@@ -179,6 +179,11 @@ impl Tracer {
             control.change(&shared.memory.control, control.with(Role::Kept));
             failpoint::hit("handover.kept");
         });
+        // A ptracer ends by itself when we do, unless it is stopped. Whoever still asks it is not waited for.
+        match self.ptracer.try_lock() {
+            Ok(mut ptracer) => ptracer.end(),
+            Err(_) => helper::end_all(crate::ptracer::KIND, &shared.process),
+        }
     }
 
     pub(crate) fn ptracer(&self) -> MutexGuard<'_, Ptracer> {

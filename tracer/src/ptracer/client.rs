@@ -129,7 +129,7 @@ impl Ptracer {
     }
 
     /// Ends it: whatever it holds goes on.
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         if let Some(Running { mut child, socket }) = self.running.take() {
             drop(socket);
             let _ = child.kill();

@@ -24,7 +24,7 @@ pub fn run(settings: &Settings, damage: Option<Damage>) -> Result<Tally, String>
     let mut run = Run::new(settings);
     let mut tally = Tally::default();
     // Where most are refused it may take more to see one that is right.
-    let some_are_refused = settings.eventfd || settings.on == Disk::Overlay;
+    let some_are_refused = settings.eventfd || settings.on == Disk::Overlay || has_far(settings);
     let most = if some_are_refused { 10 * settings.backups } else { settings.backups };
     for number in 0..most {
         if number >= settings.backups && tally.right > 0 {
@@ -65,10 +65,18 @@ pub fn run(settings: &Settings, damage: Option<Damage>) -> Result<Tally, String>
     Ok(tally)
 }
 
+/// Whether files reach beyond 4 GiB, by holes.
+fn has_far(settings: &Settings) -> bool {
+    !settings.without.contains("far")
+}
+
 fn may_be_refused(settings: &Settings, error: &Error) -> bool {
     match error {
         // What was not saved was written 8 bytes at a time after the point: found out.
-        Error::Blind(cause) => settings.eventfd && cause.contains("8 bytes"),
+        Error::Blind(cause) if cause.contains("8 bytes") => settings.eventfd,
+        // One call may cut off more holes than can be looked at while it may wait, without optimisation.
+        Error::Blind(cause) => has_far(settings) && cause.contains("took longer than a second"),
+        Error::BeforeImageSlow { .. } => has_far(settings),
         // Opening a file of the lower layer to write makes another file of it, which no call shows: found out.
         Error::ForeignChange { .. } => settings.on == Disk::Overlay,
         _ => false,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hotbackup_tracer::attach::preflight;
+use hotbackup_tracer::preflight;
 use hotbackup_tracer::{Event, Process, Sink, Ticket, Tracer, outsiders};
 use serde::Serialize;
 

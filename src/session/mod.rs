@@ -123,7 +123,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     let tuning = limits::tuning(options)?;
     let process = Process::open(options.pid)?;
     let tracer_options = tracer_options(options.lease, options.show_all_writes)?;
-    hotbackup_tracer::attach::preflight::check(&process)?;
+    hotbackup_tracer::preflight::check(&process)?;
     let sources = sources::open(&process, &options.sources)?;
     let places = sources::places(&sources);
     outsiders::check_children(&process, &places)?;

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotbackup_tracer::{Error, Event, LEASE, Options, Sink, Ticket, Tracer, helper};
+use hotbackup_tracer::{Error, Event, LEASE, Options, Sink, Ticket, Tracer, helper_main};
 
 struct Print;
 
@@ -25,7 +25,7 @@ impl Sink for Print {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(code) = helper::main(&arguments) {
+    if let Some(code) = helper_main(&arguments) {
         std::process::exit(code);
     }
     let pid = arguments.first().ok_or("usage: follow PID [SECONDS]")?.parse()?;

@@ -1,38 +1,58 @@
 //! Attach to a running process, and see every call that can change a file before it runs.
 //!
-//! - [`attach`]: a thread of the target installs the filter for all of them.
-//! - [`filter`], [`calls`]: which calls are shown, and what each may change.
-//! - [`listener`]: receiving them; [`grace`](Tracer::grace): the proof that those let go have finished.
-//! - [`keeper`]: the process that answers when we cannot. [`ptracer`]: the process that does all ptrace there is.
-//! - [`sys`]: raw system calls, the only unsafe code.
+//! The layers, from the ground up; each imports only what stands below it (`tests/layers.rs` looks):
 //!
-//! The receiver stands behind one narrow interface, [`listener::Sink`]: an event in, an answer out.
+//! | layer | what is in it |
+//! |---|---|
+//! | `sys` | raw system calls, the only unsafe code; knows nothing of ours |
+//! | `shared` | the memory that supervisor, keepers and target share: layout, control word, slots, lease words |
+//! | `target` | the process as the kernel shows it: threads, descriptors, maps, room below its limits |
+//! | `calls` | table, filter, decoders: from registers and memory to what a call may change |
+//! | `helper` | what our small processes have in common: how they begin, where they belong |
+//! | `ptracer` | the process that does all ptrace there is |
+//! | `attach` | what must hold beforehand, and the injected lines that install the filter |
+//! | `keeper` | the process that answers when no supervisor does |
+//! | `flight` | which calls are on their way, their order, grace, the net under unseen writes |
+//! | `receive` | the listener's threads, tickets, answering |
+//! | `follow` | one target from attach to hand-over |
+//!
+//! The receiver stands behind one narrow interface, [`Sink`]: an event in, an answer out.
 #![deny(unsafe_code)]
 
-mod answering;
-pub mod attach;
-mod blind_spots;
+mod attach;
 pub mod calls;
 mod error;
-pub mod filter;
-mod grace;
-pub mod helper;
-mod inflight;
-pub mod keeper;
-pub mod listener;
-mod mapped;
-pub mod outsiders;
-pub mod process;
-pub mod ptracer;
-mod rescue;
-mod session;
-pub mod sys;
-mod unseen;
-mod warden;
+mod flight;
+mod follow;
+mod helper;
+mod keeper;
+mod ptracer;
+mod receive;
+mod shared;
+mod sys;
+mod target;
 
+pub use attach::preflight;
 pub use error::Error;
-pub use listener::{Event, Sink, Ticket};
-pub use process::Process;
-pub use rescue::{Rescued, rescue};
-pub use session::{LEASE, Options, Tracer};
-pub use unseen::Look;
+#[cfg(fuzzing)]
+pub use flight::trial;
+pub use flight::unseen::Look;
+pub use follow::options::Options;
+pub use follow::outsiders;
+pub use follow::rescue::{Rescued, rescue};
+pub use follow::session::Tracer;
+pub use receive::answering::Ticket;
+pub use receive::sink::{Event, Sink};
+pub use shared::memory::LEASE;
+pub use target::process::Process;
+
+/// Runs the process that `arguments` (without the program's own name) ask for, if they ask for one of ours, keeper or
+/// ptracer; returns its exit code.
+pub fn helper_main(arguments: &[String]) -> Option<i32> {
+    let (verb, rest) = arguments.split_first()?;
+    match verb.as_str() {
+        verb if verb == helper::process::KEEPER.subcommand => Some(keeper::start::main(rest)),
+        verb if verb == helper::process::PTRACER.subcommand => Some(ptracer::serve::main(rest)),
+        _ => None,
+    }
+}

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 
 use hotbackup_tracer::calls::TABLE;
 use hotbackup_tracer::calls::ioctls::COMMANDS;
-use hotbackup_tracer::calls::trial::Trial;
+use hotbackup_tracer::trial::Trial;
 use libfuzzer_sys::fuzz_target;
 
 /// Each argument: what kind of number it is, and the number.

@@ -3,7 +3,7 @@
 //!
 //! No instant of it is an exception to "do no harm". When a tracer dies, a stopped thread runs on with the registers
 //! it has at that moment. So a thread's registers are set exactly once, to a line of code that restores the thread by
-//! itself ([`payload`]); before that nothing of the target is changed but a few zero bytes of padding, and after it
+//! itself (`ptracer/payload.rs`); before that nothing of the target is changed but a few zero bytes of padding, and after it
 //! nothing is needed from us. The keeper is there before the filter is. And the tracer is a process of its own
 //! ([`crate::ptracer`]), which the keeper ends if it hangs.
 //!
@@ -11,13 +11,7 @@
 //! while, each attempt has a word of its own for its result, and that there is no filter counts as proven only when every
 //! attempt has said so.
 
-pub(crate) mod begin;
-pub mod payload;
 pub mod preflight;
-mod room;
-pub(crate) mod site;
-
-pub use site::{Mapping, parse_mapping};
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -28,9 +22,11 @@ use nix::fcntl::OFlag;
 use seccompiler::sock_filter;
 
 use crate::error::{Error, errno};
-use crate::process::Process;
 use crate::ptracer::client::Ptracer;
-use payload::Call;
+use crate::ptracer::payload::{Call, PENDING};
+use crate::ptracer::site;
+use crate::target::process::Process;
+use crate::target::room;
 
 /// How long the thread may take to run the calls, once let run: it needs a processor, that is all.
 const RUN_LIMIT: Duration = Duration::from_secs(10);
@@ -42,8 +38,6 @@ const PAGE_BYTES: u64 = 36 << 10;
 const ATTEMPTS: usize = 3;
 const HEADER: u64 = 8 * ATTEMPTS as u64;
 const PROGRAM: u64 = HEADER + 16;
-/// What stands in the place of a result until there is one.
-pub(crate) const PENDING: u64 = 0x5555_5555_5555_5555;
 
 /// What came of it.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 
 use nix::errno::Errno;
 
+use crate::calls::filter::USER_NOTIF;
 use crate::error::Error;
-use crate::filter::USER_NOTIF;
-use crate::process::Process;
 use crate::sys::notify;
+use crate::target::process::Process;
 
 const TSYNC: u64 = 1 << 0; // 3.17
 const SPEC_ALLOW: u64 = 1 << 2; // 4.17: or speculation controls slow the target before 5.16
@@ -44,30 +44,20 @@ pub fn check(process: &Process) -> Result<(), Error> {
     if !process.is_alive() {
         return Err(Error::TargetExited(pid));
     }
-    if let Some(tracer) = tracer(process, pid) {
+    if let Some(tracer) = process.tracer(pid) {
         return Err(Error::AlreadyTraced { pid, tracer });
     }
     // Reading the call a thread is in takes the same right as attaching (PTRACE_MODE_ATTACH_FSCREDS).
     match process.read_file("syscall") {
         Ok(_) => {}
         Err(Errno::ESRCH | Errno::ENOENT) => return Err(Error::NoSuchProcess(pid)),
-        Err(_) => return Err(why_not_traced(process, pid)),
+        // Somebody else's tracee, or not ours to trace.
+        Err(_) => {
+            let not_permitted = || Error::not_permitted(pid, "trace");
+            return Err(process.tracer(pid).map_or_else(not_permitted, |tracer| Error::AlreadyTraced { pid, tracer }));
+        }
     }
     check_architecture(process)
-}
-
-/// The process that traces thread `tid`.
-pub fn tracer(process: &Process, tid: i32) -> Option<i32> {
-    process.status_field(tid, "TracerPid")?.parse().ok().filter(|&tracer| tracer != 0)
-}
-
-/// After `EPERM`: somebody else's tracee, or not ours to trace.
-pub(super) fn why_not_traced(process: &Process, tid: i32) -> Error {
-    let pid = process.pid();
-    match tracer(process, tid) {
-        Some(tracer) => Error::AlreadyTraced { pid, tracer },
-        None => Error::not_permitted(pid, "trace"),
-    }
 }
 
 /// Whether the target must give up gaining privileges (`no_new_privs`) to install a filter.

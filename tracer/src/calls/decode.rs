@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hotbackup_event::{Effect, FileId};
 use nix::errno::Errno;
@@ -12,12 +11,9 @@ use nix::fcntl::OFlag;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use crate::grace;
-use crate::inflight::{Call, InFlight, State};
-use crate::process::{Process, open_below, read_below};
 use crate::sys::notify::CallData;
 use crate::sys::stat::{self, Identity};
-use crate::unseen::Unseen;
+use crate::target::process::{Process, open_below};
 
 use super::resolve::Resolver;
 
@@ -59,14 +55,12 @@ pub struct Decoder<'a> {
     pub tid: i32,
     /// The call.
     pub data: CallData,
-    /// The positions, if 8-byte writes are not shown.
-    pub(crate) unseen: Option<&'a Mutex<Unseen>>,
-    pub(crate) serial: u64,
-    pub(crate) inflight: &'a InFlight,
     pub(crate) descriptors: &'a mut Descriptors,
     pub(crate) resolver: Option<&'a mut Resolver>,
     /// What the call may change.
     pub effects: Vec<Effect>,
+    /// What it does to descriptors and their positions: what that changes is still to be found out.
+    pub on_descriptors: Vec<OnDescriptor>,
     /// Why the call, and all that follows from it, cannot be followed.
     pub blind: Option<String>,
     /// Whether the call may change where paths lead.
@@ -74,21 +68,66 @@ pub struct Decoder<'a> {
     /// Whether it may lead a path that was decoded already to another directory.
     pub redirects: bool,
     /// Whether grace waits for it though it has no effect that is known: a path that led nowhere may lead somewhere when the
-    /// call runs, and a descriptor or position that is watched is only then what the call makes it.
+    /// call runs.
     pub awaited: bool,
 }
 
-/// Where a write without an offset goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Position {
-    At(u64),
-    End,
-    /// Not open for writing.
-    ReadOnly,
-    Unknown,
+/// What a call does to a descriptor. What it may change by that depends on calls that are on their way: where the position
+/// is by the time it runs, and what is written unseen until then.
+#[derive(Debug, Clone, Copy)]
+pub enum OnDescriptor {
+    /// It writes where the position is.
+    Writes {
+        /// The descriptor.
+        fd: i32,
+        /// Its file.
+        file: Identity,
+        /// How many bytes.
+        length: u64,
+    },
+    /// It moves the position, as lseek(2) does with these arguments.
+    Seeks {
+        /// The descriptor.
+        fd: i32,
+        /// Its file.
+        file: Identity,
+        /// By how much.
+        offset: i64,
+        /// From where.
+        whence: i32,
+    },
+    /// It closes a descriptor.
+    Closes(i32),
+    /// It makes a descriptor that of something else.
+    Replaces(i32),
+    /// It opens a file for writing; `None` when it is made.
+    Opens(Option<Identity>),
 }
 
 impl<'a> Decoder<'a> {
+    /// A call of thread `tid` that is to be decoded; `resolver` for one by path.
+    pub fn new(
+        process: &'a Process,
+        tid: i32,
+        data: CallData,
+        descriptors: &'a mut Descriptors,
+        resolver: Option<&'a mut Resolver>,
+    ) -> Self {
+        Self {
+            process,
+            tid,
+            data,
+            descriptors,
+            resolver,
+            effects: Vec::new(),
+            on_descriptors: Vec::new(),
+            blind: None,
+            moves_names: false,
+            redirects: false,
+            awaited: false,
+        }
+    }
+
     /// Argument `index`.
     pub fn arg(&self, index: usize) -> u64 {
         self.data.args[index]
@@ -130,109 +169,19 @@ impl<'a> Decoder<'a> {
 
     /// `length` bytes may be written to descriptor `fd` where its position is.
     pub fn write_at_position(&mut self, fd: i32, file: Identity, length: u64) {
-        self.inflight.set_positions(self.tid, self.serial, file.id);
-        let position = self.position(fd, file.id);
-        if let Some(mut unseen) = self.unseen() {
-            unseen.writes(fd, file.id, file.size, position, length);
-        }
-        match position {
-            Position::At(position) => self.content(file.id, position, length),
-            Position::End => self.effects.push(Effect::Append { file: file.id, size: file.size }),
-            Position::ReadOnly | Position::Unknown => self.whole(file.id),
-        }
-    }
-
-    /// The position of `fd` moves as lseek(2) does with these arguments.
-    pub fn seek(&mut self, fd: i32, file: Identity, offset: i64, whence: i32) {
-        self.inflight.set_positions(self.tid, self.serial, file.id);
-        let at = match self.position(fd, file.id) {
-            Position::At(at) => at,
-            Position::End | Position::ReadOnly => return,
-            // Another thread is about to move it: then nothing can be told from where it is.
-            Position::Unknown => return self.whole(file.id),
-        };
-        let from = match whence {
-            libc::SEEK_CUR => at,
-            libc::SEEK_END => file.size,
-            _ => 0, // SEEK_DATA and SEEK_HOLE go to the offset or beyond
-        };
-        let to = from.saturating_add_signed(offset);
-        if let Some(mut unseen) = self.unseen() {
-            unseen.seeks(fd, file.id, at, to);
-            unseen.runs_later(self.call());
-            self.awaited = true;
-        }
-    }
-
-    /// Descriptor `fd` of this thread is about to be closed.
-    pub fn closes(&mut self, fd: i32) {
-        self.ends(fd);
-    }
-
-    /// Descriptor `fd` of this thread is about to be that of something else.
-    pub fn replaces(&mut self, fd: i32) {
-        let meanwhile = self.ends(fd);
-        self.effects.extend(meanwhile);
-    }
-
-    /// The last that is seen of a descriptor; and what may be written through it, unseen, until the call runs.
-    fn ends(&mut self, fd: i32) -> Option<Effect> {
-        let mut unseen = self.unseen()?;
-        let meanwhile = unseen.closes(self.process, fd)?;
-        unseen.runs_later(self.call());
-        self.awaited = true;
-        Some(meanwhile)
+        self.on_descriptors.push(OnDescriptor::Writes { fd, file, length });
     }
 
     /// Descriptors from `first` to `last` are about to be closed.
     pub fn closes_range(&mut self, first: u32, last: u32) {
-        let open = self.process.descriptors();
-        for (fd, _) in open.into_iter().filter(|(fd, _)| (first..=last).contains(&(*fd as u32))) {
-            self.closes(fd);
-        }
+        let open = self.process.descriptors().into_iter().map(|(fd, _)| fd);
+        let closed = open.filter(|&fd| (first..=last).contains(&(fd as u32)));
+        self.on_descriptors.extend(closed.map(OnDescriptor::Closes));
     }
 
     /// A file is opened for writing; `None` when it is made.
     pub fn opens_for_writing(&mut self, file: Option<Identity>) {
-        let file = file.filter(Identity::is_file);
-        if let Some(mut unseen) = self.unseen() {
-            unseen.opens(file.map(|file| (file.id, file.size)));
-        } else if let Some(file) = file.filter(|_| self.unseen.is_some()) {
-            let cause = "a child process, whose writes of 8 bytes are not seen";
-            self.effects.push(Effect::Untraceable { file: file.id, cause });
-        }
-    }
-
-    /// The positions of the target's own descriptors; a child process has a table of its own.
-    fn unseen(&mut self) -> Option<MutexGuard<'a, Unseen>> {
-        let unseen = self.unseen.filter(|_| self.process.has_thread(self.tid))?;
-        if !self.process.shares_descriptors(self.tid) {
-            self.blind = Some(format!(
-                "thread {} may write 8 bytes unseen, by descriptors of its own: restart the process, and take its first \
-                 backup with --show-all-writes",
-                self.tid
-            ));
-            return None;
-        }
-        Some(unseen.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn call(&self) -> Call {
-        Call { tid: self.tid, serial: self.serial, state: State::Admitting, data: self.data, positions: None }
-    }
-
-    /// The position is only known when nobody else is about to move it. (Another thread that calls lseek at the same
-    /// time makes the outcome a matter of luck for the program itself.)
-    fn position(&mut self, fd: i32, file: FileId) -> Position {
-        let mut others = self.inflight.at_position_of(file, self.tid);
-        let waiting = others.iter().any(Call::is_held);
-        if waiting || !grace::settle(self.process, self.inflight, &mut others, std::time::Duration::ZERO) {
-            return Position::Unknown;
-        }
-        let Ok(info) = read_below(self.process.proc(), &format!("{}/fdinfo/{fd}", self.tid)) else {
-            return Position::Unknown;
-        };
-        parse_position(&info)
+        self.on_descriptors.push(OnDescriptor::Opens(file.filter(Identity::is_file)));
     }
 
     /// `length` bytes of the thread's memory.
@@ -262,30 +211,5 @@ impl<'a> Decoder<'a> {
         let Ok(bytes) = self.memory(address, 16 * count as usize) else { return u64::MAX };
         let lengths = bytes.chunks_exact(16).map(|entry| u64::from_ne_bytes(entry[8..].try_into().unwrap_or_default()));
         lengths.fold(0, u64::saturating_add)
-    }
-}
-
-/// Position and O_APPEND from /proc/TID/fdinfo/FD (proc_pid_fdinfo(5)).
-pub(crate) fn parse_position(info: &str) -> Position {
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
-    let position = field("pos:").and_then(|position| position.parse().ok());
-    match (flags, position) {
-        (Some(flags), _) if flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32 => Position::ReadOnly,
-        (Some(flags), _) if flags & libc::O_APPEND as u32 != 0 => Position::End,
-        (Some(_), Some(position)) => Position::At(position),
-        _ => Position::Unknown,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_position_of_an_appending_descriptor_is_the_end() {
-        assert_eq!(parse_position("pos:\t4096\nflags:\t0100002\nmnt_id:\t29\n"), Position::At(4096));
-        assert_eq!(parse_position("pos:\t0\nflags:\t0102001\n"), Position::End);
-        assert_eq!(parse_position("flags: x"), Position::Unknown);
     }
 }

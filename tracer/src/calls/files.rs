@@ -2,7 +2,7 @@
 
 use hotbackup_event::Effect;
 
-use super::decode::Decoder;
+use super::decode::{Decoder, OnDescriptor};
 
 const RWF_APPEND: u64 = 0x10;
 const RWF_NOAPPEND: u64 = 0x20; // 6.9
@@ -62,8 +62,21 @@ pub(super) fn ftruncate(call: &mut Decoder<'_>) {
 
 pub(super) fn lseek(call: &mut Decoder<'_>) {
     if let Some(file) = call.file(call.fd(0)) {
-        call.seek(call.fd(0), file, call.arg(1) as i64, call.fd(2));
+        let (fd, offset, whence) = (call.fd(0), call.arg(1) as i64, call.fd(2));
+        call.on_descriptors.push(OnDescriptor::Seeks { fd, file, offset, whence });
     }
+}
+
+pub(super) fn close(call: &mut Decoder<'_>) {
+    call.on_descriptors.push(OnDescriptor::Closes(call.fd(0)));
+}
+
+pub(super) fn dup2(call: &mut Decoder<'_>) {
+    call.on_descriptors.push(OnDescriptor::Replaces(call.fd(1)));
+}
+
+pub(super) fn close_range(call: &mut Decoder<'_>) {
+    call.closes_range(call.arg(0) as u32, call.arg(1) as u32);
 }
 
 pub(super) fn fallocate(call: &mut Decoder<'_>) {

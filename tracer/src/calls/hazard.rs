@@ -2,12 +2,11 @@
 
 use hotbackup_event::Effect;
 
-use crate::process::open_below;
 use crate::sys::process::shared_file_mapping;
+use crate::target::process::open_below;
 
 use super::decode::Decoder;
-use super::resolve::shared_mappings;
-use crate::attach::Mapping;
+use crate::target::maps::{Mapping, shared_mappings};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::os::fd::AsFd;

@@ -6,8 +6,10 @@
 use hotbackup_event::failpoint::is_skipped;
 use hotbackup_event::{Effect, FileId};
 
+use crate::target::process::to_os;
+
 use super::decode::Decoder;
-use super::{Test, bits};
+use super::row::{Test, bits};
 
 /// One command.
 #[derive(Clone, Copy)]
@@ -157,6 +159,6 @@ fn subvolume_at(call: &mut Decoder<'_>, offset: usize) {
     let Ok(arguments) = call.memory(call.arg(2), SIZE) else { return };
     let Some(name) = arguments.get(offset..) else { return };
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-    let name = crate::process::to_os(name);
+    let name = to_os(name);
     call.effects.push(Effect::Entry { dir: dir.id, name });
 }

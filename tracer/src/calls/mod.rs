@@ -1,92 +1,26 @@
 //! The table: every system call that can change a file, when the filter shows it, and who reads its arguments.
 //!
 //! One row a call. A new way of changing a file is a new row here and a test named after it; the filter
-//! ([`crate::filter`]) and the decoders ([`decode`]) are made from the table, so that a row cannot be in one
+//! ([`filter`]) and the decoders ([`decode`]) are made from the table, so that a row cannot be in one
 //! and not in the other.
+//!
+//! A decoder is a function of registers, memory and the target's view to what a call may change. It waits for nothing: what
+//! is to be settled first, or asked of the calls that are on their way, it says in its result ([`decode::OnDescriptor`]), and
+//! the receiver does it.
 
 pub mod decode;
 mod files;
-pub(crate) mod hazard;
+pub mod filter;
+mod hazard;
 pub mod ioctls;
 mod names;
-pub(crate) mod order;
 pub mod resolve;
+mod row;
 mod walk;
 
-use decode::Decoder;
+use row::{TRUNC, bits, by_fd, by_path};
 
-/// When a row's call is shown to us; otherwise it runs unseen.
-#[derive(Debug, Clone, Copy)]
-pub enum When {
-    /// Always.
-    Always,
-    /// When for any of these tests, `argument & mask == value` (32-bit).
-    Any(&'static [Test]),
-    /// When these open flags make or cut a file, or open one for writing and the net wants to know.
-    Opens(u8),
-    /// When all of these hold.
-    All(&'static [Test]),
-    /// Unless it writes 8 bytes, if the target has eventfds (see [`crate::unseen`]).
-    UnlessEightBytes,
-    /// Only if 8-byte writes are not shown: what the net under that exception needs.
-    ForTheNet,
-}
-
-/// A test of one argument.
-#[derive(Debug, Clone, Copy)]
-pub struct Test {
-    /// Argument number, from 0.
-    pub argument: u8,
-    /// The bits to look at.
-    pub mask: u32,
-    /// What they must be.
-    pub value: u32,
-}
-
-/// Who decodes it, and where: by descriptor is quick and done by the receiver itself; paths are resolved one
-/// call after another by a thread of their own (see [`names`]).
-#[derive(Clone, Copy)]
-pub enum Decode {
-    /// By descriptor.
-    Descriptor(fn(&mut Decoder<'_>)),
-    /// By path.
-    Path(fn(&mut Decoder<'_>)),
-}
-
-/// One system call of the table.
-#[derive(Clone, Copy)]
-pub struct Row {
-    /// Its number.
-    pub nr: i64,
-    /// Its name, as in the manual.
-    pub name: &'static str,
-    /// When it is shown.
-    pub when: When,
-    /// Its decoder.
-    pub decode: Decode,
-}
-
-const fn by_fd(nr: i64, name: &'static str, decode: fn(&mut Decoder<'_>)) -> Row {
-    Row { nr, name, when: When::Always, decode: Decode::Descriptor(decode) }
-}
-
-const fn by_path(nr: i64, name: &'static str, decode: fn(&mut Decoder<'_>)) -> Row {
-    Row { nr, name, when: When::Always, decode: Decode::Path(decode) }
-}
-
-impl Row {
-    const fn when(mut self, when: When) -> Self {
-        self.when = when;
-        self
-    }
-}
-
-pub(crate) const fn bits(argument: u8, mask: u32, value: u32) -> Test {
-    Test { argument, mask, value }
-}
-
-pub(crate) const CREAT: u32 = libc::O_CREAT as u32;
-pub(crate) const TRUNC: u32 = libc::O_TRUNC as u32;
+pub use row::{Decode, Row, Test, When};
 
 // Numbers that libc does not name yet.
 const SYS_FCHMODAT2: i64 = 452; // 6.6
@@ -174,11 +108,10 @@ pub static TABLE: &[Row] = &[
         .when(When::Any(&[bits(2, TRUNC, TRUNC)])),
     // What moves a position, or ends a descriptor that has one.
     by_fd(libc::SYS_lseek, "lseek", files::lseek).when(When::ForTheNet),
-    by_fd(libc::SYS_close, "close", |call| call.closes(call.fd(0))).when(When::ForTheNet),
-    by_fd(libc::SYS_dup2, "dup2", |call| call.replaces(call.fd(1))).when(When::ForTheNet),
-    by_fd(libc::SYS_dup3, "dup3", |call| call.replaces(call.fd(1))).when(When::ForTheNet),
-    by_fd(libc::SYS_close_range, "close_range", |call| call.closes_range(call.arg(0) as u32, call.arg(1) as u32))
-        .when(When::ForTheNet),
+    by_fd(libc::SYS_close, "close", files::close).when(When::ForTheNet),
+    by_fd(libc::SYS_dup2, "dup2", files::dup2).when(When::ForTheNet),
+    by_fd(libc::SYS_dup3, "dup3", files::dup2).when(When::ForTheNet),
+    by_fd(libc::SYS_close_range, "close_range", files::close_range).when(When::ForTheNet),
 ];
 
 /// The row of system call `nr`.
@@ -188,5 +121,3 @@ pub fn row(nr: i64) -> Option<&'static Row> {
 
 #[cfg(test)]
 mod tests;
-#[cfg(any(test, fuzzing))]
-pub mod trial;

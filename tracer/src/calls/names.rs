@@ -1,6 +1,6 @@
 //! Calls that change names, and those that change files by path.
 //!
-//! They are decoded one after the other, by one thread, in an order that [`super::order`] keeps.
+//! They are decoded one after the other, by one thread, in an order that `flight/order.rs` keeps.
 
 use hotbackup_event::Effect;
 use nix::errno::Errno;

@@ -14,9 +14,8 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::walk::Walker;
-use crate::attach::parse_mapping;
-use crate::process::{Process, list_numbers, open_below, read_below, to_c, to_os};
 use crate::sys::stat::{self, Identity};
+use crate::target::process::{Process, open_below, to_c, to_os};
 
 /// Which root and which mounts a thread has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,54 +148,4 @@ fn place(proc: BorrowedFd<'_>, thread: &str) -> Result<Place, Errno> {
         Ok::<_, Errno>(stat::identity(proc, &path, true)?.id)
     };
     Ok(Place { root: identity("root")?, mounts: identity("ns/mnt")? })
-}
-
-/// The files with a shared mapping, in the process of thread `tid`, that `wanted` selects. The file is looked at through
-/// /proc/PID/map_files, where a path may have changed or another file system hide it; that takes CAP_SYS_ADMIN, so
-/// without it by its path, if that still leads to the inode that is mapped.
-///
-/// # Errors
-/// Says which mapping could not be looked at: what it maps is not known then.
-pub fn shared_mappings(
-    process: &Process,
-    tid: i32,
-    wanted: impl Fn(&crate::attach::Mapping<'_>) -> bool,
-) -> Result<Vec<FileId>, String> {
-    let (tid, maps) = read_maps(process, tid)
-        .map_err(|errno| format!("the mappings of the target could not be looked at ({errno})"))?;
-    let mut files = Vec::new();
-    for mapping in maps.lines().filter_map(parse_mapping) {
-        if mapping.inode == 0 || !mapping.is_shared() || !wanted(&mapping) {
-            continue;
-        }
-        let look = |path: String, follow| {
-            stat::identity(process.proc(), &CString::new(path).map_err(|_| Errno::EINVAL)?, follow)
-        };
-        let found = match look(format!("{tid}/map_files/{:x}-{:x}", mapping.start, mapping.end), true) {
-            Err(Errno::EPERM | Errno::EACCES) => {
-                let by_path = look(format!("{tid}/root{}", mapping.path), false);
-                by_path.ok().filter(|found| found.id.ino == mapping.inode).ok_or_else(|| {
-                    format!("the shared mapping of {} could not be looked at: run as root", mapping.path)
-                })?
-            }
-            Err(_) => continue, // unmapped meanwhile
-            Ok(found) => found,
-        };
-        if found.is_file() {
-            files.push(found.id);
-        }
-    }
-    Ok(files)
-}
-
-/// The mappings of a process by one of its threads, and the thread that shows them: one that has ended, as the first may
-/// long before the others, shows none.
-pub(crate) fn read_maps(process: &Process, tid: i32) -> Result<(i32, String), Errno> {
-    let read = |tid: i32| Ok((tid, read_below(process.proc(), &format!("{tid}/maps"))?));
-    let found = read(tid)?;
-    if !found.1.is_empty() {
-        return Ok(found);
-    }
-    let others = list_numbers(process.proc(), &format!("{tid}/task")).into_iter().filter_map(|tid| read(tid).ok());
-    Ok(others.into_iter().find(|(_, maps)| !maps.is_empty()).unwrap_or(found))
 }

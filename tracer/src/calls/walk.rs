@@ -14,8 +14,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
-use crate::process::{Process, open_below};
 use crate::sys::stat;
+use crate::target::process::{Process, open_below};
 
 /// The kernel follows as many links (MAXSYMLINKS).
 const LINKS: u32 = 40;

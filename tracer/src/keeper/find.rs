@@ -2,25 +2,23 @@
 //! has to be agreed upon.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
 use nix::errno::Errno;
 
-use super::state::{CLOSED, Control, Role};
-use super::{KIND, MEMORY_FD, WAKE_FD};
+use super::{MEMORY_FD, WAKE_FD};
 use crate::error::Error;
-use crate::helper;
-use crate::process::Process;
-use crate::sys::mapping::{MAGIC, MEMORY_NAME, Mapping};
+use crate::helper::process::{self as helper, KEEPER, PTRACER};
+use crate::shared::control::{Control, Role};
+use crate::shared::memory::{CLOSED, MEMORY_NAME, Memory};
+use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
-use crate::sys::{notify, pidfd};
+use crate::target::listener::{listener_of, target_listener};
+use crate::target::process::{Process, list_numbers};
 
-/// What /proc shows for a seccomp listener.
-const LISTENER: &[u8] = b"anon_inode:seccomp notify";
 /// How long a keeper may take to look at a new supervisor.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 /// How long a keeper may take to give a sign of life.
@@ -28,31 +26,13 @@ const ALIVE_LIMIT: Duration = Duration::from_secs(2);
 /// How long the ptracer of a dead supervisor may take to end.
 const PTRACER_LIMIT: Duration = Duration::from_secs(1);
 
-/// A copy of the listener among the target's own descriptors, with its number there.
-pub fn target_listener(target: &Process) -> Option<(OwnedFd, RawFd)> {
-    let found = target.descriptors().into_iter().find(|(_, link)| link.as_bytes() == LISTENER)?;
-    Some((listener_of(target.pidfd(), found.0)?, found.0))
-}
-
-/// A copy of a process's descriptor `number`, if it is a listener: what /proc shows, or a number in shared memory says, was
-/// so at some time.
-pub fn listener_of(process: BorrowedFd<'_>, number: RawFd) -> Option<OwnedFd> {
-    pidfd::get_fd(process, number).ok().filter(|fd| notify::is_listener(fd.as_fd()))
-}
-
-/// A copy of the target's descriptor `number`, if it is a listener.
-pub fn listener_at(target: &Process, number: RawFd) -> Option<OwnedFd> {
-    let link = fs::read_link(format!("/proc/{}/fd/{number}", target.pid())).ok()?;
-    (link.as_os_str().as_bytes() == LISTENER).then(|| listener_of(target.pidfd(), number)).flatten()
-}
-
 /// A running keeper.
 pub struct Found {
     /// The process id of the one that acts.
     pub pid: i32,
     pidfd: OwnedFd,
     /// The memory shared with it.
-    pub memory: Mapping,
+    pub memory: Memory,
 }
 
 /// Finds the keeper of `target`, which is seen to be alive: one that was killed just now may still be there, and one that
@@ -68,7 +48,7 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
             let pid = found.memory.keeper.load(Ordering::SeqCst);
             return Ok(Some(Found { pid, ..found }));
         }
-        let is_stopped = helper::is_stopped(found.pid);
+        let is_stopped = target.status(found.pid).is_some_and(|status| status.state() == Some('T'));
         if is_stopped && Instant::now() >= limit {
             // Both of a pair were stopped, by a signal: nothing else will end that.
             let _ = pidfd::kill(found.pidfd.as_fd());
@@ -80,13 +60,13 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
 }
 
 fn look_for(target: &Process) -> Result<Option<Found>, Error> {
-    for pid in crate::process::list_numbers(target.proc(), ".") {
-        if !helper::is(pid, KIND, target) {
+    for pid in list_numbers(target.proc(), ".") {
+        if !helper::is(pid, KEEPER, target) {
             continue;
         }
         let Ok(keeper) = pidfd::open(pid) else { continue };
         // Its number may have been reused between the look and the open.
-        if !helper::is(pid, KIND, target) {
+        if !helper::is(pid, KEEPER, target) {
             continue;
         }
         let wrong = |problem: &str| Error::Keeper { pid: target.pid(), problem: problem.into() };
@@ -99,10 +79,7 @@ fn look_for(target: &Process) -> Result<Option<Found>, Error> {
             }
             Err(_) => continue,
         };
-        let memory = Mapping::open(memory).map_err(|_| wrong("is of another version: restart the target"))?;
-        if memory.magic.load(Ordering::SeqCst) != MAGIC {
-            return Err(wrong("is of another version: restart the target"));
-        }
+        let memory = Memory::open(memory).map_err(|_| wrong("is of another version: restart the target"))?;
         return Ok(Some(Found { pid, pidfd: keeper, memory }));
     }
     Ok(None)
@@ -133,7 +110,7 @@ impl Found {
     ///
     /// # Errors
     /// [`Error::Busy`] when somebody was quicker.
-    pub fn adopt(self, target: &Process) -> Result<Option<(Mapping, OwnedFd)>, Error> {
+    pub fn adopt(self, target: &Process) -> Result<Option<(Memory, OwnedFd)>, Error> {
         let pid = target.pid();
         // It goes on with what the dead supervisor asked for, and ends at once.
         end_ptracer(&self.memory, target, PTRACER_LIMIT);
@@ -171,7 +148,7 @@ impl Found {
         if control.role != Role::Kept {
             return Err(Error::Busy(pid));
         }
-        if (0..crate::sys::mapping::SLOTS).any(|slot| self.memory.slot_id(slot) != 0) && self.old_supervisor_lives() {
+        if self.memory.recorded().next().is_some() && self.old_supervisor_lives() {
             return Err(Error::Busy(pid));
         }
         let listener = self.listener(target).ok_or_else(|| problem("has no listener"))?;
@@ -219,10 +196,10 @@ impl Found {
 }
 
 /// Waits for the ptracer of a supervisor that has died to end, and ends it when it does not: what it holds goes on.
-fn end_ptracer(memory: &Mapping, target: &Process, limit: Duration) {
+fn end_ptracer(memory: &Memory, target: &Process, limit: Duration) {
     let pid = memory.ptracer.load(Ordering::SeqCst);
     let Ok(ptracer) = pidfd::open(pid) else { return };
-    if helper::is(pid, crate::ptracer::KIND, target) && !pidfd::ends_within(ptracer.as_fd(), limit) {
+    if helper::is(pid, PTRACER, target) && !pidfd::ends_within(ptracer.as_fd(), limit) {
         let _ = pidfd::kill(ptracer.as_fd());
         pidfd::ends_within(ptracer.as_fd(), limit);
     }
@@ -231,7 +208,7 @@ fn end_ptracer(memory: &Mapping, target: &Process, limit: Duration) {
 /// What taking over brought.
 pub struct TakenOver {
     /// The memory shared with the keeper.
-    pub memory: Mapping,
+    pub memory: Memory,
     /// The listener.
     pub listener: OwnedFd,
     /// The supervisor's number.
@@ -256,7 +233,7 @@ pub fn rouse(wake: &OwnedFd) {
 pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
     let keeps_it = |pid: i32| {
         let keeper = pidfd::open(pid).ok()?;
-        let memory = Mapping::open(pidfd::get_fd(keeper.as_fd(), MEMORY_FD).ok()?).ok()?;
+        let memory = Memory::open(pidfd::get_fd(keeper.as_fd(), MEMORY_FD).ok()?).ok()?;
         // Keeper and twin have it under one number.
         let listener = memory.keeper_listener.load(Ordering::SeqCst);
         let same = match is_same_file((target.pid(), number), (pid, listener)) {
@@ -267,15 +244,14 @@ pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
         let other = memory.target.load(Ordering::SeqCst);
         (same && other != target.pid()).then_some(other)
     };
-    let all = crate::process::list_numbers(target.proc(), ".");
-    all.into_iter().filter(|&pid| helper::is_any(pid, KIND)).find_map(keeps_it)
+    let all = list_numbers(target.proc(), ".");
+    all.into_iter().filter(|&pid| helper::is_any(pid, KEEPER)).find_map(keeps_it)
 }
 
 /// The memory that the target itself holds, for the case that nobody else does any more.
-pub fn target_memory(target: &Process) -> Option<Mapping> {
+pub fn target_memory(target: &Process) -> Option<Memory> {
     let name = format!("/memfd:{MEMORY_NAME} (deleted)");
     let (number, _) = target.descriptors().into_iter().find(|(_, link)| *link == *name)?;
-    let memory = Mapping::open(pidfd::get_fd(target.pidfd(), number).ok()?).ok()?;
-    let ours = memory.magic.load(Ordering::SeqCst) == MAGIC && memory.target.load(Ordering::SeqCst) == target.pid();
-    ours.then_some(memory)
+    let memory = Memory::open(pidfd::get_fd(target.pidfd(), number).ok()?).ok()?;
+    (memory.target.load(Ordering::SeqCst) == target.pid()).then_some(memory)
 }

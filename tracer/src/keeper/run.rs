@@ -13,7 +13,7 @@
 //! Keepers come in pairs: one acts, its twin ([`super::twin`]) waits for its end, and acts in its place. All that the
 //! twin needs to know stands in the shared memory.
 //!
-//! The keeper also guards the ptracer ([`crate::ptracer`]): one that holds a thread and makes no progress is killed, and
+//! The keeper also guards the ptracer: one that holds a thread and makes no progress is killed, and
 //! the thread goes on.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,19 +25,17 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
-use super::copy;
-use super::state::{CLOSED, Control, Role, UNARMED};
-use super::twin::{Pulse, Twin};
-use crate::helper;
-use crate::process::Process;
-use crate::sys::mapping::{Mapping, SLOTS, SUPERVISOR_SLOTS};
-use crate::sys::{notify, pidfd, process as low};
+use super::twin::{Pulse, Twin, wait_for_end};
+use super::{LOOK, LOOKS};
+use crate::helper::copy;
+use crate::helper::process::{self as helper, PTRACER};
+use crate::shared::control::{Control, Role};
+use crate::shared::memory::{CLOSED, Memory, SLOTS, SUPERVISOR_SLOTS, UNARMED};
+use crate::sys::notify::{self, Slot};
+use crate::sys::{pidfd, process as low};
+use crate::target::listener::{listener_at, listener_of, target_listener};
+use crate::target::process::Process;
 
-/// How often keeper and twin look at one another.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
-/// Looks without progress after which somebody counts as hung: a keeper or twin after half a second, a supervisor after its
-/// lease, which is divided by this.
-pub(super) const LOOKS: u32 = 5;
 /// How far back calls are looked for whose record is lost: some ten milliseconds' worth of looking.
 const SWEEP: u64 = 1 << 15;
 /// How often a filter that was being installed is looked for.
@@ -50,7 +48,7 @@ const PTRACER_LOOKS: u32 = 20;
 
 pub(super) struct Keeper {
     pub target: Process,
-    pub memory: Mapping,
+    pub memory: Memory,
     pub wake: EventFd,
     pub listener: Option<OwnedFd>,
     /// The supervisor that is watched, with its generation.
@@ -78,7 +76,7 @@ struct Woken {
 }
 
 impl Keeper {
-    pub fn new(target: Process, memory: Mapping, wake: EventFd) -> Self {
+    pub fn new(target: Process, memory: Memory, wake: EventFd) -> Self {
         Self {
             target,
             memory,
@@ -141,7 +139,7 @@ impl Keeper {
             // Nothing was begun, or it is proven that it came to nothing. And nothing must begin once we are gone.
             if gone {
                 // What its ptracer holds goes on, and nothing is begun behind our back.
-                helper::end_all(crate::ptracer::KIND, &self.target);
+                helper::end_all(PTRACER, &self.target);
             }
             let closed =
                 gone && self.memory.armed.compare_exchange(UNARMED, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
@@ -161,7 +159,7 @@ impl Keeper {
         if self.listener.is_some() {
             return true;
         }
-        self.listener = super::find::target_listener(&self.target).map(|(fd, _)| fd);
+        self.listener = target_listener(&self.target).map(|(fd, _)| fd);
         if self.listener.is_some() {
             failpoint::hit("keeper.found-listener");
             self.listener_is_there();
@@ -267,33 +265,30 @@ impl Keeper {
 
     /// Answers every recorded call.
     fn answer_slots(&self) {
-        for slot in 0..SLOTS {
-            self.answer_slot(slot);
-        }
+        self.answer_each(self.memory.recorded().map(|(slot, _)| slot));
     }
 
-    fn answer_slot(&self, slot: usize) {
-        let id = self.memory.slot_id(slot);
-        if id != 0 && self.listener.is_some() {
-            self.let_go(id);
+    fn answer_each<'a>(&self, slots: impl Iterator<Item = &'a Slot>) {
+        for slot in slots.filter(|slot| slot.id() != 0 && self.listener.is_some()) {
+            self.let_go(slot.id());
             failpoint::hit("keeper.slot-answered");
-            self.memory.clear_slot(slot);
+            slot.clear();
         }
     }
 
     fn receive_and_answer(&self) {
-        let slot = self.own_slot;
-        if notify::receive(self.listener(), self.memory.slot_ptr(slot)).is_ok() {
+        let slot = self.memory.slot(self.own_slot);
+        if notify::receive(self.listener(), slot).is_ok() {
             failpoint::hit("keeper.received");
             if self.memory.sweep.swap(0, Ordering::SeqCst) == 1 {
-                self.sweep(self.memory.slot_id(slot));
+                self.sweep(slot.id());
             }
             if copy::is_missing(&self.memory) {
-                copy::leave(&self.target, &self.memory, self.listener(), &self.memory.slot(slot));
+                copy::leave(&self.target, &self.memory, self.listener(), &slot.notification());
             }
-            self.let_go(self.memory.slot_id(slot));
+            self.let_go(slot.id());
             failpoint::hit("keeper.answered");
-            self.memory.clear_slot(slot);
+            slot.clear();
         }
     }
 
@@ -320,12 +315,12 @@ impl Keeper {
     /// Takes a copy of the listener from the target, which keeps one open for good, or else from the supervisor.
     fn fetch_listener(&mut self) {
         let number = self.memory.target_listener.load(Ordering::SeqCst);
-        let direct = (number >= 0).then(|| super::find::listener_at(&self.target, number)).flatten();
-        let found = direct.or_else(|| super::find::target_listener(&self.target).map(|(fd, _)| fd));
+        let direct = (number >= 0).then(|| listener_at(&self.target, number)).flatten();
+        let found = direct.or_else(|| target_listener(&self.target).map(|(fd, _)| fd));
         self.listener = found.or_else(|| {
             let number = self.memory.supervisor_listener.load(Ordering::SeqCst);
             let (supervisor, _) = self.supervisor.as_ref().filter(|_| number >= 0)?;
-            super::find::listener_of(supervisor.as_fd(), number)
+            listener_of(supervisor.as_fd(), number)
         });
         self.listener_is_there();
     }
@@ -376,20 +371,18 @@ impl Keeper {
 
     /// Looks at the ptracer while it holds a thread, and ends it when it hangs. Returns when to look again.
     fn guard_ptracer(&mut self) -> Option<Duration> {
-        let traced = self.memory.traced.load(Ordering::SeqCst);
-        if !crate::ptracer::is_held(traced) {
+        let Some(traced) = self.memory.held_by_ptracer() else {
             self.ptracer.reset();
             return None;
-        }
+        };
         if self.ptracer.look(&self.memory.traced) >= PTRACER_LOOKS {
             let pid = self.memory.ptracer.load(Ordering::SeqCst);
             if let Ok(ptracer) = pidfd::open(pid)
-                && helper::is(pid, crate::ptracer::KIND, &self.target)
+                && helper::is(pid, PTRACER, &self.target)
             {
                 let _ = pidfd::kill(ptracer.as_fd());
             }
-            // If it was killed in this very moment, it holds nothing any more.
-            let _ = self.memory.traced.compare_exchange(traced, traced + 1, Ordering::SeqCst, Ordering::SeqCst);
+            self.memory.ptracer_holds_nothing(traced);
         }
         Some(WATCH_PTRACER)
     }
@@ -404,9 +397,7 @@ impl Keeper {
             if self.listener.is_none() {
                 self.fetch_listener();
             }
-            for slot in SUPERVISOR_SLOTS..SLOTS {
-                self.answer_slot(slot);
-            }
+            self.answer_each((SUPERVISOR_SLOTS..SLOTS).map(|slot| self.memory.slot(slot)));
             self.memory.keeper.store(std::process::id() as i32, Ordering::SeqCst);
             self.open_supervisor();
             if Control::load(&self.memory.control).role != Role::Attaching {
@@ -431,9 +422,4 @@ impl Keeper {
 /// Whether a pidfd's process has ended.
 fn readable(fd: BorrowedFd<'_>) -> bool {
     wait_for_end(fd, PollTimeout::ZERO)
-}
-
-pub(super) fn wait_for_end(fd: BorrowedFd<'_>, limit: PollTimeout) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    matches!(poll(&mut fds, limit), Ok(n) if n > 0)
 }

@@ -9,40 +9,14 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::state::{Control, Role};
 use crate::error::Error;
-use crate::helper;
-use crate::process::Process;
-use crate::sys::mapping::Mapping;
+use crate::helper::process::{self as helper, KEEPER};
+use crate::shared::memory::Memory;
 use crate::sys::retry_on_eintr;
-
-/// How long the supervisor may make no progress while a hold is on.
-const HOLD_LEASE_MS: u32 = 50;
+use crate::target::process::Process;
 
 /// How long a keeper may take to start, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(2);
-
-/// New shared memory for `target`, as it is before attach.
-///
-/// # Errors
-/// The kernel's.
-pub fn new_memory(target: &Process) -> Result<Mapping, Error> {
-    let memory = Mapping::create().map_err(Error::os(target.pid(), "making shared memory"))?;
-    memory.target.store(target.pid(), Ordering::SeqCst);
-    for number in [&memory.target_listener, &memory.keeper_listener, &memory.supervisor_listener] {
-        number.store(-1, Ordering::SeqCst);
-    }
-    set_lease(&memory, crate::session::LEASE);
-    Control { role: Role::Attaching, generation: 1 }.store(&memory.control);
-    Ok(memory)
-}
-
-/// How long the supervisor may make no progress until the keeper takes over; in a hold it is less.
-pub fn set_lease(memory: &Mapping, lease: Duration) {
-    let lease = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
-    memory.lease_ms.store(lease, Ordering::SeqCst);
-    memory.hold_lease_ms.store(HOLD_LEASE_MS.min(lease), Ordering::SeqCst);
-}
 
 /// Whether the new keeper says that it is ready before its time is over.
 fn says_ready(mut pipe: impl Read + AsFd) -> bool {
@@ -56,19 +30,19 @@ fn says_ready(mut pipe: impl Read + AsFd) -> bool {
 ///
 /// # Errors
 /// [`Error::Keeper`] when it does not start.
-pub fn spawn(target: &Process, program: &Path, memory: &Mapping) -> Result<i32, Error> {
+pub fn spawn(target: &Process, program: &Path, memory: &Memory) -> Result<i32, Error> {
     spawn_once(target, program, memory).or_else(|first| {
         tracing::warn!(%first, "once more");
         spawn_once(target, program, memory)
     })
 }
 
-fn spawn_once(target: &Process, program: &Path, memory: &Mapping) -> Result<i32, Error> {
+fn spawn_once(target: &Process, program: &Path, memory: &Memory) -> Result<i32, Error> {
     let pid = target.pid();
     let problem = |problem: String| Error::Keeper { pid, problem };
     memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
     let shared = memory.fd().try_clone().map_err(|error| problem(format!("cannot be started: {error}")))?;
-    let mut child = helper::command(target, program, super::KIND, shared)
+    let mut child = helper::command(target, program, KEEPER, shared)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -77,7 +51,7 @@ fn spawn_once(target: &Process, program: &Path, memory: &Mapping) -> Result<i32,
     if !child.stdout.take().is_some_and(says_ready) {
         let _ = child.kill();
         // Its twin, too, which would go on in its place, and has its standard error.
-        helper::end_all(super::KIND, target);
+        helper::end_all(KEEPER, target);
         let mut words = String::new();
         let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut words));
         let _ = child.wait();

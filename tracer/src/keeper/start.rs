@@ -7,8 +7,8 @@ use hotbackup_event::failpoint;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::run::Keeper;
-use super::state::Control;
-use crate::helper;
+use crate::helper::process::{self as helper, KEEPER};
+use crate::shared::control::Control;
 use crate::sys::process as low;
 
 /// The keeper's whole life; the arguments are those after the subcommand: `PID START`.
@@ -29,7 +29,7 @@ pub fn main(arguments: &[String]) -> i32 {
 }
 
 fn prepare(arguments: &[String]) -> Result<Keeper, String> {
-    let (target, memory) = helper::begin(super::KIND, arguments)?;
+    let (target, memory) = helper::begin(KEEPER, arguments)?;
     failpoint::hit("keeper.started");
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
     let wake = EventFd::from_value_and_flags(0, flags).map_err(|errno| errno.to_string())?;

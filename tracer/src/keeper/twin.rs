@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
-use nix::poll::PollTimeout;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::run::{LOOK, LOOKS, wait_for_end};
-use crate::sys::mapping::Mapping;
+use super::{LOOK, LOOKS};
+use crate::shared::memory::Memory;
 use crate::sys::pidfd;
 use crate::sys::process::{Forked, fork_single_threaded, lock_memory};
 
@@ -66,7 +66,7 @@ impl Twin {
     }
 
     /// Looks at its progress, each [`LOOK`]; a twin that hangs is ended.
-    pub fn look(&mut self, memory: &Mapping) {
+    pub fn look(&mut self, memory: &Memory) {
         if self.pulse.look(&memory.twin_beat) >= LOOKS
             && let Some(pidfd) = self.pidfd()
         {
@@ -77,7 +77,7 @@ impl Twin {
 
     /// Makes a twin. Returns `false` in the process that called; in the twin it returns `true`, once that process has
     /// ended.
-    pub fn renew(&mut self, memory: &Mapping) -> bool {
+    pub fn renew(&mut self, memory: &Memory) -> bool {
         self.reap();
         self.pulse.reset();
         let Ok(parent) = pidfd::open(std::process::id() as i32) else { return false };
@@ -130,7 +130,7 @@ impl Twin {
 }
 
 /// Waits until the keeper that acts has ended, and ends it when it hangs.
-fn outlive(keeper: BorrowedFd<'_>, memory: &Mapping) {
+fn outlive(keeper: BorrowedFd<'_>, memory: &Memory) {
     let mut pulse = Pulse::default();
     let look = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
     while !wait_for_end(keeper, look) {
@@ -140,6 +140,12 @@ fn outlive(keeper: BorrowedFd<'_>, memory: &Mapping) {
             pulse.reset();
         }
     }
+}
+
+/// Whether a pidfd's process ends within the time.
+pub(super) fn wait_for_end(fd: BorrowedFd<'_>, limit: PollTimeout) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    matches!(poll(&mut fds, limit), Ok(n) if n > 0)
 }
 
 #[cfg(test)]

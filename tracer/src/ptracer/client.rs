@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use super::payload::Call;
 use super::request::{Reply, Request};
-use crate::attach::payload::Call;
 use crate::error::Error;
-use crate::helper;
-use crate::process::Process;
-use crate::sys::mapping::Mapping;
+use crate::helper::process::{self as helper, PTRACER};
+use crate::shared::memory::Memory;
+use crate::target::process::Process;
 
 /// How long a thread may take to be found, stopped and redirected.
 const RUN_LIMIT: Duration = Duration::from_secs(12);
@@ -39,7 +39,7 @@ impl Ptracer {
     ///
     /// # Errors
     /// [`Error::Ptracer`] when it does not start.
-    pub fn start(process: &Process, program: PathBuf, memory: &Mapping) -> Result<Self, Error> {
+    pub fn start(process: &Process, program: PathBuf, memory: &Memory) -> Result<Self, Error> {
         let problem = |error: std::io::Error| Error::Ptracer { pid: process.pid(), problem: error.to_string() };
         let memory = memory.fd().try_clone().map_err(problem)?;
         let running = Running::start(process, &program, &memory).map_err(problem)?;
@@ -186,9 +186,9 @@ impl Drop for Ptracer {
 impl Running {
     fn start(process: &Process, program: &std::path::Path, memory: &OwnedFd) -> std::io::Result<Self> {
         // One at a time: that of a dead supervisor may be at work still, in the same place of the target's memory.
-        helper::end_all(super::KIND, process);
+        helper::end_all(PTRACER, process);
         let (ours, theirs) = UnixStream::pair()?;
-        let child = helper::command(process, program, super::KIND, memory.try_clone()?)
+        let child = helper::command(process, program, PTRACER, memory.try_clone()?)
             .stdout(Stdio::from(OwnedFd::from(theirs)))
             .stderr(Stdio::null())
             .spawn()?;

@@ -17,10 +17,9 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::Hold;
-use crate::attach::preflight;
-use crate::process::{Process, ThreadState};
-use crate::sys::mapping::{Mapping, SLOTS};
+use crate::shared::memory::Memory;
 use crate::sys::trace::{self, Running, Stopped, Waited};
+use crate::target::process::{Process, ThreadState};
 
 /// For how long a call must have been waiting to count as held: most are answered within microseconds.
 const HELD_FOR: Duration = Duration::from_micros(300);
@@ -39,7 +38,7 @@ pub(super) struct Frozen {
 }
 
 /// Stops all threads. If one does not stop before `until`, all go on, and it says which.
-pub(super) fn freeze(process: &Process, memory: &Mapping, hold: &Hold<'_>, until: Instant) -> Result<Frozen, String> {
+pub(super) fn freeze(process: &Process, memory: &Memory, hold: &Hold<'_>, until: Instant) -> Result<Frozen, String> {
     let mut frozen = Frozen::default();
     match frozen.stop_all(process, memory, hold, until) {
         Ok(()) => Ok(frozen),
@@ -51,7 +50,7 @@ pub(super) fn freeze(process: &Process, memory: &Mapping, hold: &Hold<'_>, until
 }
 
 impl Frozen {
-    fn stop_all(&mut self, process: &Process, memory: &Mapping, hold: &Hold<'_>, until: Instant) -> Result<(), String> {
+    fn stop_all(&mut self, process: &Process, memory: &Memory, hold: &Hold<'_>, until: Instant) -> Result<(), String> {
         let mut all_still = false;
         loop {
             hold.progress();
@@ -79,7 +78,7 @@ impl Frozen {
     }
 
     /// Asks threads to stop that were not asked yet and whose call does not wait for its answer. Returns how many are new.
-    fn ask_new_threads(&mut self, process: &Process, memory: &Mapping) -> Result<usize, String> {
+    fn ask_new_threads(&mut self, process: &Process, memory: &Memory) -> Result<usize, String> {
         let mut new = 0;
         let mut calls = HashMap::new();
         let unseen: Vec<i32> = process.threads().into_iter().filter(|tid| !self.seen.contains(tid)).collect();
@@ -106,7 +105,7 @@ impl Frozen {
                 Ok(_) | Err(Errno::ESRCH) => continue, // it ended
                 Err(_) if process.has_ended(tid) => {} // a first thread, before the others
                 Err(errno) => {
-                    return Err(match preflight::tracer(process, tid) {
+                    return Err(match process.tracer(tid) {
                         Some(tracer) => format!("thread {tid} is traced by process {tracer}"),
                         None => format!("thread {tid} cannot be stopped: {errno}"),
                     });
@@ -118,7 +117,7 @@ impl Frozen {
     }
 
     /// A thread that may still run, or whose call may still write to its memory.
-    fn moving(&self, process: &Process, memory: &Mapping) -> Option<i32> {
+    fn moving(&self, process: &Process, memory: &Memory) -> Option<i32> {
         let not_long = |(_, (_, since)): &(&i32, &(u64, Instant))| since.elapsed() < HELD_FOR;
         if let Some((tid, _)) = self.waiting.iter().find(not_long) {
             return Some(*tid);
@@ -148,9 +147,8 @@ impl Frozen {
 }
 
 /// The calls that were received and are not answered, by their threads.
-fn waiting_calls(memory: &Mapping) -> HashMap<i32, u64> {
-    let recorded = (0..SLOTS).filter(|slot| memory.slot_id(*slot) != 0);
-    recorded.map(|slot| memory.slot(slot)).map(|call| (call.pid.cast_signed(), call.id)).collect()
+fn waiting_calls(memory: &Memory) -> HashMap<i32, u64> {
+    memory.recorded().map(|(_, call)| (call.pid.cast_signed(), call.id)).collect()
 }
 
 fn why(process: &Process, tid: i32) -> String {

@@ -1,4 +1,4 @@
-//! Sending a thread of the target through a line of code ([`crate::attach::payload`]), in a place of its own: a thread
+//! Sending a thread of the target through a line of code ([`payload`]), in a place of its own: a thread
 //! may still be on its way out of the last one.
 
 use std::cell::RefCell;
@@ -14,15 +14,15 @@ use nix::unistd::Pid;
 use seccompiler::sock_filter;
 
 use super::Hold;
+use super::payload::{self, Call, PENDING};
 use super::request::Failure;
-use crate::attach::payload::{self, Call};
-use crate::attach::{PENDING, preflight, site};
+use super::site;
+use crate::calls::filter::{USER_NOTIF, compile, emulate};
 use crate::error::errno;
-use crate::filter::{USER_NOTIF, emulate};
-use crate::keeper::state::{ARMED, UNARMED};
-use crate::process::Process;
+use crate::shared::memory::{ARMED, UNARMED};
 use crate::sys::process as low;
 use crate::sys::trace::{self, Running, Stopped, Waited};
+use crate::target::process::Process;
 
 /// How long a thread may take to stop until another is tried: it may be in an uninterruptible call.
 const STOP_LIMIT: Duration = Duration::from_millis(50);
@@ -222,7 +222,7 @@ fn seize(process: &Process, tid: i32) -> Result<Running, Attempt> {
             Err(Errno::EPERM) => {}
             Err(errno) => return Err(Attempt::Fatal(Failure::Ptrace(errno as i32))),
         }
-        match preflight::tracer(process, tid) {
+        match process.tracer(tid) {
             Some(tracer) if std::fs::exists(format!("/proc/self/task/{tracer}")).unwrap_or(false) => {
                 return Err(Attempt::Next("it is in a call that cannot be interrupted"));
             }
@@ -236,7 +236,7 @@ fn seize(process: &Process, tid: i32) -> Result<Running, Attempt> {
 
 /// Whether a thread of the target carries our filter: a listener of somebody else's is none of our business.
 pub(super) fn carries_our_filter(process: &Process, hold: &Hold<'_>) -> bool {
-    let ours = [false, true].map(|eight_bytes_unseen| crate::filter::compile(eight_bytes_unseen).unwrap_or_default());
+    let ours = [false, true].map(|eight_bytes_unseen| compile(eight_bytes_unseen).unwrap_or_default());
     let is_ours = |filter: &Vec<libc::sock_filter>| {
         let fields = |step: &libc::sock_filter| (step.code, step.jt, step.jf, step.k);
         ours.iter().any(|program| {

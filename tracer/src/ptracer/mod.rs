@@ -5,10 +5,11 @@
 //! anything itself: it asks this process, which has a session of its own, stands in the target's cgroups, and counts in
 //! shared memory while it holds a thread. The keeper looks at that count: a ptracer that holds a thread and makes no
 //! progress is killed, and with a tracer ends every hold it has. What it leaves is harmless at any instant
-//! ([`crate::attach`]).
+//! (`attach/mod.rs`).
 //!
 //! - [`request`]: what it is asked for, one line of JSON each, and what it answers.
 //! - [`client`]: the supervisor's side.
+//! - [`payload`]: the code that a thread is sent through; [`site`]: where that goes, and which thread.
 //! - [`serve`]: the process itself; [`inject`]: sending a thread through injected code; [`pause`]: stopping threads for an
 //!   instant, for grace; [`freeze`]: stopping all of them at the same time, for what they have mapped.
 
@@ -16,23 +17,21 @@ pub(crate) mod client;
 mod freeze;
 mod inject;
 mod pause;
-pub(crate) mod request;
-pub mod serve;
+pub(crate) mod payload;
+mod request;
+pub(crate) mod serve;
+pub(crate) mod site;
 
 use std::sync::atomic::Ordering;
 
-use crate::helper::Kind;
-use crate::sys::mapping::Mapping;
-
-/// What it is called.
-pub const KIND: Kind = Kind { name: c"hotbackup-trace", subcommand: "ptracer" };
+use crate::shared::memory::Memory;
 
 /// While this lives, a request is being served and a thread of the target may be stopped: the keeper counts our progress.
-struct Hold<'a>(&'a Mapping);
+struct Hold<'a>(&'a Memory);
 
 impl<'a> Hold<'a> {
     /// From here on a thread may be stopped.
-    fn begin(memory: &'a Mapping) -> Self {
+    fn begin(memory: &'a Memory) -> Self {
         memory.traced.fetch_add(1, Ordering::SeqCst);
         Self(memory)
     }
@@ -47,9 +46,4 @@ impl Drop for Hold<'_> {
     fn drop(&mut self) {
         self.0.traced.fetch_add(1, Ordering::SeqCst);
     }
-}
-
-/// Whether a count says that a thread is held.
-pub(crate) fn is_held(traced: u64) -> bool {
-    traced % 2 == 1
 }

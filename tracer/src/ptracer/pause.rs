@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::Hold;
-use crate::process::{Process, ThreadState};
 use crate::sys::trace::{self, Running, Waited};
+use crate::target::process::{Process, ThreadState};
 
 /// How long one round may take: a thread that does not stop is tried again.
 const ROUND: Duration = Duration::from_millis(20);

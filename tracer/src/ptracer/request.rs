@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::attach::payload::Call;
+use super::payload::Call;
 use crate::error::Error;
 
 /// A request, one line of JSON.

@@ -10,10 +10,10 @@ use hotbackup_event::failpoint;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::request::{Reply, Request};
-use super::{Hold, freeze, inject, is_held, pause};
-use crate::helper;
-use crate::process::Process;
-use crate::sys::mapping::Mapping;
+use super::{Hold, freeze, inject, pause};
+use crate::helper::process::{self as helper, PTRACER};
+use crate::shared::memory::Memory;
+use crate::target::process::Process;
 
 /// How often the keeper is told that we are alive while threads are kept stopped.
 const BEAT_MS: u8 = 2;
@@ -30,14 +30,13 @@ pub fn main(arguments: &[String]) -> i32 {
 }
 
 fn run(arguments: &[String]) -> Result<(), String> {
-    let (process, memory) = helper::begin(super::KIND, arguments)?;
+    let (process, memory) = helper::begin(PTRACER, arguments)?;
     let words = |error: std::io::Error| error.to_string();
     let socket = UnixStream::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(words)?);
     memory.ptracer.store(std::process::id() as i32, Ordering::SeqCst);
     // The one before may have died while it held a thread: that hold ended with it.
-    let traced = memory.traced.load(Ordering::SeqCst);
-    if is_held(traced) {
-        let _ = memory.traced.compare_exchange(traced, traced + 1, Ordering::SeqCst, Ordering::SeqCst);
+    if let Some(traced) = memory.held_by_ptracer() {
+        memory.ptracer_holds_nothing(traced);
     }
     let mut supervisor = Supervisor(BufReader::new(socket));
     while let Some(request) = supervisor.read()? {
@@ -85,7 +84,7 @@ impl Supervisor {
 }
 
 /// Keeps all threads stopped until the supervisor's next request. When it is gone, or the time is up, they go on at once.
-fn freeze(process: &Process, memory: &Mapping, supervisor: &mut Supervisor, limit: Duration) -> Result<Reply, String> {
+fn freeze(process: &Process, memory: &Memory, supervisor: &mut Supervisor, limit: Duration) -> Result<Reply, String> {
     let until = Instant::now() + limit;
     let in_thread = || {
         let hold = Hold::begin(memory);
@@ -112,7 +111,7 @@ fn freeze(process: &Process, memory: &Mapping, supervisor: &mut Supervisor, limi
     }
 }
 
-fn answer(process: &Process, memory: &Mapping, request: Request) -> Reply {
+fn answer(process: &Process, memory: &Memory, request: Request) -> Reply {
     in_a_thread(|| {
         let hold = Hold::begin(memory);
         match request {

@@ -5,8 +5,10 @@
 //! harmless.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use zerocopy::FromBytes;
 
 use super::check;
 
@@ -38,6 +40,45 @@ pub struct Notification {
     pub data: CallData,
 }
 
+/// Where the kernel writes a [`Notification`], in memory that others look at: on cache lines of its own.
+#[repr(C, align(128))]
+#[derive(FromBytes)]
+pub struct Slot {
+    words: [AtomicU64; size_of::<Notification>() / 8],
+}
+
+impl Slot {
+    /// The id that it holds; 0 when it is free.
+    pub fn id(&self) -> u64 {
+        self.words[0].load(Ordering::Acquire)
+    }
+
+    /// What it holds.
+    pub fn notification(&self) -> Notification {
+        let word = |i: usize| self.words[i].load(Ordering::Acquire);
+        let (pid_flags, nr_arch) = (word(1), word(2));
+        Notification {
+            id: word(0),
+            pid: pid_flags as u32,
+            flags: (pid_flags >> 32) as u32,
+            data: CallData {
+                nr: nr_arch as i32,
+                arch: (nr_arch >> 32) as u32,
+                ip: word(3),
+                args: std::array::from_fn(|i| word(4 + i)),
+            },
+        }
+    }
+
+    /// Frees it: only after its call was answered. The id goes last, so that a death in between leaves
+    /// a slot that is answered once more, which is harmless.
+    pub fn clear(&self) {
+        for word in self.words.iter().rev() {
+            word.store(0, Ordering::Release);
+        }
+    }
+}
+
 /// `struct seccomp_notif_resp`.
 #[repr(C)]
 struct Response {
@@ -65,14 +106,15 @@ pub fn is_listener(fd: BorrowedFd<'_>) -> bool {
     matches!(result, Ok(_) | Err(Errno::ENOENT))
 }
 
-/// Receives the next stopped call straight into `slot`, which must be zeroed memory of a [`Notification`].
+/// Receives the next stopped call straight into `slot`, which must be free.
 ///
 /// # Errors
 /// `ENOENT` when the call was interrupted meanwhile, `EINTR`, `EINVAL` when the slot was not zeroed.
-pub fn receive(listener: BorrowedFd<'_>, slot: super::mapping::SlotPtr<'_>) -> Result<(), Errno> {
-    // SAFETY: the kernel writes one `struct seccomp_notif`; `SlotPtr` is only made for memory of that size and
-    // alignment that lives as long as the mapping it borrows.
-    check(unsafe { libc::ioctl(listener.as_raw_fd(), IOCTL_RECV as _, slot.as_ptr()) }.into()).map(drop)
+pub fn receive(listener: BorrowedFd<'_>, slot: &Slot) -> Result<(), Errno> {
+    let words = slot.words.as_ptr().cast_mut();
+    // SAFETY: the kernel writes one `struct seccomp_notif`, which is as long as the slot's words; these are atomics, so that
+    // they may change while they are shared.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), IOCTL_RECV as _, words) }.into()).map(drop)
 }
 
 /// Lets the stopped call `id` run as if no filter were there.

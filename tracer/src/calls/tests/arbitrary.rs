@@ -6,7 +6,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use crate::calls::TABLE;
 use crate::calls::ioctls::COMMANDS;
-use crate::calls::trial::Trial;
+use crate::flight::trial::Trial;
 
 /// A number such as calls have: small, huge, negative, an address of the block or near its end.
 fn argument(random: &mut TestRng, block: &[u64]) -> u64 {

@@ -56,13 +56,14 @@ fn io_submit_names_the_files_that_it_writes_to() {
 
 #[test]
 fn mprotect_names_the_files_that_are_mapped_shared_in_its_range() {
-    use crate::sys::mapping::{Mapping, Shared};
-    const LENGTH: u64 = size_of::<Shared>() as u64;
+    use crate::shared::memory::Layout;
+    use crate::sys::memory::Region;
+    const LENGTH: u64 = size_of::<Layout>() as u64;
     let mut bench = Bench::new();
     let map = |name: &str| {
         let file = bench.open(name, File::options().read(true).write(true).create(true));
         file.set_len(LENGTH).unwrap();
-        Mapping::open(file.into()).unwrap()
+        Region::<Layout>::open(file.into()).unwrap()
     };
     let (first, second) = (map("file"), map("other"));
     let (first_at, second_at) = (address(&*first), address(&*second));

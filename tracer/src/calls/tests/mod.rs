@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use hotbackup_event::{Effect, FileId};
 use nix::fcntl::AT_FDCWD;
 
-use super::trial::{Decoded, Trial};
 use super::{TABLE, row};
+use crate::flight::trial::{Decoded, Trial};
 use crate::sys::stat;
 
 const SIZE: u64 = 100_000;

@@ -1,0 +1,169 @@
+//! How a target comes into our hands: from its keeper, from one that nobody leads, or by installing the filter.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hotbackup_event::failpoint;
+use nix::errno::Errno;
+
+use super::options::Options;
+use super::rescue;
+use crate::attach::{NotInstalled, install, preflight};
+use crate::calls::filter;
+use crate::error::Error;
+use crate::keeper::find::{self, TakenOver};
+use crate::keeper::spawn;
+use crate::ptracer::client::Ptracer;
+use crate::shared::control::{Control, Role};
+use crate::shared::memory::{ARMED, Memory, UNARMED};
+use crate::sys::{notify, pidfd};
+use crate::target::listener::{listener_at, target_listener};
+use crate::target::process::Process;
+
+/// How often a keeper may end under our hands.
+const TRIES: u32 = 3;
+
+/// What attaching brought, before anything is received.
+pub(crate) struct Attached {
+    pub memory: Memory,
+    pub listener: OwnedFd,
+    pub generation: u32,
+    pub wake: OwnedFd,
+    pub ptracer: Ptracer,
+    /// How long the injected thread was kept from its work; `None` when the keeper was there already.
+    pub stopped: Option<Duration>,
+}
+
+/// Takes a target over, or installs the filter, with a keeper behind us either way.
+pub(crate) fn attach(process: &Process, options: &Options) -> Result<Attached, Error> {
+    let pid = process.pid();
+    // Keepers may end, or be killed, at any moment of this.
+    let mut tries = 1..=TRIES;
+    loop {
+        let last = tries.next() == Some(TRIES);
+        match attach_once(process, options) {
+            Ok(Some(attached)) => return Ok(attached),
+            Ok(None) if !last => {}
+            Ok(None) => return Err(Error::Keeper { pid, problem: "ends again and again".into() }),
+            Err(Error::Keeper { problem, .. }) if !last => tracing::warn!(problem, "once more"),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Through the target's keeper, or with a new one. `None`: a keeper was there, but is gone.
+fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>, Error> {
+    let pid = process.pid();
+    let mut keeper = find::find(process)?;
+    if keeper.is_none() && target_listener(process).is_some() {
+        // Its keepers were killed: what waits is answered first.
+        rescue::revive(process, options)?;
+        keeper = find::find(process)?;
+    }
+    let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program.clone(), memory);
+    Ok(Some(match keeper {
+        Some(keeper) if keeper.is_orphaned() => {
+            let Some((memory, wake)) = keeper.adopt(process)? else { return Ok(None) };
+            let ptracer = ptracer(&memory)?;
+            install_with(process, memory, wake, ptracer, options)?
+        }
+        Some(keeper) => {
+            // Before calls begin to wait for us.
+            let ptracer = ptracer(&keeper.memory)?;
+            let TakenOver { memory, listener, generation, wake } = keeper.take_over(process)?;
+            Attached { memory, listener, generation, wake, ptracer, stopped: None }
+        }
+        None => {
+            let memory = Memory::create(pid).map_err(Error::os(pid, "making shared memory"))?;
+            failpoint::hit("attach.memory-made");
+            let keeper = spawn::spawn(process, &options.keeper_program, &memory)?;
+            let wake = pidfd::open(keeper).ok().and_then(|keeper| find::wake_fd(&keeper));
+            let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
+            failpoint::hit("attach.keeper-ready");
+            let ptracer = ptracer(&memory)?;
+            install_with(process, memory, wake, ptracer, options)?
+        }
+    }))
+}
+
+/// What /proc shows for an eventfd.
+const EVENTFD: &str = "anon_inode:[eventfd]";
+
+/// Installs the filter, with a keeper in place.
+fn install_with(
+    process: &Process,
+    memory: Memory,
+    wake: OwnedFd,
+    mut ptracer: Ptracer,
+    options: &Options,
+) -> Result<Attached, Error> {
+    let pid = process.pid();
+    let has_eventfds = || process.descriptors().iter().any(|(_, link)| link == EVENTFD);
+    let eight_bytes_unseen = !options.show_all_writes && has_eventfds();
+    // A thread that is on its way already may install another one, of an earlier attempt: the net does no harm.
+    memory.eight_bytes_unseen.fetch_or(u32::from(eight_bytes_unseen), Ordering::SeqCst);
+    let program = filter::compile(eight_bytes_unseen)
+        .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
+    let no_new_privs = preflight::needs_no_new_privs(process);
+    // A supervisor before us may have left a thread on its way to a filter: then nothing is ever proven.
+    let in_doubt_before = memory.armed.load(Ordering::SeqCst) == ARMED;
+    // Proven: there is no filter, and nothing for a keeper to wait for.
+    let unarm = || {
+        if in_doubt_before {
+            return;
+        }
+        let _ = memory.armed.compare_exchange(ARMED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
+    };
+    let installed = install(process, &mut ptracer, &program, no_new_privs).map_err(|not| {
+        let NotInstalled { error, in_doubt } = not;
+        if !in_doubt {
+            unarm();
+        }
+        error
+    })?;
+    failpoint::hit("attach.installed");
+    let number = match listener_number(pid, installed.result) {
+        Ok(number) => number,
+        // Of two attempts, one may have been told that the other was quicker.
+        Err(error) => match target_listener(process) {
+            Some((_, number)) => number,
+            None => {
+                if !installed.in_doubt {
+                    unarm();
+                }
+                return Err(error);
+            }
+        },
+    };
+    // Looked at first: the target may have closed it already, and put something else there.
+    let listener = listener_at(process, number).map(|listener| (listener, number));
+    let listener = listener.or_else(|| target_listener(process));
+    let (listener, number) = listener.ok_or_else(|| Error::os(pid, "taking the listener from")(Errno::EBADF))?;
+    memory.target_listener.store(number, Ordering::SeqCst);
+    failpoint::hit("attach.listener-taken");
+    if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
+        tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");
+    }
+    let control = Control { role: Role::Attaching, generation: Control::load(&memory.control).generation };
+    if !control.change(&memory.control, control.with(Role::Supervised)) {
+        return Err(Error::Revoked(pid));
+    }
+    failpoint::hit("attach.supervised");
+    find::rouse(&wake);
+    let (generation, stopped) = (control.generation, Some(installed.stopped));
+    Ok(Attached { memory, listener, generation, wake, ptracer, stopped })
+}
+
+/// What seccomp's result means.
+fn listener_number(pid: i32, result: i64) -> Result<i32, Error> {
+    match i32::try_from(result) {
+        Ok(number @ 0..) => Ok(number),
+        Ok(failed) => Err(match Errno::from_raw(-failed) {
+            Errno::EBUSY => Error::ForeignListener(pid),
+            Errno::ESRCH => Error::ThreadDiverges(pid),
+            errno => Error::Injected { pid, call: "seccomp", errno },
+        }),
+        Err(_) => Err(Error::Injected { pid, call: "seccomp", errno: Errno::EINVAL }),
+    }
+}

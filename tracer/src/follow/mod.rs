@@ -1,0 +1,15 @@
+//! One target, from attach to hand-over.
+//!
+//! - [`session`]: all of it. `begin`: how a target comes into our hands; [`options`] and `lock` for that.
+//! - `warden`: the supervisor's eye on its keepers. [`rescue`]: a target that nobody answers.
+//! - `blind_spots`, [`outsiders`], `mapped`: what no call shows.
+
+mod begin;
+mod blind_spots;
+mod lock;
+mod mapped;
+pub mod options;
+pub mod outsiders;
+pub mod rescue;
+pub mod session;
+mod warden;

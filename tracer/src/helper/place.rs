@@ -1,0 +1,62 @@
+//! Where such a process belongs: in the target's cgroups.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::target::process::Process;
+
+/// Puts this process where it belongs: into the target's cgroup of every hierarchy, because stopping or freezing the
+/// supervisor's must not concern it, and it counts where the target counts; and out of the OOM killer's sight. What
+/// cannot be written stays as it is. Before anything is forked, which inherits both.
+pub(super) fn place(target: i32) {
+    // -1000: never chosen. Needs CAP_SYS_RESOURCE.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let Ok(groups) = fs::read_to_string(format!("/proc/{target}/cgroup")) else { return };
+    let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else { return };
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        if let Some(mount) = cgroup_mount(&mounts, controllers) {
+            // 0: whoever writes it (cgroups(7)).
+            let _ = fs::write(mount.join(path.trim_start_matches('/')).join("cgroup.procs"), "0");
+        }
+    }
+}
+
+/// What an operator should know of a keeper that stands in another cgroup than its target, since it may not be moved.
+pub(crate) fn warn_of_cgroup(target: &Process, keeper: i32) -> Option<String> {
+    let groups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+    let (pid, of_target, of_keeper) = (target.pid(), groups(target.pid())?, groups(keeper)?);
+    (of_target != of_keeper).then(|| {
+        format!(
+            "the keeper, process {keeper}, could not be moved to the cgroup of process {pid}: whatever ends hotbackup's cgroup \
+             as a whole ends it, too, and then process {pid} waits until `hotbackup rescue`; run as root to prevent that"
+        )
+    })
+}
+
+/// Where a hierarchy is mounted: version 2 has no controllers in /proc/PID/cgroup (cgroups(7)).
+fn cgroup_mount(mounts: &str, controllers: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [_, place, kind, options, ..] = fields[..] else { return None };
+        let found = match controllers {
+            "" => kind == "cgroup2",
+            names => kind == "cgroup" && names.split(',').all(|name| options.split(',').any(|option| option == name)),
+        };
+        found.then(|| PathBuf::from(place))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_of_cgroups_are_found_by_their_mounts() {
+        let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\ncgroup /cg/cpu cgroup rw,cpu,cpuacct 0 0\n";
+        assert_eq!(cgroup_mount(mounts, ""), Some("/sys/fs/cgroup".into()));
+        assert_eq!(cgroup_mount(mounts, "cpu,cpuacct"), Some("/cg/cpu".into()));
+        assert_eq!(cgroup_mount(mounts, "memory"), None);
+    }
+}

@@ -1,0 +1,169 @@
+//! The injected code: a straight line of system calls that restores the thread by itself.
+//!
+//! ```text
+//!   first                                           second, once the filter stands in the page
+//!   -----                                           ------
+//!   mmap(PAGE, .., FIXED_NOREPLACE)                 prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)   where it must be
+//!   restore every register used; jump back          seccomp(SET_MODE_FILTER, flags, PAGE)
+//!                                                   mov [RESULT], rax
+//!                                                   restore every register used; jump back
+//! ```
+//!
+//! All values are immediates; nothing touches the thread's stack: not its red zone, not what lies below it (in a Go
+//! program that is another goroutine's memory). The thread is stopped once for each line, for as long as it takes to
+//! read and set its registers; nobody has to be there for the rest. The address of the page is chosen beforehand, so
+//! that no result has to be fetched while the thread stands still.
+//!
+//! No instruction touches the flags: `mov`, `syscall` (which restores them) and `jmp` alone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::trace::Registers;
+
+/// What stands in the place of a result until there is one.
+pub(crate) const PENDING: u64 = 0x5555_5555_5555_5555;
+
+/// A system call to inject, with its arguments.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Call {
+    /// Its number.
+    pub nr: i64,
+    /// Its arguments.
+    pub args: Vec<u64>,
+}
+
+// Encodings of the registers that carry arguments, in order: rdi, rsi, rdx, r10, r8, r9.
+const ARGUMENTS: [u8; 6] = [7, 6, 2, 10, 8, 9];
+const RAX: u8 = 0;
+const RCX: u8 = 1;
+const R11: u8 = 11;
+
+/// Assembles the code for `calls`, ending in a jump to the place where `resume` continues. The last call's result goes
+/// to the address `store`, if there is one.
+pub fn assemble(calls: &[Call], store: Option<u64>, resume: &Registers) -> Vec<u8> {
+    let mut code = Vec::with_capacity(256);
+    for call in calls {
+        for (&register, &value) in ARGUMENTS.iter().zip(&call.args) {
+            load(&mut code, register, value);
+        }
+        load(&mut code, RAX, call.nr as u64);
+        code.extend([0x0f, 0x05]); // syscall
+    }
+    if let Some(address) = store {
+        code.extend([0x48, 0xa3]); // movabs [address], rax
+        code.extend(address.to_le_bytes());
+    }
+    let saved = [resume.rdi, resume.rsi, resume.rdx, resume.r10, resume.r8, resume.r9];
+    for (register, value) in ARGUMENTS.into_iter().zip(saved) {
+        load(&mut code, register, value);
+    }
+    for (register, value) in [(RCX, resume.rcx), (R11, resume.r11), (RAX, resume.rax)] {
+        load(&mut code, register, value);
+    }
+    code.extend([0xff, 0x25, 0, 0, 0, 0]); // jmp [rip+0]
+    code.extend(resume.rip.to_le_bytes());
+    code
+}
+
+/// How long the code for these calls is at the most, wherever it continues.
+pub fn longest(calls: &[Call], store: Option<u64>) -> usize {
+    const RESTORE: usize = 9 * 10 + 14; // nine registers, and the jump with its address
+    assemble(calls, store, &NOWHERE).len() + RESTORE
+}
+
+/// All zeros: the shortest code.
+const NOWHERE: Registers = Registers {
+    r15: 0,
+    r14: 0,
+    r13: 0,
+    r12: 0,
+    rbp: 0,
+    rbx: 0,
+    r11: 0,
+    r10: 0,
+    r9: 0,
+    r8: 0,
+    rax: 0,
+    rcx: 0,
+    rdx: 0,
+    rsi: 0,
+    rdi: 0,
+    orig_rax: 0,
+    rip: 0,
+    cs: 0,
+    eflags: 0,
+    rsp: 0,
+    ss: 0,
+    fs_base: 0,
+    gs_base: 0,
+    ds: 0,
+    es: 0,
+    fs: 0,
+    gs: 0,
+};
+
+/// `mov register, number`, in 5 or 6 bytes where the upper half is zero, else 10.
+fn load(code: &mut Vec<u8>, register: u8, number: u64) {
+    let extended = register >= 8;
+    if let Ok(short) = u32::try_from(number) {
+        if extended {
+            code.push(0x41);
+        }
+        code.push(0xb8 + (register & 7));
+        code.extend(short.to_le_bytes());
+    } else {
+        code.extend([0x48 + u8::from(extended), 0xb8 + (register & 7)]);
+        code.extend(number.to_le_bytes());
+    }
+}
+
+/// What the thread's registers must be when it goes on: an interrupted call is issued again, just as the kernel
+/// would have done on the way out (arch_do_signal_or_restart).
+pub fn resume_point(registers: &Registers) -> Registers {
+    const RESTART_SYS: i64 = -512;
+    const RESTART_NO_INTR: i64 = -513;
+    const RESTART_NO_HAND: i64 = -514;
+    const RESTART_BLOCK: i64 = -516;
+    const INTERRUPTED: i64 = -(libc::EINTR as i64);
+    let mut resume = *registers;
+    if (registers.orig_rax as i64) < 0 {
+        return resume;
+    }
+    match registers.rax as i64 {
+        // EINTR: no signal is pending, so our stop alone was the reason.
+        RESTART_SYS | RESTART_NO_INTR | RESTART_NO_HAND | INTERRUPTED => {
+            resume.rax = registers.orig_rax;
+            resume.rip -= 2;
+        }
+        RESTART_BLOCK => {
+            resume.rax = libc::SYS_restart_syscall as u64;
+            resume.rip -= 2;
+        }
+        _ => {}
+    }
+    resume
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loads_are_encoded_as_the_processor_reads_them() {
+        let mut code = Vec::new();
+        load(&mut code, 7, 0x1122); // mov edi, 0x1122
+        load(&mut code, 10, 5); // mov r10d, 5
+        load(&mut code, 8, u64::MAX); // mov r8, -1
+        load(&mut code, 2, 1 << 32); // mov rdx, 0x100000000
+        assert_eq!(
+            code,
+            [
+                &[0xbf, 0x22, 0x11, 0, 0][..],
+                &[0x41, 0xba, 5, 0, 0, 0],
+                &[0x49, 0xb8, 255, 255, 255, 255, 255, 255, 255, 255],
+                &[0x48, 0xba, 0, 0, 0, 0, 1, 0, 0, 0],
+            ]
+            .concat()
+        );
+    }
+}

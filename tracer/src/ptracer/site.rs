@@ -1,0 +1,124 @@
+//! Where the injected code goes, and which thread runs it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use crate::target::maps::{Mapping, parse_mapping};
+use crate::target::process::{Process, ThreadState};
+
+const PAGE: u64 = 4096;
+
+/// Zero bytes left in front of the code, which may belong to what stands before it.
+const GAP: u64 = 16;
+
+/// Finds room for a line of code: zero bytes at the end of an executable mapping, padding that no one executes. Writing
+/// there through /proc/PID/mem makes a private copy of the page; the file is untouched. Mappings of files first; the
+/// vDSO serves as well.
+pub fn find_padding(process: &Process, memory: &File, bytes: usize) -> Option<u64> {
+    let maps = process.read_file("maps").unwrap_or_default();
+    let executable =
+        |mapping: &Mapping<'_>| mapping.permissions == "r-xp" && (mapping.inode != 0 || mapping.path == "[vdso]");
+    let mut mappings: Vec<Mapping<'_>> = maps.lines().filter_map(parse_mapping).filter(executable).collect();
+    mappings.sort_by_key(|mapping| mapping.inode == 0);
+    let needed = bytes as u64 + GAP;
+    mappings.iter().find_map(|mapping| {
+        let zeros = zeros_at_end(memory, mapping);
+        (zeros >= needed)
+            .then(|| (mapping.end - zeros + GAP).next_multiple_of(GAP))
+            .filter(|site| site + bytes as u64 <= mapping.end)
+    })
+}
+
+/// How many zero bytes the mapping's last page ends in.
+fn zeros_at_end(memory: &File, mapping: &Mapping<'_>) -> u64 {
+    let mut page = [0u8; PAGE as usize];
+    match memory.read_exact_at(&mut page, mapping.end - PAGE) {
+        Ok(()) => page.iter().rev().take_while(|&&byte| byte == 0).count() as u64,
+        Err(_) => 0,
+    }
+}
+
+/// An address in the largest hole between the target's mappings, far from its ends, which may grow; chosen by chance,
+/// so that nobody else chooses the same.
+pub fn find_hole(process: &Process) -> Option<u64> {
+    const LOWEST: u64 = 1 << 32;
+    const HIGHEST: u64 = 1 << 46; // half of what 47 bits reach: the stack's neighbourhood is left alone
+    let maps = process.read_file("maps").ok()?;
+    let mut hole = (0, 0);
+    let mut end = LOWEST;
+    for mapping in maps.lines().filter_map(parse_mapping) {
+        let start = mapping.start.min(HIGHEST);
+        if start > end && start - end > hole.1 {
+            hole = (end, start - end);
+        }
+        end = end.max(mapping.end);
+    }
+    let mut chance = [0; 8];
+    std::io::Read::read_exact(&mut File::open("/dev/urandom").ok()?, &mut chance).ok()?;
+    let middle = hole.0 + hole.1 / 4 + u64::from_ne_bytes(chance) % (hole.1 / 2).max(1);
+    (hole.1 >= 1024 * PAGE).then_some(middle & !(PAGE - 1))
+}
+
+/// Whether a private anonymous mapping of exactly these bounds is there, and is all zeros: just made, and ours.
+pub fn is_fresh_mapping(process: &Process, memory: &File, start: u64, length: u64) -> bool {
+    let Ok(maps) = process.read_file("maps") else { return false };
+    let ours = |mapping: Mapping<'_>| {
+        (mapping.start, mapping.end, mapping.permissions, mapping.inode) == (start, start + length, "rw-p", 0)
+    };
+    let mut content = vec![1; length as usize];
+    maps.lines().filter_map(parse_mapping).any(ours)
+        && memory.read_exact_at(&mut content, start).is_ok()
+        && content.iter().all(|&byte| byte == 0)
+}
+
+/// How well a thread suits: less is better. A thread asleep in a call that the kernel restarts unseen is best. One whose
+/// sleep a signal is meant to end (ppoll, sigsuspend, pause) is not used: a signal that arrives while it is away would
+/// be handled, and the call begun again. Nor is one in epoll_wait and its like.
+fn rank(state: ThreadState) -> Option<u8> {
+    match state {
+        ThreadState::Sleeping { nr, .. } => rank_of(nr),
+        ThreadState::Running => Some(4),
+        ThreadState::Stopped | ThreadState::Gone => None,
+    }
+}
+
+fn rank_of(nr: i64) -> Option<u8> {
+    match nr {
+        libc::SYS_futex => Some(0),
+        libc::SYS_clock_nanosleep | libc::SYS_nanosleep | libc::SYS_restart_syscall => Some(1),
+        libc::SYS_wait4 | libc::SYS_waitid | libc::SYS_accept | libc::SYS_accept4 => Some(2),
+        // An idle shell, or a worker at its pipe.
+        libc::SYS_read | libc::SYS_recvfrom | libc::SYS_recvmsg => Some(3),
+        _ => None,
+    }
+}
+
+/// Whether the kernel begins call `nr` again after a stop, and the program cannot tell.
+pub fn restarts_unseen(nr: i64) -> bool {
+    rank_of(nr).is_some()
+}
+
+/// The threads that may run the code, best first. `looked` is called for each: there may be thousands.
+pub fn candidates(process: &Process, looked: impl Fn()) -> Vec<i32> {
+    let mut found: Vec<(u8, i32)> = process
+        .threads()
+        .into_iter()
+        .inspect(|_| looked())
+        .filter_map(|tid| Some((rank(process.thread_state(tid))?, tid)))
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, tid)| tid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_that_a_signal_is_meant_to_end_is_never_disturbed() {
+        let asleep = |nr| rank(ThreadState::Sleeping { nr, args: [0; 6] });
+        assert_eq!(asleep(libc::SYS_epoll_wait), None);
+        assert_eq!(asleep(libc::SYS_ppoll), None);
+        assert!(asleep(libc::SYS_futex) < asleep(libc::SYS_accept));
+    }
+}

@@ -1,0 +1,7 @@
+//! The memory that supervisor, keepers and target share.
+//!
+//! - [`control`]: who answers, one word of it.
+//! - [`memory`]: all of it: the layout, the slots for received calls, the words of the leases.
+
+pub mod control;
+pub mod memory;

@@ -49,6 +49,8 @@ causes! {
     SeveralProcesses = 15,
     /// The process could not be stopped to copy what it has mapped for writing.
     NotFrozen = 16,
+    /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup.
+    CannotOutlive = 18,
     /// The destination holds something already.
     DestNotEmpty = 20,
     /// The destination and a source lie inside one another.
@@ -167,6 +169,7 @@ impl Cause {
             Error::Keeper { .. } => Self::Keeper,
             Error::Ptracer { .. } => Self::AttachFailed,
             Error::KeptForAnother { .. } => Self::CannotFollow,
+            Error::CannotOutlive(_) => Self::CannotOutlive,
             Error::NothingToRescue(_) => Self::NothingToRescue,
             Error::Revoked(_) => Self::Revoked,
             Error::WaitedTooLong { .. } => Self::WaitedTooLong,

@@ -16,7 +16,7 @@ mod common {
 use common::backup::{self, Running, alone, number_from};
 use common::guest::{Guest, Linked};
 use common::process::{
-    assert_right, assert_right_or_failed, back_up, keepers, pair, path, status, threads, wait_until,
+    assert_right, assert_right_or_failed, back_up, helpers, pair, path, status, threads, wait_until,
 };
 
 const RINGS: usize = 4;
@@ -65,7 +65,7 @@ fn a_target_that_is_continued_while_an_attach_waits_for_it_goes_on() {
         stop(&guest);
         let mut running = start(&guest, "stopped", "end");
         running.wait_for_phase("attach");
-        wait_until("a keeper", || !keepers(guest.pid()).is_empty());
+        wait_until("the process that traces it", || !helpers("ptracer", guest.pid()).is_empty());
         // In between its threads are, for an instant, stopped by ptrace.
         wait_until("the guest to be stopped as before", || is_stopped(&guest));
         signal(&guest, Signal::SIGCONT);

@@ -3,9 +3,9 @@
 use std::fs;
 
 use crate::bench::{assert_names, back_up, refused, run};
-use crate::common::backup::alone;
+use crate::common::backup::{alone, scratch};
 use crate::common::guest::{Guest, Linked};
-use crate::common::process::status;
+use crate::common::process::{path, status, wait_until};
 
 fn rings() -> Guest {
     Guest::start("rings", Linked::Dynamically, &["4", "64", "200"])
@@ -72,4 +72,44 @@ fn a_program_that_may_start_no_thread_is_backed_up() {
     let mut guest = rings();
     limit(&guest, "--nproc=1:1");
     back_up(&mut guest, 4);
+}
+
+/// What a process has open of ours, by number.
+fn ours(guest: &Guest) -> Vec<u64> {
+    let number = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let is_ours = ["seccomp notify", "hotbackup-session", "[eventfd]"]
+            .iter()
+            .any(|what| link.to_str().is_some_and(|link| link.contains(what)));
+        is_ours.then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+    };
+    let open = fs::read_dir(format!("/proc/{}/fd", guest.pid())).expect("it lives");
+    open.flatten().filter_map(number).collect()
+}
+
+#[test]
+fn the_lowest_free_descriptor_is_always_the_programs_and_ours_may_be_closed() {
+    let _alone = alone();
+    for linked in [Linked::Dynamically, Linked::Statically] {
+        let scratch = scratch();
+        let trigger = scratch.path().join("trigger");
+        let arguments = [path(&trigger).to_owned()];
+        let mut guest = Guest::start_in(scratch, "lowest_descriptor", linked, &[arguments[0].as_str()]);
+        for _ in 0..2 {
+            back_up(&mut guest, 1);
+            let ours = ours(&guest);
+            assert_eq!(ours.len(), 3, "listener, memory and eventfd");
+            assert!(ours.iter().all(|&fd| fd >= 1000), "ours stand at {ours:?}");
+        }
+        // It lowers its limit below them, and closes them.
+        fs::write(&trigger, "").expect("written");
+        wait_until("the guest to close everything", || {
+            guest.assert_alive();
+            !trigger.exists()
+        });
+        assert!(ours(&guest).is_empty(), "{:?} are left", ours(&guest));
+        guest.assert_goes_on();
+        back_up(&mut guest, 1);
+        guest.assert_goes_on();
+    }
 }

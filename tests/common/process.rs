@@ -49,13 +49,18 @@ fn processes() -> Vec<i32> {
 
 /// The keepers of a target: the one that acts and its twin.
 pub fn keepers(target: i32) -> Vec<i32> {
+    helpers("keeper", target)
+}
+
+/// The processes of one kind that hotbackup has started for a target.
+pub fn helpers(kind: &str, target: i32) -> Vec<i32> {
     let wanted = target.to_string();
-    let is_keeper = |pid: &i32| {
+    let is_one = |pid: &i32| {
         let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<_> = line.split('\0').collect();
-        words.get(1) == Some(&"keeper") && words.get(2) == Some(&wanted.as_str())
+        words.get(1) == Some(&kind) && words.get(2) == Some(&wanted.as_str())
     };
-    processes().into_iter().filter(is_keeper).collect()
+    processes().into_iter().filter(is_one).collect()
 }
 
 /// A target's two keepers, once both are there.

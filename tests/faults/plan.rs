@@ -330,7 +330,6 @@ fn setting(plan: &mut Plan, step: &'static str) {
         _ => {}
     }
     match step {
-        "receive.copy-left" => (plan.fresh, plan.pass) = (true, 1),
         "keeper.took-over" => plan.also = Also::KillSupervisor,
         "keeper.slot-answered" => plan.also = Also::SupervisorAt("receive.before-answer"),
         "keeper.found-listener" => plan.also = Also::SupervisorAt("attach.installed"),

@@ -41,9 +41,12 @@ pub fn keepers(pid: i32) -> Keepers {
 pub fn helper(supervisor: i32, pid: i32) -> Option<i32> {
     processes().find(|&process| {
         let comm = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
-        // Not one whose supervisor was killed before: that is about to end by itself, unless it is stopped.
+        // Not one whose supervisor was killed before: that is about to end by itself, unless it is stopped. Its parent is its
+        // guard, which the supervisor started.
         comm.trim() == HELPER
-            && parent(process).is_some_and(|parent| parent == supervisor || keepers(pid).all.contains(&parent))
+            && parent(process)
+                .and_then(parent)
+                .is_some_and(|parent| parent == supervisor || keepers(pid).all.contains(&parent))
     })
 }
 

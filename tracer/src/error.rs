@@ -120,6 +120,13 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// our helpers would end with us
+    #[error(
+        "whatever answers process {0} when hotbackup has ended could not be put into its cgroup, and would end with hotbackup's \
+         own (a container or service that is stopped), after which process {0} would wait for ever: run hotbackup as root on \
+         the host, or in the very container of process {0} (docker exec)"
+    )]
+    CannotOutlive(i32),
     /// a child of a process that is kept
     #[error(
         "process {pid} shares the filter of process {other} (it was forked from it), so it cannot be followed by itself: \

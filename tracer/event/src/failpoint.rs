@@ -21,6 +21,7 @@ pub const VARIABLE: &str = "HOTBACKUP_FAILPOINT";
 pub const NAMES: &[&str] = &[
     // Attach, in the supervisor.
     "attach.locked",
+    "attach.session-made",
     "attach.memory-made",
     "attach.keeper-ready",
     "attach.page-mapped",
@@ -44,7 +45,6 @@ pub const NAMES: &[&str] = &[
     "takeover.watched",
     // Receiving.
     "receive.received",
-    "receive.copy-left",
     "receive.before-answer",
     "receive.answered",
     "receive.path",

@@ -4,6 +4,7 @@ use nix::errno::Errno;
 
 use crate::calls::filter::USER_NOTIF;
 use crate::error::Error;
+use crate::helper::process::{self as helper, PTRACER};
 use crate::sys::notify;
 use crate::target::process::Process;
 
@@ -45,7 +46,7 @@ pub fn check(process: &Process) -> Result<(), Error> {
         return Err(Error::TargetExited(pid));
     }
     if let Some(tracer) = process.tracer(pid) {
-        return Err(Error::AlreadyTraced { pid, tracer });
+        return Err(traced_by(process, tracer));
     }
     // Reading the call a thread is in takes the same right as attaching (PTRACE_MODE_ATTACH_FSCREDS).
     match process.read_file("syscall") {
@@ -54,10 +55,16 @@ pub fn check(process: &Process) -> Result<(), Error> {
         // Somebody else's tracee, or not ours to trace.
         Err(_) => {
             let not_permitted = || Error::not_permitted(pid, "trace");
-            return Err(process.tracer(pid).map_or_else(not_permitted, |tracer| Error::AlreadyTraced { pid, tracer }));
+            return Err(process.tracer(pid).map_or_else(not_permitted, |tracer| traced_by(process, tracer)));
         }
     }
     check_architecture(process)
+}
+
+/// A debugger holds it, or another hotbackup does for an instant.
+fn traced_by(process: &Process, tracer: i32) -> Error {
+    let pid = process.pid();
+    if helper::is(tracer, PTRACER, process) { Error::Busy(pid) } else { Error::AlreadyTraced { pid, tracer } }
 }
 
 /// Whether the target must give up gaining privileges (`no_new_privs`) to install a filter.

@@ -6,20 +6,23 @@ use std::time::Duration;
 
 use hotbackup_event::failpoint;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::options::Options;
 use super::rescue;
-use crate::attach::{NotInstalled, install, preflight};
+use crate::attach::{NotInstalled, Place, preflight};
 use crate::calls::filter;
 use crate::error::Error;
-use crate::keeper::find::{self, TakenOver};
+use crate::keeper::find::{self, Adopted, TakenOver};
 use crate::keeper::spawn;
 use crate::ptracer::client::Ptracer;
 use crate::shared::control::{Control, Role};
-use crate::shared::memory::{ARMED, Memory, UNARMED};
+use crate::shared::memory::{ARMED, Memory, NotOurs, UNARMED};
+use crate::shared::roles::Held;
 use crate::sys::{notify, pidfd};
 use crate::target::listener::{listener_at, target_listener};
 use crate::target::process::Process;
+use crate::target::room::{self, EVENTFD};
 
 /// How often a keeper may end under our hands.
 const TRIES: u32 = 3;
@@ -29,7 +32,9 @@ pub(crate) struct Attached {
     pub memory: Memory,
     pub listener: OwnedFd,
     pub generation: u32,
-    pub wake: OwnedFd,
+    pub wake: Option<OwnedFd>,
+    /// That we are the supervisor.
+    pub part: Held,
     pub ptracer: Ptracer,
     /// How long the injected thread was kept from its work; `None` when the keeper was there already.
     pub stopped: Option<Duration>,
@@ -54,52 +59,88 @@ pub(crate) fn attach(process: &Process, options: &Options) -> Result<Attached, E
 
 /// Through the target's keeper, or with a new one. `None`: a keeper was there, but is gone.
 fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>, Error> {
-    let pid = process.pid();
     let mut keeper = find::find(process)?;
     if keeper.is_none() && target_listener(process).is_some() {
         // Its keepers were killed: what waits is answered first.
         rescue::revive(process, options)?;
         keeper = find::find(process)?;
     }
-    let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program.clone(), memory);
+    let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program.clone(), Some(memory));
     Ok(Some(match keeper {
         Some(keeper) if keeper.is_orphaned() => {
-            let Some((memory, wake)) = keeper.adopt(process)? else { return Ok(None) };
-            let ptracer = ptracer(&memory)?;
-            install_with(process, memory, wake, ptracer, options)?
+            let Some(Adopted { memory, wake, part }) = keeper.adopt(process)? else { return Ok(None) };
+            let mut ptracer = ptracer(&memory)?;
+            let place = Place::map(process, &mut ptracer)?;
+            install(process, Ready { memory, wake, part, ptracer, place }, options)?
         }
         Some(keeper) => {
             // Before calls begin to wait for us.
             let ptracer = ptracer(&keeper.memory)?;
-            let TakenOver { memory, listener, generation, wake } = keeper.take_over(process)?;
-            Attached { memory, listener, generation, wake, ptracer, stopped: None }
+            let TakenOver { memory, listener, generation, wake, part } = keeper.take_over(process)?;
+            Attached { memory, listener, generation, wake, part, ptracer, stopped: None }
         }
-        None => {
-            let memory = Memory::create(pid).map_err(Error::os(pid, "making shared memory"))?;
-            failpoint::hit("attach.memory-made");
-            let keeper = spawn::spawn(process, &options.keeper_program, &memory)?;
-            let wake = pidfd::open(keeper).ok().and_then(|keeper| find::wake_fd(&keeper));
-            let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
-            failpoint::hit("attach.keeper-ready");
-            let ptracer = ptracer(&memory)?;
-            install_with(process, memory, wake, ptracer, options)?
-        }
+        None => install(process, prepare(process, options)?, options)?,
     }))
 }
 
-/// What /proc shows for an eventfd.
-const EVENTFD: &str = "anon_inode:[eventfd]";
+/// A target whose session's memory is there, and somebody who answers when there is a filter.
+struct Ready<'a> {
+    memory: Memory,
+    wake: Option<OwnedFd>,
+    part: Held,
+    ptracer: Ptracer,
+    place: Place<'a>,
+}
+
+/// Has the target make the session's memory, and starts a keeper that has it.
+fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Error> {
+    let pid = process.pid();
+    let program = || options.keeper_program.clone();
+    room::check(process)?;
+    let mut ptracer = Ptracer::start(process, program(), None)?;
+    // Where the one helper stands, the others will: nothing of the target has been touched yet.
+    if !ptracer.is_with(process)? {
+        return Err(Error::CannotOutlive(pid));
+    }
+    let mut place = Place::map(process, &mut ptracer)?;
+    // Somebody may have come as far as this before.
+    let (memory, part) = match find::session_memory(process)? {
+        Some(memory) => {
+            let part = find::take_part(&memory, pid)?;
+            memory.begin_anew();
+            (memory, part)
+        }
+        None => {
+            let session = place.make_session(&mut ptracer)?;
+            failpoint::hit("attach.session-made");
+            let begun = |fd| Memory::begin(fd, process.name());
+            let memory = process.open_file(&format!("fd/{}", session.memory), OFlag::O_RDWR);
+            let memory = memory.map_err(Error::os(pid, "look at the descriptors of"))?;
+            let problem = |why: NotOurs| Error::Keeper { pid, problem: format!("has no memory to share: {why}") };
+            let memory = begun(memory).map_err(problem)?;
+            let part = find::take_part(&memory, pid)?;
+            if let Ok(wake) = pidfd::get_fd(process.pidfd(), session.wake) {
+                memory.target_wake.store(session.wake, Ordering::SeqCst);
+                memory.wake_id.store(find::eventfd_id(&wake).unwrap_or(0), Ordering::SeqCst);
+            }
+            (memory, part)
+        }
+    };
+    ptracer.end();
+    failpoint::hit("attach.memory-made");
+    spawn::spawn(process, &options.keeper_program, &memory)?;
+    failpoint::hit("attach.keeper-ready");
+    let wake = find::wake_fd(process, &memory);
+    let ptracer = Ptracer::start(process, program(), Some(&memory))?;
+    Ok(Ready { memory, wake, part, ptracer, place })
+}
 
 /// Installs the filter, with a keeper in place.
-fn install_with(
-    process: &Process,
-    memory: Memory,
-    wake: OwnedFd,
-    mut ptracer: Ptracer,
-    options: &Options,
-) -> Result<Attached, Error> {
+fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Attached, Error> {
+    let Ready { memory, wake, part, mut ptracer, mut place } = ready;
     let pid = process.pid();
-    let has_eventfds = || process.descriptors().iter().any(|(_, link)| link == EVENTFD);
+    let ours = memory.target_wake.load(Ordering::SeqCst);
+    let has_eventfds = || room::of_the_program(process).iter().any(|(fd, link)| link == EVENTFD && *fd != ours);
     let eight_bytes_unseen = !options.show_all_writes && has_eventfds();
     // A thread that is on its way already may install another one, of an earlier attempt: the net does no harm.
     memory.eight_bytes_unseen.fetch_or(u32::from(eight_bytes_unseen), Ordering::SeqCst);
@@ -115,7 +156,7 @@ fn install_with(
         }
         let _ = memory.armed.compare_exchange(ARMED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
     };
-    let installed = install(process, &mut ptracer, &program, no_new_privs).map_err(|not| {
+    let installed = place.install(&mut ptracer, &program, no_new_privs).map_err(|not| {
         let NotInstalled { error, in_doubt } = not;
         if !in_doubt {
             unarm();
@@ -150,9 +191,11 @@ fn install_with(
         return Err(Error::Revoked(pid));
     }
     failpoint::hit("attach.supervised");
-    find::rouse(&wake);
-    let (generation, stopped) = (control.generation, Some(installed.stopped));
-    Ok(Attached { memory, listener, generation, wake, ptracer, stopped })
+    if let Some(wake) = &wake {
+        find::rouse(wake);
+    }
+    let (generation, stopped) = (control.generation, Some(place.stopped));
+    Ok(Attached { memory, listener, generation, wake, part, ptracer, stopped })
 }
 
 /// What seccomp's result means.

@@ -1,6 +1,7 @@
 //! Answer a target that nobody answers: its supervisor and its keeper were killed in one instant.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::lock;
 use super::options::Options;
@@ -8,9 +9,12 @@ use crate::error::Error;
 use crate::keeper::{find, spawn};
 use crate::ptracer::client::Ptracer;
 use crate::shared::control::{Control, Role};
-use crate::shared::memory::Memory;
+use crate::shared::memory::ARMED;
 use crate::target::listener::target_listener;
 use crate::target::process::Process;
+
+/// How long a new keeper may take to answer what waits.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// What a rescue did.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +23,7 @@ pub struct Rescued {
     pub keeper_pid: i32,
     /// Whether it was there already, so that nothing was to be done.
     pub was_kept: bool,
-    /// Calls that keeper has answered so far.
+    /// Calls that had been waiting, and were answered by this; where it was kept, those that keepers have answered so far.
     pub answered: u64,
 }
 
@@ -32,7 +36,7 @@ pub struct Rescued {
 pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     let process = Process::open(pid)?;
     let found = |keeper: &find::Found, was_kept| Rescued {
-        keeper_pid: keeper.pid,
+        keeper_pid: keeper.memory.keeper.load(Ordering::SeqCst),
         was_kept,
         answered: keeper.memory.answered.load(Ordering::SeqCst),
     };
@@ -42,50 +46,48 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     let _lock = lock::lock(&process)?;
     // Somebody may have been quicker.
     if find::find(&process)?.is_none() {
-        revive(&process, options)?;
+        let answered = revive(&process, options)?;
+        let keeper = find::find(&process)?.ok_or(Error::Keeper { pid, problem: "ended at once".into() })?;
+        return Ok(Rescued { answered, ..found(&keeper, false) });
     }
     let keeper = find::find(&process)?.ok_or(Error::Keeper { pid, problem: "ended at once".into() })?;
-    Ok(found(&keeper, false))
-}
-
-/// Memory for a target whose own copy is lost.
-fn new_memory(process: &Process) -> Result<Memory, Error> {
-    Memory::create(process.pid()).map_err(Error::os(process.pid(), "making shared memory"))
+    Ok(found(&keeper, true))
 }
 
 /// Whether the listener that the target holds belongs to our filter.
-pub(crate) fn is_ours(process: &Process, options: &Options) -> Result<bool, Error> {
-    let nobody_watches = new_memory(process)?;
-    Ptracer::start(process, options.keeper_program.clone(), &nobody_watches)?.recognises(process)
+fn is_ours(process: &Process, options: &Options) -> Result<bool, Error> {
+    Ptracer::start(process, options.keeper_program.clone(), None)?.recognises(process)
 }
 
-/// Starts a keeper for a target that has a listener and nobody who answers.
-pub(crate) fn revive(process: &Process, options: &Options) -> Result<(), Error> {
+/// Starts a keeper for a target that has a listener and nobody who answers; returns how many calls it answered at once.
+pub(super) fn revive(process: &Process, options: &Options) -> Result<u64, Error> {
     let pid = process.pid();
     let Some((_, number)) = target_listener(process) else {
         return Err(Error::NothingToRescue(pid));
     };
-    let memory = match find::target_memory(process) {
-        Some(memory) => memory,
-        None => {
-            if let Some(other) = find::kept_for_another(process, number) {
-                return Err(Error::KeptForAnother { pid, other });
-            }
-            if !is_ours(process, options)? {
-                return Err(Error::ForeignListener(pid));
-            }
-            let memory = new_memory(process)?;
-            // Nobody knows whether its filter shows writes of 8 bytes; the net does no harm.
-            memory.eight_bytes_unseen.store(1, Ordering::SeqCst);
-            // Whoever received the very first calls may have been killed before it could leave a copy of their record.
-            memory.sweep.store(1, Ordering::SeqCst);
-            memory
-        }
+    let Some(memory) = find::session_memory(process)? else {
+        return Err(match find::kept_for_another(process, number) {
+            Some(other) => Error::KeptForAnother { pid, other },
+            None if !is_ours(process, options)? => Error::ForeignListener(pid),
+            // A keeper may live where it cannot be seen, and two that receive would each miss what the other receives.
+            None => Error::Keeper { pid, problem: NO_MEMORY.into() },
+        });
     };
+    // The keeper lives at least as long as this, and then by itself.
+    let _part = find::take_part(&memory, pid)?;
     memory.target_listener.store(number, Ordering::SeqCst);
-    memory.armed.store(1, Ordering::SeqCst);
+    memory.armed.store(ARMED, Ordering::SeqCst);
+    let before = memory.answered.load(Ordering::SeqCst);
     let generation = Control::load(&memory.control).generation + 1;
     Control { role: Role::Kept, generation }.store(&memory.control);
     spawn::spawn(process, &options.keeper_program, &memory)?;
-    Ok(())
+    let limit = Instant::now() + ANSWER_LIMIT;
+    while memory.kept.load(Ordering::SeqCst) < generation && Instant::now() < limit {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(memory.answered.load(Ordering::SeqCst) - before)
 }
+
+/// What is wrong where the target has closed one of the two descriptors it got, and not the other.
+const NO_MEMORY: &str = "cannot be told to live or not, as the process has closed its session's memory: only one that is \
+                         started anew can be followed";

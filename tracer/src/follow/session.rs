@@ -1,7 +1,6 @@
 //! A target that is followed: from attach, or from taking over its keeper, to handing it back.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,13 +18,13 @@ use crate::attach::{self, preflight};
 use crate::error::Error;
 use crate::flight::grace;
 use crate::flight::unseen::{Look, Unseen};
-use crate::helper::place;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::ptracer::client::Ptracer;
 use crate::receive::answering::Answering;
 use crate::receive::listener::Receivers;
 use crate::receive::sink::Sink;
 use crate::shared::control::{Control, Role};
+use crate::shared::roles::Held;
 use crate::target::process::{Process, list_numbers};
 
 /// How long a call of the target's own is waited for, where none can be made for the probe.
@@ -47,7 +46,9 @@ pub struct Tracer {
     wants_all_writes: bool,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
-    _lock: Flock<File>,
+    _lock: Flock<OwnedFd>,
+    /// The same, as everybody can see who can reach the target.
+    _part: Held,
 }
 
 impl Tracer {
@@ -70,7 +71,7 @@ impl Tracer {
     fn start(
         process: Process,
         attached: Attached,
-        lock: Flock<File>,
+        lock: Flock<OwnedFd>,
         sink: Arc<dyn Sink>,
         options: &Options,
     ) -> Result<Self, Error> {
@@ -80,7 +81,7 @@ impl Tracer {
             operation: "starting threads",
             errno: crate::error::errno(&error),
         };
-        let Attached { memory, listener, generation, wake, ptracer, stopped } = attached;
+        let Attached { memory, listener, generation, wake, part, ptracer, stopped } = attached;
         memory.supervisor_listener.store(listener.as_raw_fd(), Ordering::SeqCst);
         let generation = Control { role: Role::Supervised, generation };
         let shared = Arc::new(Answering::new(process, memory, listener, generation));
@@ -111,6 +112,7 @@ impl Tracer {
             wants_all_writes,
             stopped,
             _lock: lock,
+            _part: part,
         };
         blind_spots::find(&tracer.shared.process, &*tracer.sink);
         Ok(tracer)
@@ -231,7 +233,7 @@ impl Tracer {
     /// What is less safe than usual, in words for the operator.
     pub fn warnings(&self) -> Vec<String> {
         let process = &self.shared.process;
-        let mut warnings: Vec<String> = place::warn_of_cgroup(process, self.keeper_pid()).into_iter().collect();
+        let mut warnings = Vec::new();
         if self.wants_all_writes && self.shared.unseen.is_some() {
             warnings.push(format!(
                 "the filter that process {} has already does not show writes of 8 bytes: only one that is started anew can \

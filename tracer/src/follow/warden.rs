@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
-use crate::helper::process::{self as helper, KEEPER};
 use crate::keeper::{find, spawn};
 use crate::receive::answering::Answering;
-use crate::sys::pidfd;
+use crate::shared::roles::Part;
 
 /// How often the keeper is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,18 +24,20 @@ const HANG_LIMIT: Duration = Duration::from_secs(1);
 const TAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Wakes the keeper that acts, whichever that is by now.
-pub(crate) struct Wake(Mutex<OwnedFd>);
+pub(crate) struct Wake(Mutex<Option<OwnedFd>>);
 
 impl Wake {
-    pub fn new(wake: OwnedFd) -> Arc<Self> {
+    pub fn new(wake: Option<OwnedFd>) -> Arc<Self> {
         Arc::new(Self(Mutex::new(wake)))
     }
 
     pub fn rouse(&self) {
-        find::rouse(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(wake) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            find::rouse(wake);
+        }
     }
 
-    fn replace(&self, wake: OwnedFd) {
+    fn replace(&self, wake: Option<OwnedFd>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = wake;
     }
 }
@@ -55,7 +56,7 @@ impl Replacement {
     /// Whether the keeper that acts is there, or is not needed any more.
     fn is_there(&self) -> bool {
         let Answering { process, memory, .. } = &*self.shared;
-        helper::is(memory.keeper.load(Ordering::SeqCst), KEEPER, process) || !process.is_alive()
+        memory.lives(Part::Keeper) || !process.is_alive()
     }
 
     /// Waits until `enough`, and starts another pair whenever no keeper is left for some looks.
@@ -83,9 +84,7 @@ impl Replacement {
         match spawn::spawn(process, &self.program, memory) {
             Ok(pid) => {
                 tracing::warn!(pid, "both keepers were gone; there are new ones");
-                if let Some(new) = pidfd::open(pid).ok().and_then(|keeper| find::wake_fd(&keeper)) {
-                    self.wake.replace(new);
-                }
+                self.wake.replace(find::wake_fd(process, memory));
             }
             Err(error) => tracing::warn!(%error, "there is no keeper"),
         }

@@ -2,8 +2,6 @@
 //!
 //! - [`process`]: hotbackup executed again, out of the supervisor's session, deaf to the signals that end a service.
 //! - `place`: in the target's cgroups.
-//! - `copy`: the copy of the shared memory that the target holds.
 
-pub(crate) mod copy;
 pub(crate) mod place;
 pub mod process;

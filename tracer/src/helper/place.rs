@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::target::process::Process;
+use crate::target::process::{Process, read_below};
 
 /// Puts this process where it belongs: into the target's cgroup of every hierarchy, because stopping or freezing the
 /// supervisor's must not concern it, and it counts where the target counts; and out of the OOM killer's sight. What
@@ -23,16 +23,11 @@ pub(super) fn place(target: i32) {
     }
 }
 
-/// What an operator should know of a keeper that stands in another cgroup than its target, since it may not be moved.
-pub(crate) fn warn_of_cgroup(target: &Process, keeper: i32) -> Option<String> {
-    let groups = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
-    let (pid, of_target, of_keeper) = (target.pid(), groups(target.pid())?, groups(keeper)?);
-    (of_target != of_keeper).then(|| {
-        format!(
-            "the keeper, process {keeper}, could not be moved to the cgroup of process {pid}: whatever ends hotbackup's cgroup \
-             as a whole ends it, too, and then process {pid} waits until `hotbackup rescue`; run as root to prevent that"
-        )
-    })
+/// Whether process `pid` of ours stands where the target stands. One that does not ends with what it was started from, a
+/// container for one; and if that is a keeper, the target waits for ever.
+pub(crate) fn is_with(target: &Process, pid: i32) -> bool {
+    let groups = |pid: i32| read_below(target.proc(), &format!("{pid}/cgroup")).ok();
+    groups(target.pid()) == groups(pid)
 }
 
 /// Where a hierarchy is mounted: version 2 has no controllers in /proc/PID/cgroup (cgroups(7)).

@@ -13,7 +13,6 @@ use hotbackup_event::failpoint;
 use nix::sys::signal::Signal;
 
 use super::place::place;
-use crate::shared::memory::Memory;
 use crate::sys::pidfd;
 use crate::sys::process as low;
 use crate::target::process::{Process, list_numbers};
@@ -36,18 +35,18 @@ pub struct Kind {
 }
 
 /// The command that starts one for `target`: `program SUBCOMMAND PID START`, with the shared memory as standard input.
-pub(crate) fn command(target: &Process, program: &Path, kind: Kind, memory: OwnedFd) -> Command {
+pub(crate) fn command(target: &Process, program: &Path, kind: Kind, memory: Option<OwnedFd>) -> Command {
     let mut command = Command::new(program);
     command.arg(kind.subcommand).args([target.pid().to_string(), target.start().to_string()]);
-    command.env_clear().stdin(Stdio::from(memory));
+    command.env_clear().stdin(memory.map_or_else(Stdio::null, Stdio::from));
     if let Ok(armed) = std::env::var(failpoint::VARIABLE) {
         command.env(failpoint::VARIABLE, armed);
     }
     command
 }
 
-/// The first moments of such a process: returns the target and the shared memory.
-pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Memory), String> {
+/// The first moments of such a process: returns the target and, if it is there, the session memory.
+pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Option<OwnedFd>), String> {
     let [pid, start] = arguments else { return Err("it is started by hotbackup alone".into()) };
     let pid: i32 = pid.parse().map_err(|_| "bad pid")?;
     let _ = nix::unistd::setsid();
@@ -58,14 +57,14 @@ pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Memory
         low::ignore_signal(ignored);
     }
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
-    let memory = Memory::open(input).map_err(|errno| format!("no shared memory on its standard input: {errno}"))?;
+    let is_memory = nix::sys::stat::fstat(&input).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
     let target = Process::open(pid).map_err(|error| error.to_string())?;
     if target.start().to_string() != *start {
         return Err(format!("process {pid} is another one now"));
     }
     let _ = std::env::set_current_dir("/");
     place(pid);
-    Ok((target, memory))
+    Ok((target, is_memory.then_some(input)))
 }
 
 /// Ends all processes of `kind` for `target`, and waits for their ends.

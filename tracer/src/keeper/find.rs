@@ -1,19 +1,24 @@
-//! Finding a target's listener and its keeper: through /proc and pidfd_getfd(2), so that no file, socket or port
-//! has to be agreed upon.
+//! Finding a target's keeper, and taking the target over from it.
+//!
+//! Who lives is told by the locks on the session's memory, which lies in the target (`shared/roles.rs`): so a keeper is found
+//! from whatever namespace. Only where the target has closed that memory, or thrown it away by executing another program, its
+//! keepers are looked for among the processes, by their names.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::{MEMORY_FD, WAKE_FD};
 use crate::error::Error;
-use crate::helper::process::{self as helper, KEEPER, PTRACER};
+use crate::helper::process::{self as helper, KEEPER};
 use crate::shared::control::{Control, Role};
-use crate::shared::memory::{CLOSED, MEMORY_NAME, Memory};
+use crate::shared::memory::{CLOSED, MEMORY_NAME, Memory, NotOurs};
+use crate::shared::roles::{self, Held, Part};
 use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
 use crate::target::listener::{listener_of, target_listener};
@@ -23,43 +28,50 @@ use crate::target::process::{Process, list_numbers};
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 /// How long a keeper may take to give a sign of life.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
-/// How long the ptracer of a dead supervisor may take to end.
-const PTRACER_LIMIT: Duration = Duration::from_secs(1);
 
-/// A running keeper.
-pub struct Found {
-    /// The process id of the one that acts.
-    pub pid: i32,
-    pidfd: OwnedFd,
-    /// The memory shared with it.
-    pub memory: Memory,
-}
-
-/// Finds the keeper of `target`, which is seen to be alive: one that was killed just now may still be there, and one that
-/// is stopped is replaced by its twin in half a second.
+/// The session memory of `target`, whoever lives.
 ///
 /// # Errors
-/// [`Error::Keeper`] when there is one of another version, or one that gives no sign of life, as in a frozen cgroup.
-pub fn find(target: &Process) -> Result<Option<Found>, Error> {
-    let limit = Instant::now() + ALIVE_LIMIT;
-    loop {
-        let Some(found) = look_for(target)? else { return Ok(None) };
-        if found.is_alive(limit) {
-            let pid = found.memory.keeper.load(Ordering::SeqCst);
-            return Ok(Some(Found { pid, ..found }));
+/// [`Error::Keeper`] when it is another version's; [`Error::NotPermitted`].
+pub fn session_memory(target: &Process) -> Result<Option<Memory>, Error> {
+    let wrong = |problem: &str| Error::Keeper { pid: target.pid(), problem: problem.into() };
+    let mut found: Option<Memory> = None;
+    for memory in memories(target)? {
+        match memory {
+            // Of several, from attempts that were given up, it is the one that somebody keeps, or kept last.
+            Ok(memory) if memory.target() == target.name() => {
+                let is_better = |before: &Memory| memory.lives(Part::Keeper) || !before.lives(Part::Keeper);
+                if found.as_ref().is_none_or(is_better) {
+                    found = Some(memory);
+                }
+            }
+            Err(NotOurs::AnotherVersion) => return Err(wrong("is of another version: restart the target")),
+            // A parent's, or of no use.
+            Ok(_) | Err(_) => {}
         }
-        let is_stopped = target.status(found.pid).is_some_and(|status| status.state() == Some('T'));
-        if is_stopped && Instant::now() >= limit {
-            // Both of a pair were stopped, by a signal: nothing else will end that.
-            let _ = pidfd::kill(found.pidfd.as_fd());
-        } else if Instant::now() >= limit + ALIVE_LIMIT {
-            return Err(Error::Keeper { pid: target.pid(), problem: "does not answer (is its cgroup frozen?)".into() });
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    }
+    match found {
+        Some(memory) => Ok(Some(memory)),
+        None => memory_of_keepers(target),
     }
 }
 
-fn look_for(target: &Process) -> Result<Option<Found>, Error> {
+/// All memories of sessions among the target's descriptors, each by an open file of our own.
+fn memories(target: &Process) -> Result<Vec<Result<Memory, NotOurs>>, Error> {
+    let name = format!("/memfd:{MEMORY_NAME} (deleted)");
+    let mut found = Vec::new();
+    for (number, _) in target.descriptors().into_iter().filter(|(_, link)| *link == *name) {
+        match target.open_file(&format!("fd/{number}"), OFlag::O_RDWR) {
+            Ok(fd) => found.push(Memory::open(fd)),
+            Err(Errno::ENOENT | Errno::ESRCH) => {} // closed meanwhile
+            Err(errno) => return Err(Error::os(target.pid(), "look at the descriptors of")(errno)),
+        }
+    }
+    Ok(found)
+}
+
+/// The memory that keepers have, which are found by their names.
+fn memory_of_keepers(target: &Process) -> Result<Option<Memory>, Error> {
     for pid in list_numbers(target.proc(), ".") {
         if !helper::is(pid, KEEPER, target) {
             continue;
@@ -80,29 +92,85 @@ fn look_for(target: &Process) -> Result<Option<Found>, Error> {
             Err(_) => continue,
         };
         let memory = Memory::open(memory).map_err(|_| wrong("is of another version: restart the target"))?;
-        return Ok(Some(Found { pid, pidfd: keeper, memory }));
+        return Ok(Some(memory));
     }
     Ok(None)
 }
 
-impl Found {
-    /// Whether it, or its twin in its place, gives a sign of life before the time is over or it has ended.
-    fn is_alive(&self, limit: Instant) -> bool {
-        let before = self.memory.keeper_beat.load(Ordering::SeqCst);
-        if let Some(wake) = self.wake_fd() {
-            rouse(&wake);
+/// A keeper that acts.
+pub struct Found {
+    /// The memory shared with it.
+    pub memory: Memory,
+    wake: Option<OwnedFd>,
+}
+
+/// Finds the keeper of `target`, which is seen to be alive: one that was killed just now may be about to be replaced by its
+/// twin, and so is, in half a second, one that is stopped.
+///
+/// # Errors
+/// [`Error::Keeper`] when there is one of another version, or one that gives no sign of life, as in a frozen cgroup.
+pub fn find(target: &Process) -> Result<Option<Found>, Error> {
+    let limit = Instant::now() + ALIVE_LIMIT;
+    loop {
+        let Some(memory) = session_memory(target)? else { return Ok(None) };
+        let acts = memory.lives(Part::Keeper);
+        if !acts && !memory.lives(Part::Twin) {
+            return Ok(None);
         }
+        let wake = wake_fd(target, &memory);
+        let found = Found { memory, wake };
+        if acts && found.gives_sign(limit) {
+            return Ok(Some(found));
+        }
+        if Instant::now() >= limit {
+            // Both of a pair were stopped, by a signal: nothing else will end that.
+            found.kill_stopped(target);
+        }
+        if Instant::now() >= limit + ALIVE_LIMIT {
+            return Err(Error::Keeper { pid: target.pid(), problem: "does not answer (is its cgroup frozen?)".into() });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+impl Found {
+    /// Whether it, or its twin in its place, gives a sign of life before the time is over or both have ended.
+    fn gives_sign(&self, limit: Instant) -> bool {
+        let before = self.memory.keeper_beat.load(Ordering::SeqCst);
+        self.rouse();
         while self.memory.keeper_beat.load(Ordering::SeqCst) == before {
-            if Instant::now() >= limit || pidfd::ends_within(self.pidfd.as_fd(), Duration::from_micros(200)) {
+            if Instant::now() >= limit || !(self.memory.lives(Part::Keeper) || self.memory.lives(Part::Twin)) {
                 return false;
             }
+            std::thread::sleep(Duration::from_micros(100));
         }
         true
     }
 
+    /// Ends keeper and twin if they are stopped, and can be seen. The numbers in the memory are hints: who it is, the lock
+    /// says.
+    fn kill_stopped(&self, target: &Process) {
+        for (part, pid) in [(Part::Keeper, &self.memory.keeper), (Part::Twin, &self.memory.twin)] {
+            let pid = pid.load(Ordering::SeqCst);
+            let is_stopped = || target.status(pid).is_some_and(|status| status.state() == Some('T'));
+            if let Ok(process) = pidfd::open(pid)
+                && roles::is_held_by(self.memory.fd().as_fd(), part, pid)
+                && is_stopped()
+            {
+                let _ = pidfd::kill(process.as_fd());
+            }
+        }
+    }
+
+    fn rouse(&self) {
+        if let Some(wake) = &self.wake {
+            rouse(wake);
+        }
+    }
+
     /// Whether its supervisor died while it attached: then the keeper waits for a filter that may never come.
     pub fn is_orphaned(&self) -> bool {
-        Control::load(&self.memory.control).role == Role::Attaching && !self.old_supervisor_lives()
+        Control::load(&self.memory.control).role == Role::Attaching && !self.memory.lives(Part::Supervisor)
     }
 
     /// Takes the place of a supervisor that died while it attached. `None`: the keeper was just about to end, as there was
@@ -110,31 +178,30 @@ impl Found {
     ///
     /// # Errors
     /// [`Error::Busy`] when somebody was quicker.
-    pub fn adopt(self, target: &Process) -> Result<Option<(Memory, OwnedFd)>, Error> {
+    pub fn adopt(self, target: &Process) -> Result<Option<Adopted>, Error> {
         let pid = target.pid();
-        // It goes on with what the dead supervisor asked for, and ends at once.
-        end_ptracer(&self.memory, target, PTRACER_LIMIT);
-        let Some(wake) = self.wake_fd() else { return Ok(None) };
+        let part = take_part(&self.memory, pid)?;
         let control = Control::load(&self.memory.control);
         if control.role != Role::Attaching {
             return Ok(None);
         }
         self.memory.supervisor_listener.store(-1, Ordering::SeqCst);
-        self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
+        self.memory.set_supervisor();
         let next = Control { role: Role::Attaching, generation: control.generation + 1 };
         if !control.change(&self.memory.control, next) {
             return Err(Error::Busy(pid));
         }
-        rouse(&wake);
+        self.rouse();
         // Until it says so, it may be about to end, because the other supervisor has.
         let limit = Instant::now() + HANDOVER_LIMIT;
         while self.memory.watched.load(Ordering::SeqCst) != next.generation {
-            let ended = pidfd::ends_within(self.pidfd.as_fd(), Duration::from_micros(100));
+            let ended = !self.memory.lives(Part::Keeper) && !self.memory.lives(Part::Twin);
             if ended || self.memory.armed.load(Ordering::SeqCst) == CLOSED || Instant::now() > limit {
                 return Ok(None);
             }
+            std::thread::sleep(Duration::from_micros(100));
         }
-        Ok(Some((self.memory, wake)))
+        Ok(Some(Adopted { memory: self.memory, wake: self.wake, part }))
     }
 
     /// Takes over from the keeper: afterwards this process answers, and the keeper watches it.
@@ -144,36 +211,34 @@ impl Found {
     pub fn take_over(self, target: &Process) -> Result<TakenOver, Error> {
         let pid = target.pid();
         let problem = |problem: &str| Error::Keeper { pid, problem: problem.into() };
+        // One that was revoked has it, too, until it is gone with the calls that it may have received.
+        let part = take_part(&self.memory, pid)?;
         let control = Control::load(&self.memory.control);
         if control.role != Role::Kept {
             return Err(Error::Busy(pid));
         }
-        if self.memory.recorded().next().is_some() && self.old_supervisor_lives() {
-            return Err(Error::Busy(pid));
-        }
         let listener = self.listener(target).ok_or_else(|| problem("has no listener"))?;
-        let wake = self.wake_fd().ok_or_else(|| problem("has ended"))?;
         let generation = control.generation + 1;
         self.memory.supervisor_listener.store(-1, Ordering::SeqCst);
-        self.memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
+        self.memory.set_supervisor();
         if !control.change(&self.memory.control, Control { role: Role::Supervised, generation }) {
             return Err(Error::Busy(pid));
         }
         failpoint::hit("takeover.claimed");
-        rouse(&wake);
+        self.rouse();
         let limit = Instant::now() + HANDOVER_LIMIT;
         while self.memory.watched.load(Ordering::SeqCst) != generation {
             if Instant::now() > limit {
                 // Nobody watches us: hand back rather than work without a net.
                 let ours = Control { role: Role::Supervised, generation };
                 ours.change(&self.memory.control, ours.with(Role::Kept));
-                rouse(&wake);
+                self.rouse();
                 return Err(problem("does not answer"));
             }
             std::thread::sleep(Duration::from_micros(100));
         }
         failpoint::hit("takeover.watched");
-        Ok(TakenOver { memory: self.memory, listener, generation, wake })
+        Ok(TakenOver { memory: self.memory, listener, generation, wake: self.wake, part })
     }
 
     fn listener(&self, target: &Process) -> Option<OwnedFd> {
@@ -184,25 +249,27 @@ impl Found {
         };
         target_listener(target).map(|(fd, _)| fd).or_else(from_keeper)
     }
-
-    fn old_supervisor_lives(&self) -> bool {
-        let pid = self.memory.supervisor.load(Ordering::SeqCst);
-        pid != std::process::id() as i32 && fs::exists(format!("/proc/{pid}")).unwrap_or(true)
-    }
-
-    fn wake_fd(&self) -> Option<OwnedFd> {
-        wake_fd(&self.pidfd)
-    }
 }
 
-/// Waits for the ptracer of a supervisor that has died to end, and ends it when it does not: what it holds goes on.
-fn end_ptracer(memory: &Memory, target: &Process, limit: Duration) {
-    let pid = memory.ptracer.load(Ordering::SeqCst);
-    let Ok(ptracer) = pidfd::open(pid) else { return };
-    if helper::is(pid, PTRACER, target) && !pidfd::ends_within(ptracer.as_fd(), limit) {
-        let _ = pidfd::kill(ptracer.as_fd());
-        pidfd::ends_within(ptracer.as_fd(), limit);
-    }
+/// This process becomes the supervisor.
+///
+/// # Errors
+/// [`Error::Busy`] when another one lives.
+pub fn take_part(memory: &Memory, pid: i32) -> Result<Held, Error> {
+    memory.take(Part::Supervisor).map_err(|errno| match errno {
+        Errno::EAGAIN => Error::Busy(pid),
+        errno => Error::Os { pid, operation: "locking the session", errno },
+    })
+}
+
+/// What adopting brought.
+pub struct Adopted {
+    /// The memory shared with the keeper.
+    pub memory: Memory,
+    /// Wakes the keeper that acts.
+    pub wake: Option<OwnedFd>,
+    /// That we are the supervisor.
+    pub part: Held,
 }
 
 /// What taking over brought.
@@ -214,12 +281,36 @@ pub struct TakenOver {
     /// The supervisor's number.
     pub generation: u32,
     /// Wakes the keeper that acts, whichever of the two that is.
-    pub wake: OwnedFd,
+    pub wake: Option<OwnedFd>,
+    /// That we are the supervisor.
+    pub part: Held,
 }
 
-/// The eventfd that wakes a keeper, and its twin in its place.
-pub fn wake_fd(keeper: &OwnedFd) -> Option<OwnedFd> {
-    pidfd::get_fd(keeper.as_fd(), WAKE_FD).ok()
+/// The eventfd that wakes the keeper which acts: the target's copy, or else the keeper's.
+pub fn wake_fd(target: &Process, memory: &Memory) -> Option<OwnedFd> {
+    let of_target = || {
+        let number = memory.target_wake.load(Ordering::SeqCst);
+        pidfd::get_fd(target.pidfd(), number).ok().filter(|fd| is_wake(fd, memory))
+    };
+    let of_keeper = || {
+        let keeper = pidfd::open(memory.keeper.load(Ordering::SeqCst)).ok()?;
+        pidfd::get_fd(keeper.as_fd(), WAKE_FD).ok().filter(|fd| is_wake(fd, memory))
+    };
+    of_target().or_else(of_keeper)
+}
+
+/// Whether a descriptor is the session's eventfd. At its number may stand another one by now, and to write to that could
+/// wake the program.
+fn is_wake(fd: &OwnedFd, memory: &Memory) -> bool {
+    let wanted = memory.wake_id.load(Ordering::SeqCst);
+    wanted != 0 && eventfd_id(fd) == Some(wanted)
+}
+
+/// The kernel's own number of an eventfd, plus one (5.2).
+pub fn eventfd_id(fd: &OwnedFd) -> Option<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let id: u64 = info.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?.trim().parse().ok()?;
+    Some(id + 1)
 }
 
 /// Wakes the keeper to look at the control word.
@@ -231,6 +322,12 @@ pub fn rouse(wake: &OwnedFd) {
 /// parent's filter, and may have a copy of its listener. Two that receive from one listener would each miss what the other
 /// receives.
 pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
+    // The parent's memory, if the child has a copy of that as well, says whether anybody lives.
+    let others = memories(target).unwrap_or_default().into_iter().flatten();
+    let mut kept = others.filter(|memory| memory.target() != target.name() && memory.lives(Part::Keeper));
+    if let Some(memory) = kept.next() {
+        return Some(number_of(target, &memory));
+    }
     let keeps_it = |pid: i32| {
         let keeper = pidfd::open(pid).ok()?;
         let memory = Memory::open(pidfd::get_fd(keeper.as_fd(), MEMORY_FD).ok()?).ok()?;
@@ -241,17 +338,15 @@ pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
             // Not permitted to know: then it may be. Else one of them has none, or has ended.
             Err(errno) => errno == Errno::EPERM,
         };
-        let other = memory.target.load(Ordering::SeqCst);
-        (same && other != target.pid()).then_some(other)
+        (same && memory.target() != target.name()).then(|| number_of(target, &memory))
     };
     let all = list_numbers(target.proc(), ".");
     all.into_iter().filter(|&pid| helper::is_any(pid, KEEPER)).find_map(keeps_it)
 }
 
-/// The memory that the target itself holds, for the case that nobody else does any more.
-pub fn target_memory(target: &Process) -> Option<Memory> {
-    let name = format!("/memfd:{MEMORY_NAME} (deleted)");
-    let (number, _) = target.descriptors().into_iter().find(|(_, link)| *link == *name)?;
-    let memory = Memory::open(pidfd::get_fd(target.pidfd(), number).ok()?).ok()?;
-    (memory.target.load(Ordering::SeqCst) == target.pid()).then_some(memory)
+/// The process id here of the process that a memory belongs to; where it cannot be seen, the one in its own namespace.
+fn number_of(target: &Process, memory: &Memory) -> i32 {
+    let wanted = memory.target();
+    let is_it = |pid: &i32| Process::open(*pid).is_ok_and(|process| process.name() == wanted);
+    list_numbers(target.proc(), ".").into_iter().find(is_it).unwrap_or(wanted.inner)
 }

@@ -12,9 +12,6 @@
 //!
 //! Keepers come in pairs: one acts, its twin ([`super::twin`]) waits for its end, and acts in its place. All that the
 //! twin needs to know stands in the shared memory.
-//!
-//! The keeper also guards the ptracer: one that holds a thread and makes no progress is killed, and
-//! the thread goes on.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -23,36 +20,33 @@ use std::time::{Duration, Instant};
 use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 
-use super::twin::{Pulse, Twin, wait_for_end};
+use super::twin::{Twin, wait_for_end};
 use super::{LOOK, LOOKS};
-use crate::helper::copy;
-use crate::helper::process::{self as helper, PTRACER};
 use crate::shared::control::{Control, Role};
 use crate::shared::memory::{CLOSED, Memory, SLOTS, SUPERVISOR_SLOTS, UNARMED};
+use crate::shared::roles::{Held, Part};
 use crate::sys::notify::{self, Slot};
 use crate::sys::{pidfd, process as low};
 use crate::target::listener::{listener_at, listener_of, target_listener};
 use crate::target::process::Process;
 
-/// How far back calls are looked for whose record is lost: some ten milliseconds' worth of looking.
-const SWEEP: u64 = 1 << 15;
 /// How often a filter that was being installed is looked for.
 const WATCH_ATTACH: Duration = Duration::from_millis(100);
 /// How long the supervisor may take to answer once there is a filter.
 const ATTACH_LEASE: Duration = Duration::from_millis(500);
-/// How often the ptracer is looked at while it is at work, and after how many looks without progress it is killed.
-const WATCH_PTRACER: Duration = Duration::from_millis(10);
-const PTRACER_LOOKS: u32 = 20;
+/// How often it is looked for when its supervisor is gone.
+const WATCH_GONE: Duration = Duration::from_millis(10);
 
 pub(super) struct Keeper {
     pub target: Process,
     pub memory: Memory,
-    pub wake: EventFd,
+    pub wake: OwnedFd,
     pub listener: Option<OwnedFd>,
-    /// The supervisor that is watched, with its generation.
-    pub supervisor: Option<(OwnedFd, u32)>,
+    /// The supervisor that is watched.
+    supervisor: Option<Watched>,
+    /// That we are the keeper which acts, or its twin.
+    part: Option<Held>,
     twin: Twin,
     /// Looks without progress of the supervisor.
     idle_looks: u32,
@@ -63,8 +57,14 @@ pub(super) struct Keeper {
     own_slot: usize,
     /// It took another keeper's place: that one may have received a call and not answered it.
     inherited: bool,
-    ptracer: Pulse,
     twin_looked_at: Instant,
+}
+
+/// A supervisor. That it lives, its lock on the session's memory says; its pidfd tells of its end sooner, where it counts
+/// processes as we do.
+struct Watched {
+    generation: u32,
+    pidfd: Option<OwnedFd>,
 }
 
 /// What poll(2) found.
@@ -76,19 +76,19 @@ struct Woken {
 }
 
 impl Keeper {
-    pub fn new(target: Process, memory: Memory, wake: EventFd) -> Self {
+    pub fn new(target: Process, memory: Memory, wake: OwnedFd, part: Held) -> Self {
         Self {
             target,
             memory,
             wake,
             listener: None,
             supervisor: None,
+            part: Some(part),
             twin: Twin::default(),
             idle_looks: 0,
             found: None,
             own_slot: SLOTS - 1,
             inherited: false,
-            ptracer: Pulse::default(),
             twin_looked_at: Instant::now(),
         }
     }
@@ -126,21 +126,15 @@ impl Keeper {
         if Control::load(&self.memory.control) != control {
             return true; // another supervisor, or all is done
         }
-        if self.supervisor.as_ref().is_none_or(|(_, generation)| *generation != control.generation) {
-            self.open_supervisor();
-        }
+        self.watch_supervisor(control);
         self.memory.watched.store(control.generation, Ordering::SeqCst);
         let gone = self.supervisor_gone();
         if gone {
             // Its pidfd is readable from now on, and poll(2) would not wait.
-            std::thread::sleep(WATCH_PTRACER);
+            std::thread::sleep(WATCH_GONE);
         }
         if self.memory.armed.load(Ordering::SeqCst) == UNARMED {
             // Nothing was begun, or it is proven that it came to nothing. And nothing must begin once we are gone.
-            if gone {
-                // What its ptracer holds goes on, and nothing is begun behind our back.
-                helper::end_all(PTRACER, &self.target);
-            }
             let closed =
                 gone && self.memory.armed.compare_exchange(UNARMED, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
             return !closed;
@@ -172,12 +166,7 @@ impl Keeper {
         if self.listener.is_none() {
             self.fetch_listener();
         }
-        if self.supervisor.as_ref().is_none_or(|(_, generation)| *generation != control.generation) {
-            self.open_supervisor();
-            if self.supervisor.is_none() {
-                return self.take_over(control);
-            }
-        }
+        self.watch_supervisor(control);
         self.memory.watched.store(control.generation, Ordering::SeqCst);
         failpoint::hit("keeper.watching");
         let mut beat = self.memory.beat.load(Ordering::SeqCst);
@@ -280,25 +269,9 @@ impl Keeper {
         let slot = self.memory.slot(self.own_slot);
         if notify::receive(self.listener(), slot).is_ok() {
             failpoint::hit("keeper.received");
-            if self.memory.sweep.swap(0, Ordering::SeqCst) == 1 {
-                self.sweep(slot.id());
-            }
-            if copy::is_missing(&self.memory) {
-                copy::leave(&self.target, &self.memory, self.listener(), &slot.notification());
-            }
             self.let_go(slot.id());
             failpoint::hit("keeper.answered");
             slot.clear();
-        }
-    }
-
-    /// Answers calls that somebody received and nobody knows of: the kernel counts their ids up by one, so they are among
-    /// those before this one. An answer to any other is `ENOENT`.
-    fn sweep(&self, id: u64) {
-        for before in 1..=SWEEP {
-            if notify::let_go(self.listener(), id.wrapping_sub(before)).is_ok() {
-                self.memory.answered.fetch_add(1, Ordering::Relaxed);
-            }
         }
     }
 
@@ -319,7 +292,7 @@ impl Keeper {
         let found = direct.or_else(|| target_listener(&self.target).map(|(fd, _)| fd));
         self.listener = found.or_else(|| {
             let number = self.memory.supervisor_listener.load(Ordering::SeqCst);
-            let (supervisor, _) = self.supervisor.as_ref().filter(|_| number >= 0)?;
+            let supervisor = self.supervisor.as_ref().filter(|_| number >= 0)?.pidfd.as_ref()?;
             listener_of(supervisor.as_fd(), number)
         });
         self.listener_is_there();
@@ -344,9 +317,10 @@ impl Keeper {
             self.twin_looked_at = Instant::now();
             self.twin.look(&self.memory);
         }
-        let limit = self.guard_ptracer().map_or(limit, |sooner| limit.min(sooner)).min(LOOK);
+        let limit = limit.min(LOOK);
         let on_listener = if calls { PollFlags::POLLIN } else { PollFlags::empty() };
-        let supervisor = self.supervisor.as_ref().map_or(self.wake.as_fd(), |(fd, _)| fd.as_fd());
+        let supervisor =
+            self.supervisor.as_ref().and_then(|watched| watched.pidfd.as_ref()).unwrap_or(&self.wake).as_fd();
         let mut fds = [
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
             PollFd::new(supervisor, PollFlags::POLLIN),
@@ -364,32 +338,14 @@ impl Keeper {
             },
         };
         if woken.by_wake {
-            let _ = self.wake.read();
+            let _ = nix::unistd::read(&self.wake, &mut [0; 8]);
         }
         woken
     }
 
-    /// Looks at the ptracer while it holds a thread, and ends it when it hangs. Returns when to look again.
-    fn guard_ptracer(&mut self) -> Option<Duration> {
-        let Some(traced) = self.memory.held_by_ptracer() else {
-            self.ptracer.reset();
-            return None;
-        };
-        if self.ptracer.look(&self.memory.traced) >= PTRACER_LOOKS {
-            let pid = self.memory.ptracer.load(Ordering::SeqCst);
-            if let Ok(ptracer) = pidfd::open(pid)
-                && helper::is(pid, PTRACER, &self.target)
-            {
-                let _ = pidfd::kill(ptracer.as_fd());
-            }
-            self.memory.ptracer_holds_nothing(traced);
-        }
-        Some(WATCH_PTRACER)
-    }
-
     /// Starts a twin where there is none. The twin comes back from here when it is to act, in the place of this one.
     pub fn renew_twin(&mut self) {
-        if self.twin.renew(&self.memory) {
+        if self.twin.renew(&self.memory, &mut self.part) {
             self.own_slot = if self.own_slot == SLOTS - 1 { SUPERVISOR_SLOTS } else { SLOTS - 1 };
             // This is the twin, and the one it watched has ended, perhaps with a call in its hand: from before a supervisor
             // took over, or else the supervisor would not have begun.
@@ -399,23 +355,27 @@ impl Keeper {
             }
             self.answer_each((SUPERVISOR_SLOTS..SLOTS).map(|slot| self.memory.slot(slot)));
             self.memory.keeper.store(std::process::id() as i32, Ordering::SeqCst);
-            self.open_supervisor();
-            if Control::load(&self.memory.control).role != Role::Attaching {
+            // What it inherited may be another's by now.
+            self.supervisor = None;
+            let control = Control::load(&self.memory.control);
+            self.watch_supervisor(control);
+            if control.role != Role::Attaching {
                 low::hurry();
             }
         }
     }
 
-    /// The supervisor that the shared memory names. If its number belongs to another process by now, the lease finds
-    /// that out.
-    pub fn open_supervisor(&mut self) {
-        let generation = Control::load(&self.memory.control).generation;
-        let supervisor = pidfd::open(self.memory.supervisor.load(Ordering::SeqCst));
-        self.supervisor = supervisor.ok().map(|supervisor| (supervisor, generation));
+    /// Watches the supervisor of this generation.
+    pub fn watch_supervisor(&mut self, control: Control) {
+        if self.supervisor.as_ref().is_none_or(|watched| watched.generation != control.generation) {
+            let pidfd = self.memory.supervisor_here().and_then(|pid| pidfd::open(pid).ok());
+            self.supervisor = Some(Watched { generation: control.generation, pidfd });
+        }
     }
 
     fn supervisor_gone(&self) -> bool {
-        self.supervisor.as_ref().is_none_or(|(fd, _)| readable(fd.as_fd()))
+        let Some(watched) = &self.supervisor else { return true };
+        watched.pidfd.as_ref().is_some_and(|pidfd| readable(pidfd.as_fd())) || !self.memory.lives(Part::Supervisor)
     }
 }
 

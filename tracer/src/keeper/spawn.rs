@@ -4,7 +4,6 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -40,9 +39,9 @@ pub fn spawn(target: &Process, program: &Path, memory: &Memory) -> Result<i32, E
 fn spawn_once(target: &Process, program: &Path, memory: &Memory) -> Result<i32, Error> {
     let pid = target.pid();
     let problem = |problem: String| Error::Keeper { pid, problem };
-    memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
+    memory.set_supervisor();
     let shared = memory.fd().try_clone().map_err(|error| problem(format!("cannot be started: {error}")))?;
-    let mut child = helper::command(target, program, KEEPER, shared)
+    let mut child = helper::command(target, program, KEEPER, Some(shared))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 
 use super::{LOOK, LOOKS};
 use crate::shared::memory::Memory;
+use crate::shared::roles::{Held, Part};
 use crate::sys::pidfd;
 use crate::sys::process::{Forked, fork_single_threaded, lock_memory};
 
@@ -77,7 +78,7 @@ impl Twin {
 
     /// Makes a twin. Returns `false` in the process that called; in the twin it returns `true`, once that process has
     /// ended.
-    pub fn renew(&mut self, memory: &Memory) -> bool {
+    pub fn renew(&mut self, memory: &Memory, part: &mut Option<Held>) -> bool {
         self.reap();
         self.pulse.reset();
         let Ok(parent) = pidfd::open(std::process::id() as i32) else { return false };
@@ -102,7 +103,12 @@ impl Twin {
                 let _ = nix::unistd::setsid();
                 // Locks are not inherited (mlockall(2)).
                 lock_memory();
+                // What we share with the keeper would live on after it.
+                *part = memory.take(Part::Twin).ok();
+                memory.twin.store(std::process::id() as i32, Ordering::SeqCst);
                 outlive(parent.as_fd(), memory);
+                // Whoever else has it acts: then it is not our turn before that one has ended as well.
+                *part = memory.wait_for(Part::Keeper).ok();
                 failpoint::hit("twin.acting");
                 failpoint::disarm();
                 true

@@ -24,8 +24,8 @@ const TRIES: u32 = 3;
 /// A ptracer for one target.
 pub(crate) struct Ptracer {
     program: PathBuf,
-    /// The memory that the keeper looks at.
-    memory: OwnedFd,
+    /// The session memory, once there is one.
+    memory: Option<OwnedFd>,
     running: Option<Running>,
 }
 
@@ -39,10 +39,10 @@ impl Ptracer {
     ///
     /// # Errors
     /// [`Error::Ptracer`] when it does not start.
-    pub fn start(process: &Process, program: PathBuf, memory: &Memory) -> Result<Self, Error> {
+    pub fn start(process: &Process, program: PathBuf, memory: Option<&Memory>) -> Result<Self, Error> {
         let problem = |error: std::io::Error| Error::Ptracer { pid: process.pid(), problem: error.to_string() };
-        let memory = memory.fd().try_clone().map_err(problem)?;
-        let running = Running::start(process, &program, &memory).map_err(problem)?;
+        let memory = memory.map(|memory| memory.fd().try_clone()).transpose().map_err(problem)?;
+        let running = Running::start(process, &program, memory.as_ref()).map_err(problem)?;
         Ok(Self { program, memory, running: Some(running) })
     }
 
@@ -54,11 +54,11 @@ impl Ptracer {
         &mut self,
         process: &Process,
         calls: Vec<Call>,
-        store: Option<u64>,
+        result: Option<u64>,
         arm: bool,
     ) -> Result<Duration, Error> {
         let pid = process.pid();
-        match self.ask(process, &Request::Run { calls, store, arm }, RUN_LIMIT)? {
+        match self.ask(process, &Request::Run { calls, result, arm }, RUN_LIMIT)? {
             Reply::Ran(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
             Reply::Failed(failure) => Err(failure.into_error(pid)),
             _ => Err(Error::Ptracer { pid, problem: "it answered another question".into() }),
@@ -107,7 +107,7 @@ impl Ptracer {
         let mut problem = String::new();
         for _ in 0..TRIES {
             if self.running.is_none() {
-                match Running::start(process, &self.program, &self.memory) {
+                match Running::start(process, &self.program, self.memory.as_ref()) {
                     Ok(running) => self.running = Some(running),
                     Err(error) => return Err(Error::Ptracer { pid, problem: error.to_string() }),
                 }
@@ -121,11 +121,19 @@ impl Ptracer {
             if !process.is_alive() {
                 return Err(Error::TargetExited(pid));
             }
-            if matches!(request, Request::Run { arm: true, .. }) {
+            if matches!(request, Request::Run { result: Some(_), .. }) {
                 break; // what became of it is for the caller to find out
             }
         }
         Err(Error::Ptracer { pid, problem })
+    }
+
+    /// Whether our helpers stand in the target's cgroups.
+    ///
+    /// # Errors
+    /// When the ptracer cannot be asked.
+    pub fn is_with(&mut self, process: &Process) -> Result<bool, Error> {
+        Ok(matches!(self.ask(process, &Request::Place, RUN_LIMIT)?, Reply::Placed(true)))
     }
 
     /// Ends it: whatever it holds goes on.
@@ -184,11 +192,11 @@ impl Drop for Ptracer {
 }
 
 impl Running {
-    fn start(process: &Process, program: &std::path::Path, memory: &OwnedFd) -> std::io::Result<Self> {
+    fn start(process: &Process, program: &std::path::Path, memory: Option<&OwnedFd>) -> std::io::Result<Self> {
         // One at a time: that of a dead supervisor may be at work still, in the same place of the target's memory.
         helper::end_all(PTRACER, process);
         let (ours, theirs) = UnixStream::pair()?;
-        let child = helper::command(process, program, PTRACER, memory.try_clone()?)
+        let child = helper::command(process, program, PTRACER, memory.map(OwnedFd::try_clone).transpose()?)
             .stdout(Stdio::from(OwnedFd::from(theirs)))
             .stderr(Stdio::null())
             .spawn()?;

@@ -16,7 +16,7 @@ use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::Hold;
+use super::guard::Hold;
 use crate::shared::memory::Memory;
 use crate::sys::trace::{self, Running, Stopped, Waited};
 use crate::target::process::{Process, ThreadState};

@@ -13,13 +13,13 @@ use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use seccompiler::sock_filter;
 
-use super::Hold;
+use super::guard::Hold;
 use super::payload::{self, Call, PENDING};
 use super::request::Failure;
 use super::site;
 use crate::calls::filter::{USER_NOTIF, compile, emulate};
 use crate::error::errno;
-use crate::shared::memory::{ARMED, UNARMED};
+use crate::shared::memory::{ARMED, Memory, UNARMED};
 use crate::sys::process as low;
 use crate::sys::trace::{self, Running, Stopped, Waited};
 use crate::target::process::Process;
@@ -49,7 +49,7 @@ struct Line<'a> {
     memory: File,
     site: u64,
     calls: &'a [Call],
-    store: Option<u64>,
+    result: Option<u64>,
     /// Threads that were asked to stop and have not yet.
     slow: RefCell<Vec<Running>>,
 }
@@ -57,31 +57,33 @@ struct Line<'a> {
 /// Has a thread run `calls`, and returns for how long it was stopped. When this returns the thread is on its way.
 pub(super) fn run(
     process: &Process,
+    session: Option<&Memory>,
     hold: &Hold<'_>,
     calls: &[Call],
-    store: Option<u64>,
+    result: Option<u64>,
     arm: bool,
 ) -> Result<Duration, Failure> {
     let memory = process.open_file("mem", OFlag::O_RDWR).map_err(|errno| Failure::Memory(errno as i32))?;
     let memory = File::from(memory);
-    let room = payload::longest(calls, store);
+    let room = payload::longest(calls);
     let site = site::find_padding(process, &memory, room)
         .ok_or_else(|| Failure::NoThread("no room for code in any executable mapping".into()))?;
     if arm {
         // The keeper ends when its supervisor dies before this; one of the two comes first.
         hold.progress();
-        let armed = hold.0.armed.compare_exchange(UNARMED, ARMED, Ordering::SeqCst, Ordering::SeqCst);
-        if !matches!(armed, Ok(_) | Err(ARMED)) {
+        let armed =
+            session.map(|session| session.armed.compare_exchange(UNARMED, ARMED, Ordering::SeqCst, Ordering::SeqCst));
+        if !matches!(armed, Some(Ok(_) | Err(ARMED))) {
             return Err(Failure::NoKeeper);
         }
         failpoint::hit("inject.armed");
     }
-    let line = Line { process, hold, memory, site, calls, store, slow: RefCell::default() };
+    let line = Line { process, hold, memory, site, calls, result, slow: RefCell::default() };
     let mut reason = String::from("none that has the process's descriptors sleeps in a restartable call or runs");
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit && process.is_alive() {
         hold.progress();
-        let suits = |tid: &i32| store.is_none() || process.shares_descriptors(*tid);
+        let suits = |tid: &i32| result.is_none() || process.shares_descriptors(*tid);
         let candidates = site::candidates(process, || hold.progress()).into_iter().filter(suits);
         // First those that were asked before: the only thread of a program may be about to finish a long call.
         for tid in std::iter::once(None).chain(candidates.take(ATTEMPTS).map(Some)) {
@@ -156,17 +158,17 @@ impl Line<'_> {
             return Err(Attempt::Fatal(Failure::OwnFilter));
         }
         // In a table of its own, nobody would find the listener.
-        if self.store.is_some() && !self.process.shares_descriptors(stopped.tid().as_raw()) {
+        if self.result.is_some() && !self.process.shares_descriptors(stopped.tid().as_raw()) {
             let _ = stopped.detach();
             return Err(Attempt::Next("its descriptors are not those of the process, or kcmp(2) is forbidden"));
         }
         // A stopped thread cannot exec; it may have done so before, and then nothing of what was prepared is there.
-        if self.store.is_some_and(|store| !self.is_prepared(&stopped, store)) {
+        if self.result.is_some_and(|result| !self.is_prepared(&stopped, result)) {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Failure::NoThread("it runs another program now".into())));
         }
-        let code = payload::assemble(self.calls, self.store, &resume);
-        assert!(code.len() <= payload::longest(self.calls, self.store), "the code outgrew its place");
+        let code = payload::assemble(self.calls, &resume);
+        assert!(code.len() <= payload::longest(self.calls), "the code outgrew its place");
         if let Err(error) = self.memory.write_all_at(&code, self.site) {
             let _ = stopped.detach();
             return Err(Attempt::Fatal(Failure::Memory(errno(&error) as i32)));
@@ -185,10 +187,11 @@ impl Line<'_> {
 
 impl Line<'_> {
     /// Whether the place for the result is there, in the memory that the thread has now, and waits for it.
-    fn is_prepared(&self, stopped: &Stopped, store: u64) -> bool {
+    fn is_prepared(&self, stopped: &Stopped, result: u64) -> bool {
         let memory = self.process.open_file(&format!("task/{}/mem", stopped.tid()), OFlag::O_RDONLY).map(File::from);
         let mut word = [0; 8];
-        memory.is_ok_and(|memory| memory.read_exact_at(&mut word, store).is_ok()) && u64::from_ne_bytes(word) == PENDING
+        memory.is_ok_and(|memory| memory.read_exact_at(&mut word, result).is_ok())
+            && u64::from_ne_bytes(word) == PENDING
     }
 
     /// A thread that did not stop in time does as well once it has stopped.
@@ -272,7 +275,9 @@ fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
             filter.iter().map(|step| sock_filter { code: step.code, jt: step.jt, jf: step.jf, k: step.k }).collect();
         calls.iter().all(|call| {
             let mut args = [0; 6];
-            args[..call.args.len()].copy_from_slice(&call.args);
+            for (arg, value) in args.iter_mut().zip(&call.args) {
+                *arg = value.known_before();
+            }
             let answer = emulate(&program, call.nr as u32, X86_64, args).map(|answer| answer & ACTION);
             // The probe is meant to be shown, to us.
             let ours = call.nr == libc::SYS_ftruncate && answer == Some(USER_NOTIF);

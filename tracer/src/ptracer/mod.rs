@@ -2,10 +2,8 @@
 //!
 //! A thread that is stopped by ptrace stays stopped for as long as its tracer does nothing and lives. A supervisor may
 //! be stopped at any instant, by Ctrl-Z for one, and must not take a thread of the target with it. So it never traces
-//! anything itself: it asks this process, which has a session of its own, stands in the target's cgroups, and counts in
-//! shared memory while it holds a thread. The keeper looks at that count: a ptracer that holds a thread and makes no
-//! progress is killed, and with a tracer ends every hold it has. What it leaves is harmless at any instant
-//! (`attach/mod.rs`).
+//! anything itself: it asks this process, which has a session of its own, stands in the target's cgroups, and has a guard
+//! ([`guard`]). What it leaves is harmless at any instant (`attach/mod.rs`).
 //!
 //! - [`request`]: what it is asked for, one line of JSON each, and what it answers.
 //! - [`client`]: the supervisor's side.
@@ -15,35 +13,10 @@
 
 pub(crate) mod client;
 mod freeze;
+mod guard;
 mod inject;
 mod pause;
 pub(crate) mod payload;
 mod request;
 pub(crate) mod serve;
 pub(crate) mod site;
-
-use std::sync::atomic::Ordering;
-
-use crate::shared::memory::Memory;
-
-/// While this lives, a request is being served and a thread of the target may be stopped: the keeper counts our progress.
-struct Hold<'a>(&'a Memory);
-
-impl<'a> Hold<'a> {
-    /// From here on a thread may be stopped.
-    fn begin(memory: &'a Memory) -> Self {
-        memory.traced.fetch_add(1, Ordering::SeqCst);
-        Self(memory)
-    }
-
-    /// We are alive.
-    fn progress(&self) {
-        self.0.traced.fetch_add(2, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        self.0.traced.fetch_add(1, Ordering::SeqCst);
-    }
-}

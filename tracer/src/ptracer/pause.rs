@@ -8,7 +8,7 @@ use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::Hold;
+use super::guard::Hold;
 use crate::sys::trace::{self, Running, Waited};
 use crate::target::process::{Process, ThreadState};
 

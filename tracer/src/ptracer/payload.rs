@@ -1,12 +1,13 @@
 //! The injected code: a straight line of system calls that restores the thread by itself.
 //!
 //! ```text
-//!   first                                           second, once the filter stands in the page
-//!   -----                                           ------
-//!   mmap(PAGE, .., FIXED_NOREPLACE)                 prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)   where it must be
-//!   restore every register used; jump back          seccomp(SET_MODE_FILTER, flags, PAGE)
-//!                                                   mov [RESULT], rax
-//!                                                   restore every register used; jump back
+//!   first                              second                                  third, once the keeper is there
+//!   -----                              ------                                  -----
+//!   mmap(PAGE, .., FIXED_NOREPLACE)    memfd_create, ftruncate, fcntl(seals)   prctl(NO_NEW_PRIVS)   where it must be
+//!   restore what was used; jump back   fcntl(F_DUPFD) to a high number         seccomp(SET_MODE_FILTER, flags, PAGE)
+//!                                      close of the low one, if that went well fcntl(F_DUPFD) to a high number
+//!                                      the same with an eventfd                close of the low one, if that went well
+//!                                      restore what was used; jump back        restore what was used; jump back
 //! ```
 //!
 //! All values are immediates; nothing touches the thread's stack: not its red zone, not what lies below it (in a Go
@@ -14,7 +15,8 @@
 //! read and set its registers; nobody has to be there for the rest. The address of the page is chosen beforehand, so
 //! that no result has to be fetched while the thread stands still.
 //!
-//! No instruction touches the flags: `mov`, `syscall` (which restores them) and `jmp` alone.
+//! Results go to words of the page, and come from there as arguments. No instruction touches the flags: `mov`, `cqo`, `not`,
+//! `jrcxz`, `jmp`, and `syscall`, which restores them.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +31,53 @@ pub struct Call {
     /// Its number.
     pub nr: i64,
     /// Its arguments.
-    pub args: Vec<u64>,
+    pub args: Vec<Value>,
+    /// Where its result goes.
+    pub result: Option<u64>,
+    /// Where the lower half of its result goes, besides.
+    pub lower: Option<u64>,
+    /// Whether it is left out when the call before it has failed, whose result is then taken for its own.
+    pub unless_failed: bool,
+}
+
+/// An argument.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Value {
+    /// This number.
+    Number(u64),
+    /// The number that stands at this address by then.
+    At(u64),
+}
+
+impl Value {
+    /// The number, as far as it is known before the line runs.
+    pub fn known_before(self) -> u64 {
+        match self {
+            Self::Number(number) => number,
+            Self::At(_) => 0,
+        }
+    }
+}
+
+impl Call {
+    /// A call with these arguments, whose result goes nowhere.
+    pub fn new(nr: i64, args: impl IntoIterator<Item = u64>) -> Self {
+        let args = args.into_iter().map(Value::Number).collect();
+        Self { nr, args, result: None, lower: None, unless_failed: false }
+    }
+
+    /// The same, with `first` as another first argument.
+    pub fn of(nr: i64, first: Value, others: impl IntoIterator<Item = u64>) -> Self {
+        let others = others.into_iter().map(Value::Number);
+        let args = std::iter::once(first).chain(others).collect();
+        Self { args, ..Self::new(nr, []) }
+    }
+
+    /// Its result goes to `address`.
+    pub fn into(mut self, address: u64) -> Self {
+        self.result = Some(address);
+        self
+    }
 }
 
 // Encodings of the registers that carry arguments, in order: rdi, rsi, rdx, r10, r8, r9.
@@ -38,20 +86,26 @@ const RAX: u8 = 0;
 const RCX: u8 = 1;
 const R11: u8 = 11;
 
-/// Assembles the code for `calls`, ending in a jump to the place where `resume` continues. The last call's result goes
-/// to the address `store`, if there is one.
-pub fn assemble(calls: &[Call], store: Option<u64>, resume: &Registers) -> Vec<u8> {
-    let mut code = Vec::with_capacity(256);
+/// Assembles the code for `calls`, ending in a jump to the place where `resume` continues.
+pub fn assemble(calls: &[Call], resume: &Registers) -> Vec<u8> {
+    let mut code = Vec::with_capacity(512);
     for call in calls {
-        for (&register, &value) in ARGUMENTS.iter().zip(&call.args) {
-            load(&mut code, register, value);
+        let one = assemble_call(call);
+        if call.unless_failed {
+            code.extend([0x48, 0x99]); // cqo: rdx is all ones where the last result is negative, else zero
+            code.extend([0x48, 0x89, 0xd1]); // mov rcx, rdx
+            code.extend([0x48, 0xf7, 0xd1]); // not rcx, which touches no flags
+            code.extend([0xe3, one.len() as u8]); // jrcxz over the call
         }
-        load(&mut code, RAX, call.nr as u64);
-        code.extend([0x0f, 0x05]); // syscall
-    }
-    if let Some(address) = store {
-        code.extend([0x48, 0xa3]); // movabs [address], rax
-        code.extend(address.to_le_bytes());
+        code.extend(one);
+        if let Some(address) = call.result {
+            code.extend([0x48, 0xa3]); // movabs [address], rax
+            code.extend(address.to_le_bytes());
+        }
+        if let Some(address) = call.lower {
+            code.push(0xa3); // movabs [address], eax
+            code.extend(address.to_le_bytes());
+        }
     }
     let saved = [resume.rdi, resume.rsi, resume.rdx, resume.r10, resume.r8, resume.r9];
     for (register, value) in ARGUMENTS.into_iter().zip(saved) {
@@ -65,10 +119,27 @@ pub fn assemble(calls: &[Call], store: Option<u64>, resume: &Registers) -> Vec<u
     code
 }
 
+fn assemble_call(call: &Call) -> Vec<u8> {
+    let mut code = Vec::with_capacity(64);
+    for (&register, &value) in ARGUMENTS.iter().zip(&call.args) {
+        match value {
+            Value::Number(number) => load(&mut code, register, number),
+            Value::At(address) => {
+                code.extend([0x48, 0xa1]); // movabs rax, [address]
+                code.extend(address.to_le_bytes());
+                code.extend([0x48 + u8::from(register >= 8), 0x89, 0xc0 + (register & 7)]); // mov register, rax
+            }
+        }
+    }
+    load(&mut code, RAX, call.nr as u64);
+    code.extend([0x0f, 0x05]); // syscall
+    code
+}
+
 /// How long the code for these calls is at the most, wherever it continues.
-pub fn longest(calls: &[Call], store: Option<u64>) -> usize {
+pub fn longest(calls: &[Call]) -> usize {
     const RESTORE: usize = 9 * 10 + 14; // nine registers, and the jump with its address
-    assemble(calls, store, &NOWHERE).len() + RESTORE
+    assemble(calls, &NOWHERE).len() + RESTORE
 }
 
 /// All zeros: the shortest code.

@@ -12,11 +12,14 @@ pub(crate) enum Request {
     /// Have a thread of the target run these calls.
     Run {
         calls: Vec<Call>,
-        /// Where the last call's result goes.
-        store: Option<u64>,
+        /// Where the last result goes, by which the end of the line is known: it stands there as [`super::payload::PENDING`].
+        /// Then the line makes descriptors, and is run once at most.
+        result: Option<u64>,
         /// A filter may exist from here on: the keeper is told first, and must not have ended.
         arm: bool,
     },
+    /// Say whether you stand in the target's cgroups, as those will who are started in the same way.
+    Place,
     /// Say whether the target carries our filter.
     Recognise,
     /// Stop these threads, each for an instant, and say which were.
@@ -34,6 +37,8 @@ pub(crate) enum Reply {
     Ran(u64),
     /// No thread was changed.
     Failed(Failure),
+    /// Whether it does.
+    Placed(bool),
     /// Whether one of the target's filters is ours.
     Recognised(bool),
     /// These threads were stopped for an instant, or are gone.

@@ -3,19 +3,25 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::guard::{self, Progress};
 use super::request::{Reply, Request};
-use super::{Hold, freeze, inject, pause};
+use super::{freeze, inject, pause};
+use crate::helper::place;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::shared::memory::Memory;
+use crate::shared::roles::{Held, Part};
+use crate::sys::process as low;
 use crate::target::process::Process;
 
-/// How often the keeper is told that we are alive while threads are kept stopped.
+/// How long the ptracer of another supervisor may take to end.
+const PREDECESSOR_LIMIT: Duration = Duration::from_secs(2);
+/// How often the guard is told that we are alive while threads are kept stopped.
 const BEAT_MS: u8 = 2;
 
 /// The ptracer's whole life; the arguments are those after the subcommand: `PID START`.
@@ -23,32 +29,44 @@ const BEAT_MS: u8 = 2;
 /// Standard input is the shared memory, standard output a socket on which requests come and answers go. Returns the
 /// process's exit code.
 pub fn main(arguments: &[String]) -> i32 {
-    match run(arguments) {
-        Ok(()) => 0,
-        Err(_) => 1, // there is nobody to tell
-    }
+    run(arguments).unwrap_or(1) // there is nobody to tell
 }
 
-fn run(arguments: &[String]) -> Result<(), String> {
+fn run(arguments: &[String]) -> Result<i32, String> {
     let (process, memory) = helper::begin(PTRACER, arguments)?;
+    // There is none before the target has made it.
+    let memory = memory.map(Memory::open).transpose().map_err(|why| format!("no session memory: {why}"))?;
+    // The supervisor is to see the ptracer's end.
+    let progress = match guard::begin(|| _ = low::replace_stdout(std::io::stdin().as_fd())) {
+        Ok(progress) => progress,
+        Err(code) => return Ok(code),
+    };
+    let _part = memory.as_ref().map(take_part).transpose()?;
     let words = |error: std::io::Error| error.to_string();
     let socket = UnixStream::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(words)?);
-    memory.ptracer.store(std::process::id() as i32, Ordering::SeqCst);
-    // The one before may have died while it held a thread: that hold ended with it.
-    if let Some(traced) = memory.held_by_ptracer() {
-        memory.ptracer_holds_nothing(traced);
-    }
+    let memory = memory.as_ref();
     let mut supervisor = Supervisor(BufReader::new(socket));
     while let Some(request) = supervisor.read()? {
         let reply = match request {
             Request::Freeze { limit_us } => {
-                freeze(&process, &memory, &mut supervisor, Duration::from_micros(limit_us))?
+                freeze(&process, memory, &progress, &mut supervisor, Duration::from_micros(limit_us))?
             }
-            request => answer(&process, &memory, request),
+            request => answer(&process, memory, &progress, request),
         };
         supervisor.tell(&reply)?;
     }
-    Ok(())
+    Ok(0)
+}
+
+/// One at a time: that of a dead supervisor may be at work still, in the same place of the target's memory.
+fn take_part(memory: &Memory) -> Result<Held, String> {
+    let limit = Instant::now() + PREDECESSOR_LIMIT;
+    loop {
+        match memory.take(Part::Ptracer) {
+            Err(Errno::EAGAIN) if Instant::now() < limit => std::thread::sleep(Duration::from_millis(1)),
+            taken => return taken.map_err(|errno| format!("another ptracer is at work: {errno}")),
+        }
+    }
 }
 
 /// Who asks.
@@ -84,10 +102,17 @@ impl Supervisor {
 }
 
 /// Keeps all threads stopped until the supervisor's next request. When it is gone, or the time is up, they go on at once.
-fn freeze(process: &Process, memory: &Memory, supervisor: &mut Supervisor, limit: Duration) -> Result<Reply, String> {
+fn freeze(
+    process: &Process,
+    memory: Option<&Memory>,
+    progress: &Progress,
+    supervisor: &mut Supervisor,
+    limit: Duration,
+) -> Result<Reply, String> {
+    let Some(memory) = memory else { return Ok(Reply::NotFrozen("there is no session yet".into())) };
     let until = Instant::now() + limit;
     let in_thread = || {
-        let hold = Hold::begin(memory);
+        let hold = progress.hold();
         crate::sys::process::hurry();
         let frozen = match freeze::freeze(process, memory, &hold, until) {
             Ok(frozen) => frozen,
@@ -111,14 +136,15 @@ fn freeze(process: &Process, memory: &Memory, supervisor: &mut Supervisor, limit
     }
 }
 
-fn answer(process: &Process, memory: &Memory, request: Request) -> Reply {
+fn answer(process: &Process, memory: Option<&Memory>, progress: &Progress, request: Request) -> Reply {
     in_a_thread(|| {
-        let hold = Hold::begin(memory);
+        let hold = progress.hold();
         match request {
-            Request::Run { calls, store, arm } => match inject::run(process, &hold, &calls, store, arm) {
+            Request::Run { calls, result, arm } => match inject::run(process, memory, &hold, &calls, result, arm) {
                 Ok(stopped) => Reply::Ran(stopped.as_nanos() as u64),
                 Err(failure) => Reply::Failed(failure),
             },
+            Request::Place => Reply::Placed(place::is_with(process, std::process::id() as i32)),
             Request::Recognise => Reply::Recognised(inject::carries_our_filter(process, &hold)),
             Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),
             // Nothing is frozen.

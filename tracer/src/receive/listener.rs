@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
-use hotbackup_event::failpoint::hit;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::answering::{Answering, Ticket};
@@ -24,7 +23,6 @@ use super::sink::Sink;
 use crate::calls::decode::Descriptors;
 use crate::calls::{Decode, Row, TABLE};
 use crate::error::Error;
-use crate::helper::copy;
 use crate::ptracer::client::Ptracer;
 use crate::shared::memory::SLOTS;
 use crate::sys::notify::Notification;
@@ -108,7 +106,7 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
         let _ = poll(&mut fds, PollTimeout::from(beat.as_millis() as u16));
         let events = fds[0].revents().unwrap_or(PollFlags::empty());
         if events.contains(PollFlags::POLLIN) {
-            if let Some((ticket, stopped)) = take(shared)
+            if let Some((ticket, stopped)) = shared.receive()
                 && !given_up
             {
                 dispatch(shared, &rows, &mut descriptors, paths, sink, ticket, stopped);
@@ -118,16 +116,6 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
             return;
         }
     }
-}
-
-/// Takes in one call, if there is one.
-fn take(shared: &Arc<Answering>) -> Option<(Ticket, Notification)> {
-    let (ticket, stopped) = shared.receive()?;
-    if copy::is_missing(&shared.memory) {
-        copy::leave(&shared.process, &shared.memory, shared.listener.as_fd(), &stopped);
-        hit("receive.copy-left");
-    }
-    Some((ticket, stopped))
 }
 
 fn dispatch(

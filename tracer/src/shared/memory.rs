@@ -3,14 +3,16 @@
 //! All of it is atomics or is written by the kernel, so that two processes may look at it at any instant, also
 //! when one of them died in the middle of something.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use zerocopy::FromBytes;
 
 use super::control::{Control, Role};
+use super::roles::{self, Held, Part};
 use crate::sys::memory::Region;
 use crate::sys::notify::{Notification, Slot};
 
@@ -22,7 +24,48 @@ pub const SUPERVISOR_SLOTS: usize = SLOTS - 2;
 /// Name of the memory: what /proc shows for its descriptor, between `/memfd:` and ` (deleted)`.
 pub const MEMORY_NAME: &str = "hotbackup-session";
 /// Names this layout; another version's keeper is not taken over.
-pub const MAGIC: u64 = 0x686f_7462_6b70_0004;
+pub const MAGIC: u64 = 0x686f_7462_6b70_0005;
+
+/// What the memory is sealed with: nobody can make it shorter or longer, or undo that.
+pub const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
+/// A process, by what is the same in every namespace. (A child has another start, or is the first of a namespace of its own.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// When it started, in clock ticks since boot.
+    pub start: u64,
+    /// Its process id in its own namespace.
+    pub inner: i32,
+}
+
+/// Why a memory is none to work with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotOurs {
+    /// It could be made shorter while it is mapped.
+    Unsealed,
+    /// Who made it has not come to use it.
+    Unused,
+    /// It is laid out in another way.
+    AnotherVersion,
+    /// It cannot be looked at.
+    Os(Errno),
+}
+
+impl std::fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unsealed => write!(f, "it is not sealed"),
+            Self::Unused => write!(f, "it was never used"),
+            Self::AnotherVersion => write!(f, "it is another version's"),
+            Self::Os(errno) => write!(f, "{errno}"),
+        }
+    }
+}
+
+/// The namespace in which this process counts processes; 0 when it cannot be told.
+fn namespace() -> u64 {
+    nix::sys::stat::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+}
 
 /// How long a supervisor may make no progress until the keeper takes over, unless said otherwise.
 pub const LEASE: Duration = Duration::from_secs(1);
@@ -36,86 +79,158 @@ pub const ARMED: u32 = 1;
 /// The keeper ended before the injection began: it must not begin.
 pub const CLOSED: u32 = 2;
 
-/// The layout of the shared memory.
+/// The layout of the shared memory. `docs/protocol.md` says what of it is frozen.
 #[repr(C)]
 #[derive(FromBytes)]
 pub struct Layout {
     /// [`MAGIC`].
     pub magic: AtomicU64,
-    /// Who answers: see [`super::control`].
+    /// Who answers: see `control.rs`.
     pub control: AtomicU64,
-    /// Process id of the target.
-    pub target: AtomicI32,
-    /// Process id of the supervisor of the current generation.
-    pub supervisor: AtomicI32,
+    /// When the target started, in clock ticks since boot: with the number below, its name in
+    /// whatever namespace.
+    pub target_start: AtomicU64,
+    /// The target's process id in its own namespace.
+    pub target_inner: AtomicI32,
     /// The listener's number among the target's file descriptors, -1 while unknown.
     pub target_listener: AtomicI32,
+    /// The number there of the eventfd that wakes the keeper.
+    pub target_wake: AtomicI32,
     /// The listener's number among the keeper's file descriptors, -1 while unknown.
     pub keeper_listener: AtomicI32,
-    /// Process id of the keeper that acts; its twin has another.
+    /// Process id of the keeper that acts, in its own namespace; its twin has another.
     pub keeper: AtomicI32,
     /// The listener's number among the supervisor's file descriptors, -1 while it has none.
     pub supervisor_listener: AtomicI32,
-    /// Process id of the ptracer.
-    pub ptracer: AtomicI32,
+    /// Process id of the supervisor of the current generation, in its own namespace.
+    pub supervisor: AtomicI32,
     /// How long the supervisor may make no progress, in milliseconds, and while a hold is on.
     pub lease_ms: AtomicU32,
     /// See [`Self::lease_ms`].
     pub hold_lease_ms: AtomicU32,
     /// 1 while a hold is on: then the supervisor is given up sooner.
     pub holding: AtomicU32,
-    /// 1 once the target holds a copy of this memory's descriptor.
-    pub kept_by_target: AtomicU32,
+    /// Which process ids the supervisor counts in: the inode of its namespace.
+    pub supervisor_namespace: AtomicU64,
     /// Whether a filter may exist: see [`ARMED`].
     pub armed: AtomicU32,
     /// The generation whose supervisor the keeper watches.
     pub watched: AtomicU32,
     /// The generation after which the keeper last began to answer.
     pub kept: AtomicU32,
+    /// 1 when the filter does not show writes of 8 bytes.
+    pub eight_bytes_unseen: AtomicU32,
     /// Counts up while the supervisor's receiver makes progress.
     pub beat: AtomicU64,
-    /// 1 when calls may wait that somebody received whose record is lost: see `follow/rescue.rs`.
-    pub sweep: AtomicU32,
     /// Counts up while the keeper that acts makes progress, and while its twin does.
     pub keeper_beat: AtomicU64,
     /// See [`Self::keeper_beat`].
     pub twin_beat: AtomicU64,
-    /// Odd while the ptracer may hold a thread; counts up while it makes progress.
-    pub traced: AtomicU64,
     /// Calls that the keeper answered.
     pub answered: AtomicU64,
-    /// 1 when the filter does not show writes of 8 bytes.
-    pub eight_bytes_unseen: AtomicU32,
+    /// The eventfd's own number in the kernel (`eventfd-id` in proc_pid_fdinfo(5)): at its number may stand another by now.
+    pub wake_id: AtomicU64,
+    /// Process id of the keeper's twin, in its own namespace.
+    pub twin: AtomicI32,
+    spare: AtomicU32,
+    reserved: [AtomicU64; RESERVED],
     slots: [Slot; SLOTS],
 }
+
+/// Words are added in the place of reserved ones, which are zero.
+const RESERVED: usize = 493;
+/// Where the slots begin.
+const SLOTS_AT: usize = 4096;
+const _: () = assert!(std::mem::offset_of!(Layout, slots) == SLOTS_AT, "the slots stand where they always do");
 
 /// The shared memory, mapped.
 pub struct Memory(Region<Layout>);
 
 impl Memory {
-    /// New memory for target `pid`, as it is before attach.
+    /// How long it is.
+    pub const LENGTH: u64 = size_of::<Layout>() as u64;
+
+    /// Makes what the target has just made, and is all zeros, the session memory of the process that `target` names.
     ///
     /// # Errors
-    /// The kernel's (`EMFILE`, `ENOMEM`).
-    pub fn create(pid: i32) -> Result<Self, Errno> {
-        let memory = Self(Region::create(MEMORY_NAME)?);
+    /// As [`Self::open`].
+    pub fn begin(fd: OwnedFd, target: Target) -> Result<Self, NotOurs> {
+        let memory = Self::map(fd)?;
+        memory.target_start.store(target.start, Ordering::SeqCst);
+        memory.target_inner.store(target.inner, Ordering::SeqCst);
+        memory.begin_anew();
         memory.magic.store(MAGIC, Ordering::SeqCst);
-        memory.target.store(pid, Ordering::SeqCst);
-        for number in [&memory.target_listener, &memory.keeper_listener, &memory.supervisor_listener] {
-            number.store(-1, Ordering::SeqCst);
-        }
-        memory.set_lease(LEASE);
-        Control { role: Role::Attaching, generation: 1 }.store(&memory.control);
         Ok(memory)
     }
 
-    /// Maps memory that another process made.
+    /// Maps the memory of a session.
     ///
     /// # Errors
-    /// `EINVAL` when it is of another version, else the kernel's.
-    pub fn open(fd: OwnedFd) -> Result<Self, Errno> {
-        let memory = Self(Region::open(fd)?);
-        if memory.magic.load(Ordering::SeqCst) == MAGIC { Ok(memory) } else { Err(Errno::EINVAL) }
+    /// Why it is none of ours.
+    pub fn open(fd: OwnedFd) -> Result<Self, NotOurs> {
+        let memory = Self::map(fd)?;
+        match memory.magic.load(Ordering::SeqCst) {
+            MAGIC => Ok(memory),
+            0 => Err(NotOurs::Unused),
+            _ => Err(NotOurs::AnotherVersion),
+        }
+    }
+
+    fn map(fd: OwnedFd) -> Result<Self, NotOurs> {
+        let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(NotOurs::Os)?;
+        if !SealFlag::from_bits_truncate(seals).contains(SEALS) {
+            return Err(NotOurs::Unsealed);
+        }
+        Ok(Self(Region::open(fd).map_err(NotOurs::Os)?))
+    }
+
+    /// As it is before an attach.
+    pub fn begin_anew(&self) {
+        for number in [&self.target_listener, &self.keeper_listener, &self.supervisor_listener] {
+            number.store(-1, Ordering::SeqCst);
+        }
+        self.set_lease(LEASE);
+        let _ = self.armed.compare_exchange(CLOSED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
+        let generation = Control::load(&self.control).generation + 1;
+        Control { role: Role::Attaching, generation }.store(&self.control);
+    }
+
+    /// This process is the supervisor of the generation that comes.
+    pub fn set_supervisor(&self) {
+        self.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
+        self.supervisor_namespace.store(namespace(), Ordering::SeqCst);
+    }
+
+    /// The supervisor's process id, if that means the same to this process.
+    pub fn supervisor_here(&self) -> Option<i32> {
+        let (theirs, ours) = (self.supervisor_namespace.load(Ordering::SeqCst), namespace());
+        (ours != 0 && theirs == ours).then(|| self.supervisor.load(Ordering::SeqCst))
+    }
+
+    /// Which process it belongs to.
+    pub fn target(&self) -> Target {
+        Target { start: self.target_start.load(Ordering::SeqCst), inner: self.target_inner.load(Ordering::SeqCst) }
+    }
+
+    /// Takes a part; `EAGAIN` when somebody has it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn take(&self, part: Part) -> Result<Held, Errno> {
+        roles::take(self.fd().as_fd(), part)
+    }
+
+    /// Takes a part as soon as nobody has it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait_for(&self, part: Part) -> Result<Held, Errno> {
+        roles::wait_for(self.fd().as_fd(), part)
+    }
+
+    /// Whether anybody has a part.
+    pub fn lives(&self, part: Part) -> bool {
+        roles::is_held(self.fd().as_fd(), part)
     }
 
     /// The memfd, to be passed on.
@@ -148,17 +263,5 @@ impl Layout {
         let lease = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
         self.lease_ms.store(lease, Ordering::SeqCst);
         self.hold_lease_ms.store(HOLD_LEASE_MS.min(lease), Ordering::SeqCst);
-    }
-
-    /// The ptracer's count, if it says that a thread of the target may be held.
-    pub fn held_by_ptracer(&self) -> Option<u64> {
-        let traced = self.traced.load(Ordering::SeqCst);
-        (traced % 2 == 1).then_some(traced)
-    }
-
-    /// The ptracer whose count was `traced` is no more, and holds nothing.
-    pub fn ptracer_holds_nothing(&self, traced: u64) {
-        // If it let go in this very moment, the count is another.
-        let _ = self.traced.compare_exchange(traced, traced + 1, Ordering::SeqCst, Ordering::SeqCst);
     }
 }

@@ -29,7 +29,7 @@ impl<T: FromBytes + Sync> Region<T> {
         NonZeroUsize::new(size_of::<T>()).unwrap()
     };
 
-    /// Makes new, zeroed memory.
+    /// Makes new, zeroed memory for this process and those that it forks.
     ///
     /// # Errors
     /// The kernel's (`EMFILE`, `ENOMEM`).

@@ -127,26 +127,6 @@ pub fn let_go(listener: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
     check(unsafe { libc::ioctl(listener.as_raw_fd(), IOCTL_SEND as _, &raw const response) }.into()).map(drop)
 }
 
-/// Puts a copy of `file` among the descriptors of the thread whose call `id` is stopped, close-on-exec
-/// (SECCOMP_IOCTL_NOTIF_ADDFD, 5.9). The call stays stopped. Returns the descriptor's number there.
-///
-/// # Errors
-/// `ENOENT` when the call is gone, `EMFILE` when the target may not have another descriptor.
-pub fn add_fd(listener: BorrowedFd<'_>, id: u64, file: BorrowedFd<'_>) -> Result<i32, Errno> {
-    #[repr(C)]
-    struct AddFd {
-        id: u64,
-        flags: u32,
-        srcfd: u32,
-        newfd: u32,
-        newfd_flags: u32,
-    }
-    const IOCTL_ADDFD: u64 = 0x4018_2103; // _IOW('!', 3, struct seccomp_notif_addfd)
-    let request = AddFd { id, flags: 0, srcfd: file.as_raw_fd() as u32, newfd: 0, newfd_flags: libc::O_CLOEXEC as u32 };
-    // SAFETY: the kernel reads one `struct seccomp_notif_addfd`, which `request` is.
-    check(unsafe { libc::ioctl(listener.as_raw_fd(), IOCTL_ADDFD as _, &raw const request) }.into()).map(|fd| fd as i32)
-}
-
 /// Asks the kernel to hand the processor over with each wake-up (6.6). Older kernels answer `EINVAL`.
 ///
 /// # Errors

@@ -71,6 +71,16 @@ pub fn lock_memory() {
     }
 }
 
+/// Has the kernel kill this process when its parent, process `parent`, ends; at once if that has ended already. For a child of
+/// a process with a single thread: it is that thread's end that counts.
+pub fn die_with(parent: i32) {
+    // SAFETY: no memory is passed.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if nix::unistd::getppid().as_raw() != parent {
+        std::process::exit(1);
+    }
+}
+
 /// Which side of a fork this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forked {

@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 
 use super::process::Process;
 use crate::sys::{notify, pidfd};
 
 /// What /proc shows for a seccomp listener.
-const LISTENER: &[u8] = b"anon_inode:seccomp notify";
+pub(super) const LISTENER: &str = "anon_inode:seccomp notify";
 /// A copy of the listener among the target's own descriptors, with its number there.
 pub fn target_listener(target: &Process) -> Option<(OwnedFd, RawFd)> {
-    let found = target.descriptors().into_iter().find(|(_, link)| link.as_bytes() == LISTENER)?;
+    let found = target.descriptors().into_iter().find(|(_, link)| link == LISTENER)?;
     Some((listener_of(target.pidfd(), found.0)?, found.0))
 }
 
@@ -24,5 +23,5 @@ pub fn listener_of(process: BorrowedFd<'_>, number: RawFd) -> Option<OwnedFd> {
 /// A copy of the target's descriptor `number`, if it is a listener.
 pub fn listener_at(target: &Process, number: RawFd) -> Option<OwnedFd> {
     let link = fs::read_link(format!("/proc/{}/fd/{number}", target.pid())).ok()?;
-    (link.as_os_str().as_bytes() == LISTENER).then(|| listener_of(target.pidfd(), number)).flatten()
+    (link.as_os_str() == LISTENER).then(|| listener_of(target.pidfd(), number)).flatten()
 }

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 
 use crate::error::Error;
+use crate::shared::memory::Target;
 use crate::sys::{pidfd, stat};
 
 /// What a thread is doing at this moment.
@@ -93,6 +94,12 @@ impl Process {
     /// When it started, in clock ticks since boot: with the number, its name for ever.
     pub fn start(&self) -> u64 {
         self.start
+    }
+
+    /// What it is called in every namespace.
+    pub fn name(&self) -> Target {
+        let inner = || self.status_field(self.pid, "NSpid")?.split_whitespace().next_back()?.parse().ok();
+        Target { start: self.start, inner: inner().unwrap_or(self.pid) }
     }
 
     /// Its pidfd.

@@ -3,8 +3,12 @@
 //! could not have.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
 
+use super::listener::LISTENER;
 use crate::error::Error;
+use crate::shared::memory::MEMORY_NAME;
 use crate::target::process::Process;
 
 /// Descriptors that must be free: ours, and as many again as a program may well open next.
@@ -13,6 +17,39 @@ const DESCRIPTORS: u64 = 16;
 const BYTES: u64 = 1 << 20;
 /// Mappings that must be free.
 const MAPPINGS: u64 = 64;
+
+/// What /proc shows for an eventfd.
+pub const EVENTFD: &str = "anon_inode:[eventfd]";
+/// How many numbers below the end of the room for descriptors are ours.
+const OURS: u64 = 8;
+/// The least room that is reckoned with: what most systems' soft limit is, and what the kernel's first table of some size has.
+const USUAL: u64 = 1024;
+
+/// From which number on our descriptors stand in the target: so high that the lowest free one is always the program's, and
+/// no higher than that takes. A table as long as the limit would have to be copied at each fork: with a limit of a million,
+/// that takes a millisecond (`benches/high_numbers.rs`), so it is the first power of two that leaves the program as many as
+/// it has now.
+pub fn high_number(process: &Process) -> u64 {
+    let limits = process.read_file("limits").unwrap_or_default();
+    let most = parse_limits(&limits).get("Max open files").copied().unwrap_or(u64::MAX);
+    let highest = of_the_program(process).into_iter().map(|(fd, _)| fd as u64).max().unwrap_or(0);
+    let room = (2 * (highest + OURS)).next_power_of_two().max(USUAL).min(most);
+    // Where the program has filled its room to the end, whatever number is free.
+    room.saturating_sub(OURS)
+}
+
+/// The target's descriptors but for those that attaches have left there, also ones that were given up: sessions' memories, what
+/// stands just above each of them, where its eventfd is, and the listener.
+pub fn of_the_program(process: &Process) -> Vec<(RawFd, OsString)> {
+    let all = process.descriptors();
+    let memory = format!("/memfd:{MEMORY_NAME} (deleted)");
+    let memories: Vec<RawFd> = all.iter().filter(|(_, link)| *link == *memory).map(|(fd, _)| *fd).collect();
+    let is_ours = |fd: RawFd, link: &OsStr| {
+        let near = memories.iter().any(|&memory| (memory..memory + OURS as RawFd).contains(&fd));
+        link == LISTENER || near && (link == EVENTFD || *link == *memory)
+    };
+    all.into_iter().filter(|(fd, link)| !is_ours(*fd, link)).collect()
+}
 
 /// Checks the target's limits.
 ///

@@ -53,7 +53,7 @@ pub fn keepers(target: i32) -> Vec<i32> {
     let is_keeper = |pid: &i32| {
         let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<_> = line.split('\0').collect();
-        words.get(1) == Some(&"keeper") && words.get(2) == Some(&wanted.as_str())
+        words.first() == Some(&"hotbackup-keep") && words.get(1) == Some(&wanted.as_str())
     };
     processes().into_iter().filter(is_keeper).collect()
 }

@@ -61,7 +61,7 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
         rescue::revive(process, options)?;
         keeper = find::find(process)?;
     }
-    let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program.clone(), memory);
+    let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program, memory);
     Ok(Some(match keeper {
         Some(keeper) if keeper.is_orphaned() => {
             let Some((memory, wake)) = keeper.adopt(process)? else { return Ok(None) };
@@ -77,7 +77,7 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
         None => {
             let memory = Memory::create(pid).map_err(Error::os(pid, "making shared memory"))?;
             failpoint::hit("attach.memory-made");
-            let keeper = spawn::spawn(process, &options.keeper_program, &memory)?;
+            let keeper = spawn::spawn(process, options.keeper_program, &memory)?;
             let wake = pidfd::open(keeper).ok().and_then(|keeper| find::wake_fd(&keeper));
             let wake = wake.ok_or_else(|| Error::Keeper { pid, problem: "ended at once".into() })?;
             failpoint::hit("attach.keeper-ready");

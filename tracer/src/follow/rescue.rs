@@ -56,7 +56,7 @@ fn new_memory(process: &Process) -> Result<Memory, Error> {
 /// Whether the listener that the target holds belongs to our filter.
 pub(crate) fn is_ours(process: &Process, options: &Options) -> Result<bool, Error> {
     let nobody_watches = new_memory(process)?;
-    Ptracer::start(process, options.keeper_program.clone(), &nobody_watches)?.recognises(process)
+    Ptracer::start(process, options.keeper_program, &nobody_watches)?.recognises(process)
 }
 
 /// Starts a keeper for a target that has a listener and nobody who answers.
@@ -86,6 +86,6 @@ pub(crate) fn revive(process: &Process, options: &Options) -> Result<(), Error> 
     memory.armed.store(1, Ordering::SeqCst);
     let generation = Control::load(&memory.control).generation + 1;
     Control { role: Role::Kept, generation }.store(&memory.control);
-    spawn::spawn(process, &options.keeper_program, &memory)?;
+    spawn::spawn(process, options.keeper_program, &memory)?;
     Ok(())
 }

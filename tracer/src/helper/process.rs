@@ -1,18 +1,20 @@
-//! What our small processes have in common, the keeper and the ptracer: hotbackup executed again, out of the
+//! What our small processes have in common, the keeper and the ptracer: a small program executed from memory, out of the
 //! supervisor's session, in the target's cgroups, deaf to the signals that end a service.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hotbackup_event::failpoint;
 use nix::sys::signal::Signal;
 
 use super::place::place;
+use super::program::Program;
 use crate::shared::memory::Memory;
 use crate::sys::pidfd;
 use crate::sys::process as low;
@@ -22,28 +24,38 @@ use crate::target::process::{Process, list_numbers};
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// The process that answers when no supervisor does.
-pub const KEEPER: Kind = Kind { name: c"hotbackup-keep", subcommand: "keeper" };
+pub const KEEPER: Kind = Kind(c"hotbackup-keep");
 /// The process that does all ptrace there is.
-pub const PTRACER: Kind = Kind { name: c"hotbackup-trace", subcommand: "ptracer" };
+pub const PTRACER: Kind = Kind(c"hotbackup-trace");
 
-/// Which process it is.
+/// Which process it is: what `ps` shows (15 bytes at most), and the name that it is called by.
 #[derive(Debug, Clone, Copy)]
-pub struct Kind {
-    /// What `ps` shows (15 bytes at most).
-    pub name: &'static CStr,
-    /// The hidden subcommand that the executable is called with.
-    pub subcommand: &'static str,
+pub struct Kind(&'static CStr);
+
+impl Kind {
+    /// Whether a program with this name of its own is one of this kind.
+    pub fn is_called(self, name: &str) -> bool {
+        self.0.to_bytes() == name.as_bytes()
+    }
 }
 
-/// The command that starts one for `target`: `program SUBCOMMAND PID START`, with the shared memory as standard input.
-pub(crate) fn command(target: &Process, program: &Path, kind: Kind, memory: OwnedFd) -> Command {
-    let mut command = Command::new(program);
-    command.arg(kind.subcommand).args([target.pid().to_string(), target.start().to_string()]);
-    command.env_clear().stdin(Stdio::from(memory));
+/// Starts one for `target`: `NAME PID START`, with the shared memory as standard input.
+pub(crate) fn start(
+    target: &Process,
+    program: Program,
+    kind: Kind,
+    memory: OwnedFd,
+    output: Stdio,
+    error: Stdio,
+) -> std::io::Result<Child> {
+    let program = program.open()?;
+    let mut command = Command::new(program.path());
+    command.arg0(OsStr::from_bytes(kind.0.to_bytes())).args([target.pid().to_string(), target.start().to_string()]);
+    command.env_clear().stdin(memory).stdout(output).stderr(error);
     if let Ok(armed) = std::env::var(failpoint::VARIABLE) {
         command.env(failpoint::VARIABLE, armed);
     }
-    command
+    command.spawn()
 }
 
 /// The first moments of such a process: returns the target and the shared memory.
@@ -51,7 +63,7 @@ pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Memory
     let [pid, start] = arguments else { return Err("it is started by hotbackup alone".into()) };
     let pid: i32 = pid.parse().map_err(|_| "bad pid")?;
     let _ = nix::unistd::setsid();
-    low::set_name(kind.name);
+    low::set_name(kind.0);
     // Stopping a service signals its whole cgroup, and mongod still writes while it shuts down.
     use Signal::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
     for ignored in [SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2] {
@@ -101,11 +113,11 @@ pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
 /// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
 fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    if read("comm").trim_ascii_end() != kind.name.to_bytes() {
+    if read("comm").trim_ascii_end() != kind.0.to_bytes() {
         return None;
     }
     let words = String::from_utf8(read("cmdline")).ok()?;
-    let mut words = words.split('\0').skip(1).map(str::to_owned);
-    let [verb, target, start] = [words.next()?, words.next()?, words.next()?];
-    (verb == kind.subcommand).then_some([target, start])
+    let mut words = words.split('\0').map(str::to_owned);
+    let [name, target, start] = [words.next()?, words.next()?, words.next()?];
+    kind.is_called(&name).then_some([target, start])
 }

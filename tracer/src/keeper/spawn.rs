@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Error;
 use crate::helper::process::{self as helper, KEEPER};
+use crate::helper::program::Program;
 use crate::shared::memory::Memory;
 use crate::sys::retry_on_eintr;
 use crate::target::process::Process;
@@ -30,22 +30,19 @@ fn says_ready(mut pipe: impl Read + AsFd) -> bool {
 ///
 /// # Errors
 /// [`Error::Keeper`] when it does not start.
-pub fn spawn(target: &Process, program: &Path, memory: &Memory) -> Result<i32, Error> {
+pub fn spawn(target: &Process, program: Program, memory: &Memory) -> Result<i32, Error> {
     spawn_once(target, program, memory).or_else(|first| {
         tracing::warn!(%first, "once more");
         spawn_once(target, program, memory)
     })
 }
 
-fn spawn_once(target: &Process, program: &Path, memory: &Memory) -> Result<i32, Error> {
+fn spawn_once(target: &Process, program: Program, memory: &Memory) -> Result<i32, Error> {
     let pid = target.pid();
     let problem = |problem: String| Error::Keeper { pid, problem };
     memory.supervisor.store(std::process::id() as i32, Ordering::SeqCst);
     let shared = memory.fd().try_clone().map_err(|error| problem(format!("cannot be started: {error}")))?;
-    let mut child = helper::command(target, program, KEEPER, shared)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
+    let mut child = helper::start(target, program, KEEPER, shared, Stdio::piped(), Stdio::piped())
         .map_err(|error| problem(format!("cannot be started: {error}")))?;
     let keeper = child.id() as i32;
     if !child.stdout.take().is_some_and(says_ready) {

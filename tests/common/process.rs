@@ -134,3 +134,10 @@ pub fn assert_right_or_failed(outcome: &Outcome, rings: usize, causes: &[&str]) 
     outcome.failure(kind);
     false
 }
+
+/// Whether this process has CAP_SYS_RESOURCE.
+pub fn may_exceed_limits() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let effective = status(std::process::id().cast_signed(), "CapEff").expect("it lives");
+    u64::from_str_radix(&effective, 16).expect("a mask") & 1 << CAP_SYS_RESOURCE != 0
+}

@@ -50,10 +50,11 @@ pub use target::process::Process;
 /// Runs the process that `arguments` (with the program's own name) ask for, if they ask for one of ours, keeper or
 /// ptracer; returns its exit code. To be called before anything else, by a process with a single thread.
 pub fn helper_main(arguments: &[String]) -> Option<i32> {
-    use helper::process::{KEEPER, PTRACER};
+    use helper::process::{KEEPER, PARENT, PTRACER};
     let (name, rest) = arguments.split_first()?;
     match name {
         name if KEEPER.is_called(name) => Some(keeper::start::main(rest)),
+        name if PARENT.is_called(name) => Some(keeper::parent::main(rest)),
         name if PTRACER.is_called(name) => Some(ptracer::serve::main(rest)),
         _ => None,
     }

@@ -11,11 +11,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hotbackup_event::failpoint;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd;
 
 use super::place::place;
 use super::program::Program;
 use crate::shared::memory::Memory;
+use crate::sys::inherited;
 use crate::sys::pidfd;
 use crate::sys::process as low;
 use crate::target::process::{Process, list_numbers};
@@ -25,6 +30,8 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// The process that answers when no supervisor does.
 pub const KEEPER: Kind = Kind(c"hotbackup-keep");
+/// The keepers' parent.
+pub const PARENT: Kind = Kind(c"hotbackup-reap");
 /// The process that does all ptrace there is.
 pub const PTRACER: Kind = Kind(c"hotbackup-trace");
 
@@ -33,6 +40,11 @@ pub const PTRACER: Kind = Kind(c"hotbackup-trace");
 pub struct Kind(&'static CStr);
 
 impl Kind {
+    /// The name.
+    pub fn name(self) -> &'static OsStr {
+        OsStr::from_bytes(self.0.to_bytes())
+    }
+
     /// Whether a program with this name of its own is one of this kind.
     pub fn is_called(self, name: &str) -> bool {
         self.0.to_bytes() == name.as_bytes()
@@ -50,7 +62,7 @@ pub(crate) fn start(
 ) -> std::io::Result<Child> {
     let program = program.open()?;
     let mut command = Command::new(program.path());
-    command.arg0(OsStr::from_bytes(kind.0.to_bytes())).args([target.pid().to_string(), target.start().to_string()]);
+    command.arg0(kind.name()).args([target.pid().to_string(), target.start().to_string()]);
     command.env_clear().stdin(memory).stdout(output).stderr(error);
     if let Ok(armed) = std::env::var(failpoint::VARIABLE) {
         command.env(failpoint::VARIABLE, armed);
@@ -60,9 +72,10 @@ pub(crate) fn start(
 
 /// The first moments of such a process: returns the target and the shared memory.
 pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Memory), String> {
+    inherited::forget();
     let [pid, start] = arguments else { return Err("it is started by hotbackup alone".into()) };
     let pid: i32 = pid.parse().map_err(|_| "bad pid")?;
-    let _ = nix::unistd::setsid();
+    let _ = unistd::setsid();
     low::set_name(kind.0);
     // Stopping a service signals its whole cgroup, and mongod still writes while it shuts down.
     use Signal::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
@@ -75,9 +88,25 @@ pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Memory
     if target.start().to_string() != *start {
         return Err(format!("process {pid} is another one now"));
     }
-    let _ = std::env::set_current_dir("/");
     place(pid);
     Ok((target, memory))
+}
+
+/// Lets go of standard error, so that nobody waits for a word on it. Its number stays taken, by something that can be neither
+/// read nor written: what is opened next must not be taken for it.
+pub(crate) fn close_standard_error() {
+    let _ = nothing().and_then(unistd::dup2_stderr);
+}
+
+/// The same with standard input and output, too.
+pub(crate) fn close_standard() {
+    let _ = nothing().and_then(unistd::dup2_stdin);
+    let _ = nothing().and_then(unistd::dup2_stdout);
+    close_standard_error();
+}
+
+fn nothing() -> Result<OwnedFd, Errno> {
+    open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Ends all processes of `kind` for `target`, and waits for their ends.
@@ -107,7 +136,7 @@ pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
     }
     let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
     let of_target = || target.status_field(target.pid(), "Uid")?.split_whitespace().next()?.parse().ok();
-    owner.is_ok_and(|owner| owner == 0 || owner == nix::unistd::geteuid().as_raw() || of_target() == Some(owner))
+    owner.is_ok_and(|owner| owner == 0 || owner == unistd::geteuid().as_raw() || of_target() == Some(owner))
 }
 
 /// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.

@@ -41,11 +41,14 @@ fn prepare(arguments: &[String]) -> Result<Keeper, String> {
     if keeper.supervisor.is_none() {
         return Err("its supervisor is gone".into());
     }
+    keeper.memory.keeper.store(std::process::id() as i32, Ordering::SeqCst);
     // The twin is there before the filter is.
     keeper.renew_twin();
     failpoint::hit("keeper.twinned");
     keeper.memory.watched.store(Control::load(&keeper.memory.control).generation, Ordering::SeqCst);
     let _ = nix::unistd::write(&ready, b"k"); // nobody listens any more if this is the twin
+    drop(ready);
+    helper::close_standard_error();
     failpoint::hit("keeper.ready");
     Ok(keeper)
 }

@@ -189,7 +189,9 @@ impl Running {
         helper::end_all(PTRACER, process);
         let (ours, theirs) = UnixStream::pair()?;
         let output = Stdio::from(OwnedFd::from(theirs));
-        let child = helper::start(process, program, PTRACER, memory.try_clone()?, output, Stdio::null())?;
+        // Nobody reads it. /dev/null may not be there.
+        let (_, error) = std::io::pipe()?;
+        let child = helper::start(process, program, PTRACER, memory.try_clone()?, output, error.into())?;
         Ok(Self { child, socket: BufReader::new(ours) })
     }
 

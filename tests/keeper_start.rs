@@ -239,3 +239,18 @@ fn a_keepers_end_leaves_no_zombie_to_a_process_1_that_waits_for_none() {
         assert_eq!(zombies(target), 1, "a zombie beside the one that was there");
     }
 }
+
+#[test]
+fn where_nothing_may_be_executed_from_memory_a_backup_is_refused_with_the_remedy() {
+    let _alone = alone();
+    let (mut guest, target) = process_1();
+    let dest = guest.beside("backup");
+    let mut command = beside(target);
+    // This setting is that of its processes alone.
+    command.args(["sh", "-c", "echo 2 > /proc/sys/vm/memfd_noexec && exec \"$@\"", "sh", HOTBACKUP]);
+    let outcome = backup::start_command(command, 1, &dest, &["--source", path(&guest.dir)]).finish();
+    let said = outcome.failure("keeper");
+    assert!(said.contains("vm.memfd_noexec"), "no remedy: {said}");
+    assert_eq!(status(target, "Seccomp").as_deref(), Some("0"), "it was touched");
+    guest.assert_goes_on();
+}

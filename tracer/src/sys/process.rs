@@ -56,7 +56,7 @@ pub fn share_descriptors(a: i32, b: i32) -> Result<bool, Errno> {
 }
 
 /// Keeps this process out of the swap: what it has used so far, the room that its stack and heap may need, and whatever it
-/// comes to use. The rest of its program, most of it the C library's, is not even read in. Not where that is permitted for
+/// comes to use. The rest of its program, most of it the C library's, need not be there. Not where that is permitted for
 /// so little that a stack could not grow any more: to be paged out makes an answer late, and no more than that.
 pub fn lock_memory() {
     use nix::sys::mman::{MapFlags, MlockAllFlags, ProtFlags, mlockall, mmap_anonymous, munlockall, munmap};

@@ -142,7 +142,6 @@ impl Cause {
         use crate::session::Error;
         match error {
             Error::Tracer(error) => Self::of_tracer(error),
-            Error::OwnExecutable(_) => Self::Internal,
             Error::Copier(error) => Self::of_copier(error),
             Error::Discover(error) => Self::of_discover(error),
             Error::Limits(_) => Self::Usage,

@@ -8,3 +8,7 @@ pub mod demo;
 pub mod discover;
 pub mod exit;
 pub mod session;
+
+/// The small static program that keeper and ptracer are, which the build script makes of `tracer/keeper`.
+pub static KEEPER_PROGRAM: hotbackup_tracer::Program =
+    hotbackup_tracer::Program::new(include_bytes!(env!("HOTBACKUP_KEEPER_PROGRAM")));

@@ -15,29 +15,16 @@ mod common {
 }
 use common::backup::alone;
 use common::guest::{Guest, Linked};
-use common::process::{assert_keepers_end, back_up, pair, status, wait_until};
-
-const MIB: u64 = 1 << 20;
+use common::process::{assert_keepers_end, back_up, may_exceed_limits, pair, status, wait_until};
 
 fn read(pid: i32, file: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_else(|error| panic!("/proc/{pid}/{file}: {error}"))
 }
 
-/// Memory that is the keeper's alone, in bytes.
-fn private_memory(pid: i32) -> u64 {
-    let rollup = read(pid, "smaps_rollup");
-    let private =
-        rollup.lines().filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"));
-    let kilobytes =
-        private.map(|line| line.split_whitespace().nth(1).expect("a size").parse::<u64>().expect("a number"));
-    kilobytes.sum::<u64>() << 10
-}
-
-/// Whether this process has CAP_SYS_RESOURCE.
-fn may_lower_scores() -> bool {
-    const CAP_SYS_RESOURCE: u32 = 24;
-    let effective = status(std::process::id().cast_signed(), "CapEff").expect("it lives");
-    u64::from_str_radix(&effective, 16).expect("a mask") & 1 << CAP_SYS_RESOURCE != 0
+/// A size in a process's status, in KiB.
+fn kibibytes(pid: i32, field: &str) -> u64 {
+    let size = status(pid, field).expect("it lives");
+    size.strip_suffix(" kB").expect("a size").parse().expect("a number")
 }
 
 /// A cgroup of its own with the guest in it, removed when dropped.
@@ -81,7 +68,7 @@ fn assert_keeper_is_a_good_bystander(keeper: i32, target: &Guest) {
     assert_eq!(getsid(Some(Pid::from_raw(keeper))), Ok(Pid::from_raw(keeper)), "a session of its own");
     assert_eq!(read(keeper, "cgroup"), read(target.pid(), "cgroup"), "the target's cgroups");
     // Without CAP_SYS_RESOURCE nobody may lower it: then it stays as it is.
-    let score = if may_lower_scores() { "-1000" } else { "0" };
+    let score = if may_exceed_limits() { "-1000" } else { "0" };
     assert_eq!(read(keeper, "oom_score_adj").trim(), score, "spared by the OOM killer");
     let locked = status(keeper, "VmLck").expect("it lives");
     assert_ne!(locked, "0 kB", "its memory is locked");
@@ -90,8 +77,10 @@ fn assert_keeper_is_a_good_bystander(keeper: i32, target: &Guest) {
     {
         assert!(ignored & 1 << (number - 1) != 0, "it does not ignore SIG{name}: {ignored:x}");
     }
-    let private = private_memory(keeper);
-    assert!(private <= 2 * MIB, "keeper {keeper} has {} KiB for itself", private >> 10);
+    let resident = kibibytes(keeper, "VmRSS");
+    assert!(resident <= 2048, "keeper {keeper} has {resident} KiB in memory");
+    let own = kibibytes(keeper, "RssAnon");
+    assert!(own <= 256, "keeper {keeper} has {own} KiB for itself");
     assert_eq!(status(keeper, "Threads").as_deref(), Some("1"), "threads");
     assert_eq!(
         fs::read_link(format!("/proc/{keeper}/cwd")).expect("it lives"),

@@ -65,7 +65,7 @@ fn a_target_that_is_continued_while_an_attach_waits_for_it_goes_on() {
         stop(&guest);
         let mut running = start(&guest, "stopped", "end");
         running.wait_for_phase("attach");
-        wait_until("the process that traces it", || !helpers("ptracer", guest.pid()).is_empty());
+        wait_until("the process that traces it", || !helpers("hotbackup-trace", guest.pid()).is_empty());
         // In between its threads are, for an instant, stopped by ptrace.
         wait_until("the guest to be stopped as before", || is_stopped(&guest));
         signal(&guest, Signal::SIGCONT);

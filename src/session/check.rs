@@ -83,7 +83,7 @@ pub fn check(pid: i32, paths: &[PathBuf], show_all_writes: bool) -> Result<Check
 }
 
 fn attach(pid: i32, show_all_writes: bool, report: &mut CheckReport) -> Result<(), Error> {
-    let tracer = match Tracer::attach(pid, &tracer_options(limits::LEASE, show_all_writes)?, Arc::new(Observer)) {
+    let tracer = match Tracer::attach(pid, &tracer_options(limits::LEASE, show_all_writes), Arc::new(Observer)) {
         Ok(tracer) => tracer,
         Err(error) => {
             report.add("attach", false, error.to_string());
@@ -127,6 +127,6 @@ impl Sink for Observer {
 /// # Errors
 /// When there is no such process, or it has no listener.
 pub fn rescue(pid: i32) -> Result<RescueReport, Error> {
-    let rescued = hotbackup_tracer::rescue(pid, &tracer_options(limits::LEASE, false)?)?;
+    let rescued = hotbackup_tracer::rescue(pid, &tracer_options(limits::LEASE, false))?;
     Ok(RescueReport { answered: rescued.answered, keeper_pid: rescued.keeper_pid, was_kept: rescued.was_kept })
 }

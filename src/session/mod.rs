@@ -110,9 +110,6 @@ pub enum Error {
     /// No dbpath found.
     #[error(transparent)]
     Discover(#[from] crate::discover::Error),
-    /// hotbackup's own executable, which becomes the keeper, was not found
-    #[error("hotbackup cannot find its own executable, which is to become the keeper: {0}")]
-    OwnExecutable(std::io::Error),
 }
 
 /// Takes a backup.
@@ -122,7 +119,7 @@ pub enum Error {
 pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
     let tuning = limits::tuning(options)?;
     let process = Process::open(options.pid)?;
-    let tracer_options = tracer_options(options.lease, options.show_all_writes)?;
+    let tracer_options = tracer_options(options.lease, options.show_all_writes);
     hotbackup_tracer::preflight::check(&process)?;
     let sources = sources::open(&process, &options.sources)?;
     let places = sources::places(&sources);
@@ -189,7 +186,6 @@ fn explain(seen: hotbackup_copier::Error, lost: Option<hotbackup_tracer::Error>)
     }
 }
 
-fn tracer_options(lease: Duration, show_all_writes: bool) -> Result<hotbackup_tracer::Options, Error> {
-    let keeper_program = std::env::current_exe().map_err(Error::OwnExecutable)?;
-    Ok(hotbackup_tracer::Options { keeper_program, lease, show_all_writes })
+fn tracer_options(lease: Duration, show_all_writes: bool) -> hotbackup_tracer::Options {
+    hotbackup_tracer::Options { keeper_program: crate::KEEPER_PROGRAM, lease, show_all_writes }
 }

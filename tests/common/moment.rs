@@ -4,15 +4,13 @@
 #![allow(dead_code)]
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hotbackup_copier::{Backup, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Source, Spec, Tuning};
 use hotbackup_event::Effect;
 use hotbackup_tracer::{Event, Look, Sink, Ticket, Tracer};
-
-use super::backup::HOTBACKUP;
 
 /// When the guest makes its change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +114,7 @@ pub fn back_up_as(
     let backup = Backup::prepare(spec).map_err(Failure)?;
     let join = Arc::new(Join(backup.capture()));
     let options = hotbackup_tracer::Options {
-        keeper_program: PathBuf::from(HOTBACKUP),
+        keeper_program: hotbackup::KEEPER_PROGRAM,
         lease: hotbackup_tracer::LEASE,
         show_all_writes: false,
     };

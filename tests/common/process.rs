@@ -49,7 +49,7 @@ fn processes() -> Vec<i32> {
 
 /// The keepers of a target: the one that acts and its twin.
 pub fn keepers(target: i32) -> Vec<i32> {
-    helpers("keeper", target)
+    helpers("hotbackup-keep", target)
 }
 
 /// The processes of one kind that hotbackup has started for a target.
@@ -58,7 +58,7 @@ pub fn helpers(kind: &str, target: i32) -> Vec<i32> {
     let is_one = |pid: &i32| {
         let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<_> = line.split('\0').collect();
-        words.get(1) == Some(&kind) && words.get(2) == Some(&wanted.as_str())
+        words.first() == Some(&kind) && words.get(1) == Some(&wanted.as_str())
     };
     processes().into_iter().filter(is_one).collect()
 }
@@ -138,4 +138,11 @@ pub fn assert_right_or_failed(outcome: &Outcome, rings: usize, causes: &[&str]) 
     assert!(causes.contains(&kind), "it failed for {kind:?}, not one of {causes:?}: {}", outcome.stderr);
     outcome.failure(kind);
     false
+}
+
+/// Whether this process has CAP_SYS_RESOURCE.
+pub fn may_exceed_limits() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let effective = status(std::process::id().cast_signed(), "CapEff").expect("it lives");
+    u64::from_str_radix(&effective, 16).expect("a mask") & 1 << CAP_SYS_RESOURCE != 0
 }

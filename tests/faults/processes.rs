@@ -24,8 +24,8 @@ pub fn keepers(pid: i32) -> Keepers {
     let wanted = pid.to_string();
     let is_keeper = |pid: &i32| {
         let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut words = line.split('\0').skip(1);
-        words.next() == Some("keeper") && words.next() == Some(&wanted)
+        let mut words = line.split('\0');
+        words.next() == Some("hotbackup-keep") && words.next() == Some(&wanted)
     };
     let all: Vec<i32> = processes().filter(is_keeper).collect();
     let pair = match all[..] {

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotbackup_tracer::{Error, Event, LEASE, Options, Sink, Ticket, Tracer, helper_main};
+use hotbackup_tracer::{Error, Event, LEASE, Options, Program, Sink, Ticket, Tracer, helper_main};
 
 struct Print;
 
@@ -24,13 +24,15 @@ impl Sink for Print {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = std::env::args().collect();
     if let Some(code) = helper_main(&arguments) {
         std::process::exit(code);
     }
-    let pid = arguments.first().ok_or("usage: follow PID [SECONDS]")?.parse()?;
-    let seconds = arguments.get(1).map_or(Ok(1), |text| text.parse())?;
-    let options = Options { keeper_program: std::env::current_exe()?, lease: LEASE, show_all_writes: false };
+    let pid = arguments.get(1).ok_or("usage: follow PID [SECONDS]")?.parse()?;
+    let seconds = arguments.get(2).map_or(Ok(1), |text| text.parse())?;
+    // This very program calls `helper_main`, too.
+    let keeper_program = Program::new(std::fs::read(std::env::current_exe()?)?.leak());
+    let options = Options { keeper_program, lease: LEASE, show_all_writes: false };
     let tracer = Tracer::attach(pid, &options, Arc::new(Print))?;
     println!("stopped: {:?}, keeper {}", tracer.stopped(), tracer.keeper_pid());
     let began = std::time::Instant::now();

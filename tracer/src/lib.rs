@@ -41,18 +41,21 @@ pub use follow::options::Options;
 pub use follow::outsiders;
 pub use follow::rescue::{Rescued, rescue};
 pub use follow::session::Tracer;
+pub use helper::program::Program;
 pub use receive::answering::Ticket;
 pub use receive::sink::{Event, Sink};
 pub use shared::memory::LEASE;
 pub use target::process::Process;
 
-/// Runs the process that `arguments` (without the program's own name) ask for, if they ask for one of ours, keeper or
-/// ptracer; returns its exit code.
+/// Runs the process that `arguments` (with the program's own name) ask for, if they ask for one of ours, keeper or
+/// ptracer; returns its exit code. To be called before anything else, by a process with a single thread.
 pub fn helper_main(arguments: &[String]) -> Option<i32> {
-    let (verb, rest) = arguments.split_first()?;
-    match verb.as_str() {
-        verb if verb == helper::process::KEEPER.subcommand => Some(keeper::start::main(rest)),
-        verb if verb == helper::process::PTRACER.subcommand => Some(ptracer::serve::main(rest)),
+    use helper::process::{KEEPER, PARENT, PTRACER};
+    let (name, rest) = arguments.split_first()?;
+    match name {
+        name if KEEPER.is_called(name) => Some(keeper::start::main(rest)),
+        name if PARENT.is_called(name) => Some(keeper::parent::main(rest)),
+        name if PTRACER.is_called(name) => Some(ptracer::serve::main(rest)),
         _ => None,
     }
 }

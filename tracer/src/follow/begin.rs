@@ -65,7 +65,7 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
         rescue::revive(process, options)?;
         keeper = find::find(process)?;
     }
-    let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program.clone(), Some(memory));
+    let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program, Some(memory));
     Ok(Some(match keeper {
         Some(keeper) if keeper.is_orphaned() => {
             let Some(Adopted { memory, wake, part }) = keeper.adopt(process)? else { return Ok(None) };
@@ -95,9 +95,8 @@ struct Ready<'a> {
 /// Has the target make the session's memory, and starts a keeper that has it.
 fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Error> {
     let pid = process.pid();
-    let program = || options.keeper_program.clone();
     room::check(process)?;
-    let mut ptracer = Ptracer::start(process, program(), None)?;
+    let mut ptracer = Ptracer::start(process, options.keeper_program, None)?;
     // Where the one helper stands, the others will: nothing of the target has been touched yet.
     if !ptracer.is_with(process)? {
         return Err(Error::CannotOutlive(pid));
@@ -128,10 +127,10 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
     };
     ptracer.end();
     failpoint::hit("attach.memory-made");
-    spawn::spawn(process, &options.keeper_program, &memory)?;
+    spawn::spawn(process, options.keeper_program, &memory)?;
     failpoint::hit("attach.keeper-ready");
     let wake = find::wake_fd(process, &memory);
-    let ptracer = Ptracer::start(process, program(), Some(&memory))?;
+    let ptracer = Ptracer::start(process, options.keeper_program, Some(&memory))?;
     Ok(Ready { memory, wake, part, ptracer, place })
 }
 

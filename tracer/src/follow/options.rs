@@ -1,13 +1,14 @@
 //! How to attach.
 
-use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::helper::program::Program;
 
 /// How to attach.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The program to start keeper and ptracer with: hotbackup itself.
-    pub keeper_program: PathBuf,
+    /// What keeper and ptracer are.
+    pub keeper_program: Program,
     /// How long this supervisor may make no progress until the keeper takes over; while a hold is on it is 50 ms.
     pub lease: Duration,
     /// Have the filter show writes of 8 bytes, too, in a target with eventfds (see `flight/unseen.rs`), at its cost. A filter that is

@@ -56,7 +56,7 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
 
 /// Whether the listener that the target holds belongs to our filter.
 fn is_ours(process: &Process, options: &Options) -> Result<bool, Error> {
-    Ptracer::start(process, options.keeper_program.clone(), None)?.recognises(process)
+    Ptracer::start(process, options.keeper_program, None)?.recognises(process)
 }
 
 /// Starts a keeper for a target that has a listener and nobody who answers; returns how many calls it answered at once.
@@ -80,7 +80,7 @@ pub(super) fn revive(process: &Process, options: &Options) -> Result<u64, Error>
     let before = memory.answered.load(Ordering::SeqCst);
     let generation = Control::load(&memory.control).generation + 1;
     Control { role: Role::Kept, generation }.store(&memory.control);
-    spawn::spawn(process, &options.keeper_program, &memory)?;
+    spawn::spawn(process, options.keeper_program, &memory)?;
     let limit = Instant::now() + ANSWER_LIMIT;
     while memory.kept.load(Ordering::SeqCst) < generation && Instant::now() < limit {
         std::thread::sleep(Duration::from_millis(1));

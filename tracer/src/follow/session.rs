@@ -96,7 +96,7 @@ impl Tracer {
             }
         }
         let wake = Wake::new(wake);
-        let warden = Warden::start(shared.clone(), options.keeper_program.clone(), wake.clone()).map_err(threads)?;
+        let warden = Warden::start(shared.clone(), options.keeper_program, wake.clone()).map_err(threads)?;
         let receivers = Mutex::new(Some(receivers));
         let (sharers, looked_again) = (Mutex::default(), AtomicBool::new(false));
         let wants_all_writes = options.show_all_writes;

@@ -2,7 +2,6 @@
 //! another. Without that, the supervisor's own death after theirs would leave the target to wait.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
+use crate::helper::program::Program;
 use crate::keeper::{find, spawn};
 use crate::receive::answering::Answering;
 use crate::shared::roles::Part;
@@ -46,7 +46,7 @@ impl Wake {
 #[derive(Clone)]
 struct Replacement {
     shared: Arc<Answering>,
-    program: PathBuf,
+    program: Program,
     wake: Arc<Wake>,
     /// One at a time, or there would be two pairs.
     starting: Arc<Mutex<()>>,
@@ -81,7 +81,7 @@ impl Replacement {
         if !matches!(find::find(process), Ok(None)) {
             return;
         }
-        match spawn::spawn(process, &self.program, memory) {
+        match spawn::spawn(process, self.program, memory) {
             Ok(pid) => {
                 tracing::warn!(pid, "both keepers were gone; there are new ones");
                 self.wake.replace(find::wake_fd(process, memory));
@@ -99,7 +99,7 @@ pub(crate) struct Warden {
 }
 
 impl Warden {
-    pub fn start(shared: Arc<Answering>, program: PathBuf, wake: Arc<Wake>) -> std::io::Result<Self> {
+    pub fn start(shared: Arc<Answering>, program: Program, wake: Arc<Wake>) -> std::io::Result<Self> {
         let (stop, stopped) = bounded::<()>(0);
         let replacement = Replacement { shared, program, wake, starting: Arc::default() };
         let watching = replacement.clone();

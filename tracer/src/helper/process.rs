@@ -1,18 +1,25 @@
-//! What our small processes have in common, the keeper and the ptracer: hotbackup executed again, out of the
+//! What our small processes have in common, the keeper and the ptracer: a small program executed from memory, out of the
 //! supervisor's session, in the target's cgroups, deaf to the signals that end a service.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hotbackup_event::failpoint;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd;
 
 use super::place::place;
+use super::program::Program;
+use crate::sys::inherited;
 use crate::sys::pidfd;
 use crate::sys::process as low;
 use crate::target::process::{Process, list_numbers};
@@ -21,36 +28,57 @@ use crate::target::process::{Process, list_numbers};
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// The process that answers when no supervisor does.
-pub const KEEPER: Kind = Kind { name: c"hotbackup-keep", subcommand: "keeper" };
+pub const KEEPER: Kind = Kind(c"hotbackup-keep");
+/// The keepers' parent.
+pub const PARENT: Kind = Kind(c"hotbackup-reap");
 /// The process that does all ptrace there is.
-pub const PTRACER: Kind = Kind { name: c"hotbackup-trace", subcommand: "ptracer" };
+pub const PTRACER: Kind = Kind(c"hotbackup-trace");
 
-/// Which process it is.
+/// Which process it is: what `ps` shows (15 bytes at most), and the name that it is called by.
 #[derive(Debug, Clone, Copy)]
-pub struct Kind {
-    /// What `ps` shows (15 bytes at most).
-    pub name: &'static CStr,
-    /// The hidden subcommand that the executable is called with.
-    pub subcommand: &'static str,
+pub struct Kind(&'static CStr);
+
+impl Kind {
+    /// The name.
+    pub fn name(self) -> &'static OsStr {
+        OsStr::from_bytes(self.0.to_bytes())
+    }
+
+    /// Whether a program with this name of its own is one of this kind.
+    pub fn is_called(self, name: &str) -> bool {
+        self.0.to_bytes() == name.as_bytes()
+    }
 }
 
-/// The command that starts one for `target`: `program SUBCOMMAND PID START`, with the shared memory as standard input.
-pub(crate) fn command(target: &Process, program: &Path, kind: Kind, memory: Option<OwnedFd>) -> Command {
-    let mut command = Command::new(program);
-    command.arg(kind.subcommand).args([target.pid().to_string(), target.start().to_string()]);
-    command.env_clear().stdin(memory.map_or_else(Stdio::null, Stdio::from));
+/// Starts one for `target`: `NAME PID START`, with the session memory, once there is one, as standard input.
+pub(crate) fn start(
+    target: &Process,
+    program: Program,
+    kind: Kind,
+    memory: Option<OwnedFd>,
+    output: Stdio,
+    error: Stdio,
+) -> std::io::Result<Child> {
+    let program = program.open()?;
+    let mut command = Command::new(program.path());
+    command.arg0(kind.name()).args([target.pid().to_string(), target.start().to_string()]);
+    // /dev/null may not be there.
+    let memory =
+        memory.map_or_else(|| std::io::pipe().map(|(nothing, _)| nothing.into()), |memory| Ok(memory.into()))?;
+    command.env_clear().stdin::<Stdio>(memory).stdout(output).stderr(error);
     if let Ok(armed) = std::env::var(failpoint::VARIABLE) {
         command.env(failpoint::VARIABLE, armed);
     }
-    command
+    command.spawn()
 }
 
 /// The first moments of such a process: returns the target and, if it is there, the session memory.
 pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Option<OwnedFd>), String> {
+    inherited::forget();
     let [pid, start] = arguments else { return Err("it is started by hotbackup alone".into()) };
     let pid: i32 = pid.parse().map_err(|_| "bad pid")?;
-    let _ = nix::unistd::setsid();
-    low::set_name(kind.name);
+    let _ = unistd::setsid();
+    low::set_name(kind.0);
     // Stopping a service signals its whole cgroup, and mongod still writes while it shuts down.
     use Signal::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
     for ignored in [SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2] {
@@ -62,9 +90,25 @@ pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Option
     if target.start().to_string() != *start {
         return Err(format!("process {pid} is another one now"));
     }
-    let _ = std::env::set_current_dir("/");
     place(pid);
     Ok((target, is_memory.then_some(input)))
+}
+
+/// Lets go of standard error, so that nobody waits for a word on it. Its number stays taken, by something that can be neither
+/// read nor written: what is opened next must not be taken for it.
+pub(crate) fn close_standard_error() {
+    let _ = nothing().and_then(unistd::dup2_stderr);
+}
+
+/// The same with standard input and output, too.
+pub(crate) fn close_standard() {
+    let _ = nothing().and_then(unistd::dup2_stdin);
+    let _ = nothing().and_then(unistd::dup2_stdout);
+    close_standard_error();
+}
+
+fn nothing() -> Result<OwnedFd, Errno> {
+    open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Ends all processes of `kind` for `target`, and waits for their ends.
@@ -94,17 +138,17 @@ pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
     }
     let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
     let of_target = || target.status_field(target.pid(), "Uid")?.split_whitespace().next()?.parse().ok();
-    owner.is_ok_and(|owner| owner == 0 || owner == nix::unistd::geteuid().as_raw() || of_target() == Some(owner))
+    owner.is_ok_and(|owner| owner == 0 || owner == unistd::geteuid().as_raw() || of_target() == Some(owner))
 }
 
 /// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
 fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    if read("comm").trim_ascii_end() != kind.name.to_bytes() {
+    if read("comm").trim_ascii_end() != kind.0.to_bytes() {
         return None;
     }
     let words = String::from_utf8(read("cmdline")).ok()?;
-    let mut words = words.split('\0').skip(1).map(str::to_owned);
-    let [verb, target, start] = [words.next()?, words.next()?, words.next()?];
-    (verb == kind.subcommand).then_some([target, start])
+    let mut words = words.split('\0').map(str::to_owned);
+    let [name, target, start] = [words.next()?, words.next()?, words.next()?];
+    kind.is_called(&name).then_some([target, start])
 }

@@ -1,10 +1,12 @@
 //! The keeper: the small process that guarantees an answer to the target when no supervisor does.
 //!
 //! - [`start`], `run`, `twin`: the keeper itself, one thread that no longer allocates once it runs, and its stand-in.
+//! - [`parent`]: whose children they are.
 //! - [`spawn`]: starting one, out of the supervisor's session and cgroup.
 //! - [`find`]: finding the one of a target, and taking its listener over.
 
 pub(crate) mod find;
+pub(crate) mod parent;
 mod run;
 pub(crate) mod spawn;
 pub(crate) mod start;

@@ -302,8 +302,16 @@ impl Keeper {
     fn listener_is_there(&mut self) {
         let number = self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         self.memory.keeper_listener.store(number, Ordering::SeqCst);
-        if self.listener.is_some() {
-            self.twin.end();
+        if self.listener.is_none() || self.twin.pidfd().is_none() {
+            return;
+        }
+        // First the new one: in between nobody would take our place. Should we die before the old one is ended, both would, and
+        // the lock has one of them wait for the other's end.
+        let (mut old, this) = (std::mem::take(&mut self.twin), std::process::id());
+        self.renew_twin();
+        // The new one comes back from there as well.
+        if std::process::id() == this {
+            old.end();
         }
     }
 

@@ -2,14 +2,15 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Error;
-use crate::helper::process::{self as helper, KEEPER};
+use crate::helper::process::{self as helper, KEEPER, PARENT};
+use crate::helper::program::Program;
 use crate::shared::memory::Memory;
 use crate::sys::retry_on_eintr;
 use crate::target::process::Process;
@@ -29,27 +30,23 @@ fn says_ready(mut pipe: impl Read + AsFd) -> bool {
 ///
 /// # Errors
 /// [`Error::Keeper`] when it does not start.
-pub fn spawn(target: &Process, program: &Path, memory: &Memory) -> Result<i32, Error> {
+pub fn spawn(target: &Process, program: Program, memory: &Memory) -> Result<i32, Error> {
     spawn_once(target, program, memory).or_else(|first| {
         tracing::warn!(%first, "once more");
         spawn_once(target, program, memory)
     })
 }
 
-fn spawn_once(target: &Process, program: &Path, memory: &Memory) -> Result<i32, Error> {
+fn spawn_once(target: &Process, program: Program, memory: &Memory) -> Result<i32, Error> {
     let pid = target.pid();
     let problem = |problem: String| Error::Keeper { pid, problem };
     memory.set_supervisor();
     let shared = memory.fd().try_clone().map_err(|error| problem(format!("cannot be started: {error}")))?;
-    let mut child = helper::command(target, program, KEEPER, Some(shared))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
+    let mut child = helper::start(target, program, PARENT, Some(shared), Stdio::piped(), Stdio::piped())
         .map_err(|error| problem(format!("cannot be started: {error}")))?;
-    let keeper = child.id() as i32;
     if !child.stdout.take().is_some_and(says_ready) {
         let _ = child.kill();
-        // Its twin, too, which would go on in its place, and has its standard error.
+        // Keeper and twin, too, which have its standard error.
         helper::end_all(KEEPER, target);
         let mut words = String::new();
         let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut words));
@@ -57,10 +54,10 @@ fn spawn_once(target: &Process, program: &Path, memory: &Memory) -> Result<i32, 
         let words = if words.is_empty() { "it was killed, or hung" } else { words.trim() };
         return Err(problem(format!("did not start: {words}")));
     }
-    // It outlives us; while we live, somebody must reap it when it ends before us.
+    // It outlives us; while we live, somebody must reap the keepers' parent when it ends before us.
     std::thread::Builder::new()
         .name("reaper".into())
         .spawn(move || drop(child.wait()))
         .map_err(|error| problem(format!("cannot be waited for: {error}")))?;
-    Ok(keeper)
+    Ok(memory.keeper.load(Ordering::SeqCst))
 }

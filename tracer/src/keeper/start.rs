@@ -72,11 +72,14 @@ fn prepare(arguments: &[String]) -> Result<Keeper, String> {
     let mut keeper = Keeper::new(target, memory, wake, part);
     let control = Control::load(&keeper.memory.control);
     keeper.watch_supervisor(control);
+    keeper.memory.keeper.store(std::process::id() as i32, Ordering::SeqCst);
     // The twin is there before the filter is.
     keeper.renew_twin();
     failpoint::hit("keeper.twinned");
     keeper.memory.watched.store(Control::load(&keeper.memory.control).generation, Ordering::SeqCst);
     let _ = nix::unistd::write(&ready, b"k"); // nobody listens any more if this is the twin
+    drop(ready);
+    helper::close_standard_error();
     failpoint::hit("keeper.ready");
     Ok(keeper)
 }

@@ -104,7 +104,8 @@ impl Twin {
                 // Locks are not inherited (mlockall(2)).
                 lock_memory();
                 // What we share with the keeper would live on after it.
-                *part = memory.take(Part::Twin).ok();
+                *part = None;
+                *part = memory.wait_for(Part::Twin).ok();
                 memory.twin.store(std::process::id() as i32, Ordering::SeqCst);
                 outlive(parent.as_fd(), memory);
                 // Whoever else has it acts: then it is not our turn before that one has ended as well.

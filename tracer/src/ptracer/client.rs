@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use super::payload::Call;
 use super::request::{Reply, Request};
 use crate::error::Error;
 use crate::helper::process::{self as helper, PTRACER};
+use crate::helper::program::Program;
 use crate::shared::memory::Memory;
 use crate::target::process::Process;
 
@@ -23,7 +23,7 @@ const TRIES: u32 = 3;
 
 /// A ptracer for one target.
 pub(crate) struct Ptracer {
-    program: PathBuf,
+    program: Program,
     /// The session memory, once there is one.
     memory: Option<OwnedFd>,
     running: Option<Running>,
@@ -39,10 +39,10 @@ impl Ptracer {
     ///
     /// # Errors
     /// [`Error::Ptracer`] when it does not start.
-    pub fn start(process: &Process, program: PathBuf, memory: Option<&Memory>) -> Result<Self, Error> {
+    pub fn start(process: &Process, program: Program, memory: Option<&Memory>) -> Result<Self, Error> {
         let problem = |error: std::io::Error| Error::Ptracer { pid: process.pid(), problem: error.to_string() };
         let memory = memory.map(|memory| memory.fd().try_clone()).transpose().map_err(problem)?;
-        let running = Running::start(process, &program, memory.as_ref()).map_err(problem)?;
+        let running = Running::start(process, program, memory.as_ref()).map_err(problem)?;
         Ok(Self { program, memory, running: Some(running) })
     }
 
@@ -107,7 +107,7 @@ impl Ptracer {
         let mut problem = String::new();
         for _ in 0..TRIES {
             if self.running.is_none() {
-                match Running::start(process, &self.program, self.memory.as_ref()) {
+                match Running::start(process, self.program, self.memory.as_ref()) {
                     Ok(running) => self.running = Some(running),
                     Err(error) => return Err(Error::Ptracer { pid, problem: error.to_string() }),
                 }
@@ -192,14 +192,15 @@ impl Drop for Ptracer {
 }
 
 impl Running {
-    fn start(process: &Process, program: &std::path::Path, memory: Option<&OwnedFd>) -> std::io::Result<Self> {
+    fn start(process: &Process, program: Program, memory: Option<&OwnedFd>) -> std::io::Result<Self> {
         // One at a time: that of a dead supervisor may be at work still, in the same place of the target's memory.
         helper::end_all(PTRACER, process);
         let (ours, theirs) = UnixStream::pair()?;
-        let child = helper::command(process, program, PTRACER, memory.map(OwnedFd::try_clone).transpose()?)
-            .stdout(Stdio::from(OwnedFd::from(theirs)))
-            .stderr(Stdio::null())
-            .spawn()?;
+        let output = Stdio::from(OwnedFd::from(theirs));
+        // Nobody reads it. /dev/null may not be there.
+        let (_, error) = std::io::pipe()?;
+        let memory = memory.map(OwnedFd::try_clone).transpose()?;
+        let child = helper::start(process, program, PTRACER, memory, output, error.into())?;
         Ok(Self { child, socket: BufReader::new(ours) })
     }
 

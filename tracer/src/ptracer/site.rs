@@ -1,6 +1,8 @@
 //! Where the injected code goes, and which thread runs it.
 
+use std::collections::hash_map::RandomState;
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::FileExt;
 
 use crate::target::maps::{Mapping, parse_mapping};
@@ -53,9 +55,9 @@ pub fn find_hole(process: &Process) -> Option<u64> {
         }
         end = end.max(mapping.end);
     }
-    let mut chance = [0; 8];
-    std::io::Read::read_exact(&mut File::open("/dev/urandom").ok()?, &mut chance).ok()?;
-    let middle = hole.0 + hole.1 / 4 + u64::from_ne_bytes(chance) % (hole.1 / 2).max(1);
+    // From the kernel, and no file: there may be none here.
+    let chance = RandomState::new().build_hasher().finish();
+    let middle = hole.0 + hole.1 / 4 + chance % (hole.1 / 2).max(1);
     (hole.1 >= 1024 * PAGE).then_some(middle & !(PAGE - 1))
 }
 

@@ -4,6 +4,7 @@
 //! ioctls, pidfds, statx) is called by number; the rest of the crate forbids `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod inherited;
 pub mod memory;
 pub mod notify;
 pub mod pidfd;

@@ -55,19 +55,50 @@ pub fn share_descriptors(a: i32, b: i32) -> Result<bool, Errno> {
     check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) }).map(|order| order == 0)
 }
 
-/// Keeps this process out of the swap. Not where that is permitted for so little that a stack could not grow any more: to
-/// be paged out makes an answer late, and no more than that.
+/// Keeps this process out of the swap: what it has used so far, the room that its stack and heap may need, and whatever it
+/// comes to use. The rest of its program, most of it the C library's, need not be there. Not where that is permitted for
+/// so little that a stack could not grow any more: to be paged out makes an answer late, and no more than that.
 pub fn lock_memory() {
     use nix::sys::mman::{MapFlags, MlockAllFlags, ProtFlags, mlockall, mmap_anonymous, munlockall, munmap};
     const ROOM: std::num::NonZeroUsize = std::num::NonZeroUsize::new(1 << 20).unwrap();
-    if mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE).is_err() {
+    const USUAL: usize = 48 << 10;
+    forget_program();
+    // As pages come into use (4.4).
+    let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    if mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault).is_err() {
         return;
     }
     // SAFETY: a new mapping at an address of the kernel's choice.
     match unsafe { mmap_anonymous(None, ROOM, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE) } {
         // SAFETY: just mapped, and nobody knows of it.
         Ok(room) => drop(unsafe { munmap(room, ROOM.get()) }),
-        Err(_) => drop(munlockall()),
+        Err(_) => {
+            let _ = munlockall();
+            return;
+        }
+    }
+    std::hint::black_box([1u8; USUAL]);
+    std::hint::black_box(vec![1u8; USUAL]);
+}
+
+/// Lets go of the pages of this program's code and constants: how a process begins touches many that it never needs again.
+/// They come back as they are used.
+pub fn forget_program() {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let Ok(program) = std::fs::metadata("/proc/self/exe") else { return };
+    for line in maps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [range, flags, offset, _, inode, ..] = words[..] else { continue };
+        // Nothing there was ever written to: what stands at the program's beginning, or is executed.
+        if inode != program.ino().to_string() || !(flags == "r-xp" || flags == "r--p" && offset == "00000000") {
+            continue;
+        }
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let (Some(start), Some(end)) = (number(start), number(end)) else { continue };
+        // SAFETY: a private mapping of a file, and of those only what is never written to: the same content comes back.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
     }
 }
 

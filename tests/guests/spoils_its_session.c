@@ -1,0 +1,94 @@
+/* spoils_its_session DIR HOW VICTIM...: two threads write rings in DIR, and another does its worst to the memory that hotbackup
+ * shares with this process: `shrink` cuts it off to nothing, `scribble` fills all of it with random words, over and over. Some of the words
+ * are the numbers of the VICTIMs, processes that must come to no harm. DIR/spoiled counts how often it did.
+ *
+ * What becomes of its own calls is its own fault: they are not watched. */
+#include "guest.h"
+#include <dirent.h>
+#include <sys/sysmacros.h>
+
+enum { RINGS = 2, SLOTS = 64, MOST = 16 };
+
+static int victims;
+static char **victim;
+static uint64_t state = 88172645463325252u;
+
+static uint64_t noise(void) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
+}
+
+/* The number of a descriptor of the session's, or -1. */
+static int find(void) {
+    DIR *all = opendir("/proc/self/fd");
+    MUST(all);
+    int found = -1;
+    for (struct dirent *entry; found < 0 && (entry = readdir(all));) {
+        char link[300] = "", path[300];
+        snprintf(path, sizeof path, "/proc/self/fd/%s", entry->d_name);
+        if (readlink(path, link, sizeof link - 1) > 0 && strncmp(link, "/memfd:hotbackup-session", 24) == 0)
+            found = atoi(entry->d_name);
+    }
+    closedir(all);
+    return found;
+}
+
+static void scribble(uint32_t *words, size_t count, volatile uint64_t *spoiled) {
+    for (;;) {
+        for (size_t i = 0; i < count; i++) {
+            uint64_t random = noise();
+            uint32_t word = (uint32_t)(random >> 32);
+            switch (random % 4) {
+            case 0: word = (uint32_t)number(victim[random / 4 % (unsigned)victims]); break;
+            case 1: word %= 1024; break;
+            }
+            /* A page at a time now and then, else here and there: so that what was found right is wrong a moment later. */
+            __atomic_store_n(&words[random % 16 ? i : (size_t)(random >> 8) % count], word, __ATOMIC_RELAXED);
+        }
+        ++*spoiled;
+        nap(noise() % 3000);
+    }
+}
+
+static void *writer(void *argument) {
+    struct ring *ring = argument;
+    for (;;) {
+        ring_write(ring);
+        nap(300);
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv) {
+    MUST(argc > 3);
+    victims = argc - 3, victim = argv + 3;
+    static struct ring rings[RINGS];
+    uint64_t *spoiled = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, make_file(argv[1], "foreign", 4096), 0);
+    MUST(spoiled != MAP_FAILED);
+    for (int i = 0; i < RINGS; i++) {
+        char path[4096];
+        MUST(snprintf(path, sizeof path, "%s/%d", argv[1], i) < (int)sizeof path);
+        ring_open(&rings[i], path, SLOTS);
+        pthread_t id;
+        MUST(pthread_create(&id, NULL, writer, &rings[i]) == 0);
+    }
+    ready();
+    for (;; nap(500)) {
+        int fd = find();
+        if (fd < 0)
+            continue;
+        if (strcmp(argv[2], "shrink") == 0) {
+            /* May be refused: then all is well. */
+            if (ftruncate(fd, 0) == 0 || errno == EPERM)
+                ++*spoiled;
+            continue;
+        }
+        struct stat data;
+        MUST(fstat(fd, &data) == 0);
+        void *memory = mmap(NULL, (size_t)data.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        MUST(memory != MAP_FAILED);
+        scribble(memory, (size_t)data.st_size / 4, spoiled);
+    }
+}

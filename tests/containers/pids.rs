@@ -10,9 +10,8 @@ use crate::common::process::{back_up, path, wait_until};
 use crate::holders::holders;
 use crate::runtime::unique;
 
-/// The guest, the thread or child that it has at times, and one that has ended and is counted for a moment longer. Two keepers
-/// would leave it none.
-const TASKS: u64 = 3;
+/// The guest, and the thread or child that it has at times.
+const TASKS: u64 = 2;
 
 /// With just no room in `limited`, the guest around it is refused before anything is touched, and goes on forking; with
 /// room it is backed up.

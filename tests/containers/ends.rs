@@ -6,15 +6,16 @@ use crate::bench::{Noise, assert_unharmed, begin, right_or_refused};
 use crate::common::backup::{self, HOTBACKUP, alone, number_from, seed};
 use crate::faults::processes::wait_for_instant;
 use crate::faults::target::Target;
+use crate::runtime::Container;
 use crate::target::Boxed;
 
 /// What the instant of a kill is counted from.
-const PHASES: [&str; 6] = ["track", "hold", "drain", "publish", "done", ""];
+const PHASES: [&str; 7] = ["attach", "attach", "track", "hold", "drain", "publish", "done"];
 /// A target is given to so many sidecars before a new one takes its place.
-const SIDECARS: u64 = 4;
+const SIDECARS: u64 = 2;
 
-#[test]
-fn a_sidecar_that_is_killed_at_any_instant_leaves_a_target_that_runs_on() {
+/// Sidecars made by `start` are killed, one after the other, each with a backup under way or just over.
+fn killed_at_any_instant(start: fn(&Boxed) -> Container) {
     let _alone = alone();
     let mut noise = Noise::new(seed());
     let mut target: Option<Boxed> = None;
@@ -24,14 +25,13 @@ fn a_sidecar_that_is_killed_at_any_instant_leaves_a_target_that_runs_on() {
         }
         let target = target.get_or_insert_with(Boxed::in_container);
         begin(target);
-        let sidecar = target.idle_sidecar();
+        let sidecar = start(target);
         let dest = target.beside(&format!("killed{round}"));
         let more = [&target.what()[..], &["--throttle", "4MiB"]].concat();
         let mut running = backup::start_command(sidecar.exec(HOTBACKUP), 1, &dest, &more);
         let phase = PHASES[usize::try_from(noise.next() % PHASES.len() as u64).expect("a few")];
-        // From the start itself the attach takes some hundred milliseconds to come to.
-        let came = phase.is_empty() || running.comes_to_phase(phase);
-        let delay = noise.below(Duration::from_millis(if phase.is_empty() { 600 } else { 100 }));
+        let came = running.comes_to_phase(phase);
+        let delay = noise.below(Duration::from_millis(100));
         wait_for_instant(std::time::Instant::now() + delay);
         sidecar.group.kill();
         let what = format!("round {round}, killed {delay:?} after {phase:?} (came to it: {came})");
@@ -45,6 +45,16 @@ fn a_sidecar_that_is_killed_at_any_instant_leaves_a_target_that_runs_on() {
         right_or_refused(&backup::take(target.pid(), &dest, &target.what()), &what);
         assert_unharmed(target, &what);
     }
+}
+
+#[test]
+fn a_sidecar_that_is_killed_at_any_instant_leaves_a_target_that_runs_on() {
+    killed_at_any_instant(Boxed::idle_sidecar);
+}
+
+#[test]
+fn a_sidecar_with_the_targets_cgroups_that_is_killed_at_any_instant_leaves_a_target_that_runs_on() {
+    killed_at_any_instant(Boxed::idle_sidecar_with_cgroups);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use crate::common::backup::{self, HOTBACKUP, Outcome, alone, number_from, scratch};
+use crate::common::backup::{self, HOTBACKUP, Outcome, alone, number_from, scratch, seed};
 use crate::common::guest::{Guest, Linked, compile};
 use crate::common::process::{path, state, wait_until};
 use crate::faults::processes;
@@ -127,15 +127,15 @@ fn spoiled(dir: &Path) -> u64 {
 fn spoils(how: &str) {
     let _alone = alone();
     let _orphans = Orphans::take_in();
-    let seen = number_from("HOTBACKUP_SPOILED", 4);
+    let (rounds, seed) = (number_from("HOTBACKUP_SPOILED", 2), seed() % 1_000_000);
     let (mut ended, mut succeeded) = (0, 0);
-    for round in 0..seen {
+    for round in 0..rounds {
         let mut bystanders = Bystanders::plain();
         let scratch = scratch();
         let dir = scratch.path().join("data");
         fs::create_dir(&dir).expect("a data directory");
         let mut command = Command::new(compile("spoils_its_session", Linked::Statically));
-        command.arg(&dir).arg(how).args(bystanders.numbers());
+        command.arg(&dir).arg(how).arg((seed + round).to_string()).args(bystanders.numbers());
         let mut guest = Guest::spawn(scratch, dir, command);
         bystanders.add_lookalike(guest.pid());
         for backup in 0..4 {
@@ -177,4 +177,9 @@ fn a_target_that_shrinks_the_session_memory_harms_nobody() {
 #[test]
 fn a_target_that_scribbles_over_the_session_memory_harms_nobody() {
     spoils("scribble");
+}
+
+#[test]
+fn a_target_that_changes_single_words_of_the_session_memory_harms_nobody() {
+    spoils("poke");
 }

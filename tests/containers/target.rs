@@ -87,7 +87,7 @@ impl Boxed {
     /// A sidecar: another container in the target's PID namespace, with a cgroup of its own, allowed what it takes to follow a
     /// target under the usual profile. What runs in it is `arguments`.
     pub fn sidecar(&self, arguments: &[&str]) -> Container {
-        self.sidecar_allowed(arguments, &NEEDED, false)
+        self.sidecar_allowed(arguments, &NEEDED, false, &[])
     }
 
     /// The same, with nothing in it yet.
@@ -97,13 +97,24 @@ impl Boxed {
 
     /// An idle sidecar with the usual capabilities and these, or under the usual profile.
     pub fn idle_sidecar_allowed(&self, capabilities: &[&'static str], profile: bool) -> Container {
-        self.sidecar_allowed(&[path(&idle())], capabilities, profile)
+        self.sidecar_allowed(&[path(&idle())], capabilities, profile, &[])
     }
 
-    fn sidecar_allowed(&self, arguments: &[&str], capabilities: &[&'static str], profile: bool) -> Container {
-        let (idle, scratch) = (idle(), self.scratch.path());
-        let group = format!("/{}/{}", self.groups.name(), unique("sidecar"));
-        let mut spec = Spec::new(&group, arguments, &[scratch, &idle]);
+    /// An idle sidecar that may put its processes into the target's cgroups.
+    pub fn idle_sidecar_with_cgroups(&self) -> Container {
+        self.sidecar_allowed(&[path(&idle())], &NEEDED, false, &[Path::new("/sys/fs/cgroup")])
+    }
+
+    fn sidecar_allowed(
+        &self,
+        arguments: &[&str],
+        capabilities: &[&'static str],
+        profile: bool,
+        more: &[&Path],
+    ) -> Container {
+        let (idle, group) = (idle(), format!("/{}/{}", self.groups.name(), unique("sidecar")));
+        let sees = [&[self.scratch.path(), &idle], more].concat();
+        let mut spec = Spec::new(&group, arguments, &sees);
         spec.beside = Some(self.pid);
         spec.capabilities.retain(|capability| *capability != "CAP_SYS_CHROOT");
         spec.capabilities.extend(capabilities);

@@ -1,17 +1,17 @@
-/* spoils_its_session DIR HOW VICTIM...: two threads write rings in DIR, and another does its worst to the memory that hotbackup
- * shares with this process: `shrink` cuts it off to nothing, `scribble` fills all of it with random words, over and over. Some of the words
- * are the numbers of the VICTIMs, processes that must come to no harm. DIR/spoiled counts how often it did.
+/* spoils_its_session DIR HOW SEED VICTIM...: two threads write rings in DIR, and another does its worst to the memory that hotbackup
+ * shares with this process: `shrink` cuts it off to nothing, `scribble` fills all of it with random words, over and over, `poke`
+ * changes a word now and then. Some of the words are the numbers of the VICTIMs, processes that must come to no harm.
+ * DIR/foreign counts how often it did.
  *
  * What becomes of its own calls is its own fault: they are not watched. */
 #include "guest.h"
 #include <dirent.h>
-#include <sys/sysmacros.h>
 
-enum { RINGS = 2, SLOTS = 64, MOST = 16 };
+enum { RINGS = 2, SLOTS = 64, HEAD_BEGIN = 2, HEAD_END = 64 };
 
 static int victims;
 static char **victim;
-static uint64_t state = 88172645463325252u;
+static uint64_t state;
 
 static uint64_t noise(void) {
     state ^= state << 13;
@@ -35,20 +35,33 @@ static int find(void) {
     return found;
 }
 
+static uint32_t worst_word(void) {
+    uint64_t random = noise();
+    switch (random % 4) {
+    case 0: return (uint32_t)number(victim[random / 4 % (unsigned)victims]);
+    case 1: return (uint32_t)(random >> 32) % 1024;
+    case 2: return (uint32_t)(random >> 2) % 3 - 1;
+    default: return (uint32_t)(random >> 32);
+    }
+}
+
+/* All of it, in no order, so that what was found right is wrong a moment later. */
 static void scribble(uint32_t *words, size_t count, volatile uint64_t *spoiled) {
     for (;;) {
-        for (size_t i = 0; i < count; i++) {
-            uint64_t random = noise();
-            uint32_t word = (uint32_t)(random >> 32);
-            switch (random % 4) {
-            case 0: word = (uint32_t)number(victim[random / 4 % (unsigned)victims]); break;
-            case 1: word %= 1024; break;
-            }
-            /* A page at a time now and then, else here and there: so that what was found right is wrong a moment later. */
-            __atomic_store_n(&words[random % 16 ? i : (size_t)(random >> 8) % count], word, __ATOMIC_RELAXED);
-        }
+        for (size_t i = 0; i < count; i++)
+            __atomic_store_n(&words[noise() % 8 ? i : noise() % count], worst_word(), __ATOMIC_RELAXED);
         ++*spoiled;
-        nap(noise() % 3000);
+        nap((long)(noise() % 3000));
+    }
+}
+
+/* A word at a time, most often of the beginning, behind what says whose memory it is: the rest stays good. */
+static void poke(uint32_t *words, size_t count, volatile uint64_t *spoiled) {
+    for (;;) {
+        size_t at = HEAD_BEGIN + noise() % (noise() % 4 ? HEAD_END - HEAD_BEGIN : count - HEAD_BEGIN);
+        __atomic_store_n(&words[at], worst_word(), __ATOMIC_RELAXED);
+        ++*spoiled;
+        nap((long)(noise() % 20000));
     }
 }
 
@@ -62,8 +75,9 @@ static void *writer(void *argument) {
 }
 
 int main(int argc, char **argv) {
-    MUST(argc > 3);
-    victims = argc - 3, victim = argv + 3;
+    MUST(argc > 4);
+    victims = argc - 4, victim = argv + 4;
+    state = (uint64_t)number(argv[3]) * 0x9e3779b97f4a7c15u | 1;
     static struct ring rings[RINGS];
     uint64_t *spoiled = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, make_file(argv[1], "foreign", 4096), 0);
     MUST(spoiled != MAP_FAILED);
@@ -89,6 +103,6 @@ int main(int argc, char **argv) {
         MUST(fstat(fd, &data) == 0);
         void *memory = mmap(NULL, (size_t)data.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         MUST(memory != MAP_FAILED);
-        scribble(memory, (size_t)data.st_size / 4, spoiled);
+        (strcmp(argv[2], "poke") == 0 ? poke : scribble)(memory, (size_t)data.st_size / 4, spoiled);
     }
 }

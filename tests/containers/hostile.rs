@@ -135,9 +135,13 @@ fn spoils(how: &str) {
         let dir = scratch.path().join("data");
         fs::create_dir(&dir).expect("a data directory");
         let mut command = Command::new(compile("spoils_its_session", Linked::Statically));
-        command.arg(&dir).arg(how).arg((seed + round).to_string()).args(bystanders.numbers());
+        let numbers = scratch.path().join("numbers");
+        command.arg(&dir).arg(how).arg((seed + round).to_string()).arg(&numbers);
         let mut guest = Guest::spawn(scratch, dir, command);
         bystanders.add_lookalike(guest.pid());
+        let next = guest.beside("next");
+        fs::write(&next, bystanders.numbers().join("\n")).expect("a file of numbers");
+        fs::rename(&next, &numbers).expect("the guest goes on");
         for backup in 0..4 {
             let what = format!("{how}, round {round}, backup {backup}");
             let dest = guest.beside(&format!("backup{backup}"));

@@ -1,16 +1,16 @@
-/* spoils_its_session DIR HOW SEED VICTIM...: two threads write rings in DIR, and another does its worst to the memory that hotbackup
+/* spoils_its_session DIR HOW SEED VICTIMS: two threads write rings in DIR, and another does its worst to the memory that hotbackup
  * shares with this process: `shrink` cuts it off to nothing, `scribble` fills all of it with random words, over and over, `poke`
- * changes a word now and then. Some of the words are the numbers of the VICTIMs, processes that must come to no harm.
- * DIR/foreign counts how often it did.
+ * changes a word now and then. Some of the words are the numbers in the file VICTIMS, of processes that must come to no harm: it
+ * waits until that is there. DIR/foreign counts how often it did.
  *
  * What becomes of its own calls is its own fault: they are not watched. */
 #include "guest.h"
 #include <dirent.h>
 
-enum { RINGS = 2, SLOTS = 64, HEAD_BEGIN = 2, HEAD_END = 64 };
+enum { RINGS = 2, SLOTS = 64, HEAD_BEGIN = 2, HEAD_END = 64, MOST = 16 };
 
-static int victims;
-static char **victim;
+static unsigned victims;
+static uint32_t victim[MOST];
 static uint64_t state;
 
 static uint64_t noise(void) {
@@ -38,7 +38,7 @@ static int find(void) {
 static uint32_t worst_word(void) {
     uint64_t random = noise();
     switch (random % 4) {
-    case 0: return (uint32_t)number(victim[random / 4 % (unsigned)victims]);
+    case 0: return victim[random / 4 % victims];
     case 1: return (uint32_t)(random >> 32) % 1024;
     case 2: return (uint32_t)(random >> 2) % 3 - 1;
     default: return (uint32_t)(random >> 32);
@@ -75,8 +75,7 @@ static void *writer(void *argument) {
 }
 
 int main(int argc, char **argv) {
-    MUST(argc > 4);
-    victims = argc - 4, victim = argv + 4;
+    MUST(argc == 5);
     state = (uint64_t)number(argv[3]) * 0x9e3779b97f4a7c15u | 1;
     static struct ring rings[RINGS];
     uint64_t *spoiled = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, make_file(argv[1], "foreign", 4096), 0);
@@ -89,6 +88,12 @@ int main(int argc, char **argv) {
         MUST(pthread_create(&id, NULL, writer, &rings[i]) == 0);
     }
     ready();
+    wait_for_file(argv[4]);
+    FILE *numbers = fopen(argv[4], "r");
+    MUST(numbers);
+    while (victims < MOST && fscanf(numbers, "%u", &victim[victims]) == 1)
+        victims++;
+    MUST(victims && fclose(numbers) == 0);
     for (;; nap(500)) {
         int fd = find();
         if (fd < 0)

@@ -249,7 +249,7 @@ fn where_nothing_may_be_executed_from_memory_a_backup_is_refused_with_the_remedy
     // This setting is that of its processes alone.
     command.args(["sh", "-c", "echo 2 > /proc/sys/vm/memfd_noexec && exec \"$@\"", "sh", HOTBACKUP]);
     let outcome = backup::start_command(command, 1, &dest, &["--source", path(&guest.dir)]).finish();
-    let said = outcome.failure("keeper");
+    let said = outcome.failure("attach_failed");
     assert!(said.contains("vm.memfd_noexec"), "no remedy: {said}");
     assert_eq!(status(target, "Seccomp").as_deref(), Some("0"), "it was touched");
     guest.assert_goes_on();

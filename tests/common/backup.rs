@@ -119,14 +119,19 @@ impl Running {
         self.child.id().cast_signed()
     }
 
-    /// Reads on until the backup says that it is in `phase` or has ended.
+    /// Reads on until the backup says that it is in `phase`; fails when it ends before.
     pub fn wait_for_phase(&mut self, phase: &str) {
+        assert!(self.comes_to_phase(phase), "the backup ended before phase {phase}: {:#?}", self.events);
+    }
+
+    /// Reads on until the backup says that it is in `phase`, or has ended. Says whether it came to it.
+    pub fn comes_to_phase(&mut self, phase: &str) -> bool {
         while let Some(event) = self.read() {
             if event["event"] == "phase" && event["phase"] == phase {
-                return;
+                return true;
             }
         }
-        panic!("the backup ended before phase {phase}: {:#?}", self.events);
+        false
     }
 
     /// Reads on until it has copied something.

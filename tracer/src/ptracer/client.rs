@@ -1,7 +1,7 @@
 //! The supervisor's side of the ptracer: starts it, asks it, and starts another when it is gone.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -12,12 +12,15 @@ use crate::error::Error;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::helper::program::Program;
 use crate::shared::memory::Memory;
+use crate::sys::pidfd;
 use crate::target::process::Process;
 
 /// How long a thread may take to be found, stopped and redirected.
 const RUN_LIMIT: Duration = Duration::from_secs(12);
 /// How long a round of pauses may take: the round itself is bounded to 20 ms.
 const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+/// How long one may take to end.
+const END_LIMIT: Duration = Duration::from_millis(200);
 /// How often another ptracer is started when one ends amid a request.
 const TRIES: u32 = 3;
 
@@ -139,8 +142,11 @@ impl Ptracer {
     /// Ends it: whatever it holds goes on.
     pub fn end(&mut self) {
         if let Some(Running { mut child, socket }) = self.running.take() {
+            // By that the guard kills the ptracer and ends, unless it is stopped.
             drop(socket);
-            let _ = child.kill();
+            if !pidfd::open(child.id() as i32).is_ok_and(|guard| pidfd::ends_within(guard.as_fd(), END_LIMIT)) {
+                let _ = child.kill();
+            }
             let _ = child.wait();
         }
     }

@@ -3,10 +3,13 @@
 //! look at that count: a ptracer that holds a thread and makes no progress is killed, and with a tracer ends every hold it
 //! has. When the guard is killed, the kernel kills the ptracer. Neither needs anybody else, in whatever namespace.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use zerocopy::FromBytes;
 
 use crate::sys::memory::Region;
@@ -54,9 +57,9 @@ impl Drop for Hold<'_> {
     }
 }
 
-/// Makes the ptracer, which is a child of this process: returns there. This process guards it to its end, and `Err` holds
-/// the exit code that it ends with.
-pub(super) fn begin(guard_let_go: impl FnOnce()) -> Result<Progress, i32> {
+/// Makes the ptracer, which is a child of this process: returns there. This process guards it until it ends, or `supervisor`
+/// does, which is at the other end of this socket; `Err` holds the exit code that it ends with.
+pub(super) fn begin(supervisor: BorrowedFd<'_>) -> Result<Progress, i32> {
     let this = std::process::id() as i32;
     let Ok(count) = Region::<Count>::create("hotbackup-count") else { return Err(1) };
     match fork_single_threaded() {
@@ -66,15 +69,14 @@ pub(super) fn begin(guard_let_go: impl FnOnce()) -> Result<Progress, i32> {
         }
         Ok(Forked::Parent(ptracer)) => {
             set_name(c"hotbackup-guard");
-            guard_let_go();
-            Err(watch(ptracer, &count))
+            Err(watch(ptracer, &count, supervisor))
         }
         Err(_) => Err(1),
     }
 }
 
 /// Looks at the ptracer until it ends.
-fn watch(ptracer: i32, count: &Count) -> i32 {
+fn watch(ptracer: i32, count: &Count, supervisor: BorrowedFd<'_>) -> i32 {
     // It is our child, and not yet waited for: its number is its own.
     let Ok(pidfd) = pidfd::open(ptracer) else { return 1 };
     let (mut seen, mut still) = (0, 0);
@@ -83,10 +85,16 @@ fn watch(ptracer: i32, count: &Count) -> i32 {
         let is_held = now % 2 == 1;
         still = if is_held && now == seen { still + 1 } else { 0 };
         seen = now;
-        if still >= LOOKS {
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(supervisor, PollFlags::POLLHUP)];
+        let look = PollTimeout::try_from(if is_held { LOOK_AT_HOLD } else { LOOK }).unwrap_or(PollTimeout::ZERO);
+        let _ = poll(&mut fds, look);
+        let [has_ended, is_alone] = fds.map(|fd| fd.any().unwrap_or(false));
+        if still >= LOOKS || is_alone {
             let _ = pidfd::kill(pidfd.as_fd());
         }
-        if pidfd::ends_within(pidfd.as_fd(), if is_held { LOOK_AT_HOLD } else { LOOK }) {
+        if has_ended || is_alone {
+            // Nobody else buries it.
+            let _ = waitpid(Pid::from_raw(ptracer), None::<WaitPidFlag>);
             return 0;
         }
     }

@@ -16,7 +16,6 @@ use crate::helper::place;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::shared::memory::Memory;
 use crate::shared::roles::{Held, Part};
-use crate::sys::process as low;
 use crate::target::process::Process;
 
 /// How long the ptracer of another supervisor may take to end.
@@ -36,8 +35,7 @@ fn run(arguments: &[String]) -> Result<i32, String> {
     let (process, memory) = helper::begin(PTRACER, arguments)?;
     // There is none before the target has made it.
     let memory = memory.map(Memory::open).transpose().map_err(|why| format!("no session memory: {why}"))?;
-    // The supervisor is to see the ptracer's end.
-    let progress = match guard::begin(|| _ = low::replace_stdout(std::io::stdin().as_fd())) {
+    let progress = match guard::begin(std::io::stdout().as_fd()) {
         Ok(progress) => progress,
         Err(code) => return Ok(code),
     };

@@ -1,0 +1,76 @@
+//! A target whose keepers were all killed is found and answered by a rescue, wherever the keepers came from and wherever the
+//! rescue is started.
+
+use std::process::Command;
+
+use crate::bench::right_or_refused;
+use crate::common::backup::{self, HOTBACKUP, alone};
+use crate::common::process::wait_until;
+use crate::faults::target::Target;
+use crate::holders::{holders, kill_keepers};
+use crate::runtime::Container;
+use crate::target::Boxed;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Host,
+    Sidecar,
+}
+
+impl From {
+    /// hotbackup there, and the target's number there.
+    fn hotbackup(self, target: &Boxed, sidecar: &Container) -> (Command, i32) {
+        match self {
+            Self::Host => (Command::new(HOTBACKUP), target.pid()),
+            Self::Sidecar => (sidecar.exec(HOTBACKUP), 1),
+        }
+    }
+}
+
+/// Attaches from one place, has all keepers killed, and rescues from another.
+fn rescued(attach: From, rescue: From) {
+    let _alone = alone();
+    let mut target = Boxed::in_container();
+    let sidecar = target.idle_sidecar();
+    let (command, pid) = attach.hotbackup(&target, &sidecar);
+    let outcome = backup::start_command(command, pid, &target.beside("first"), &target.what()).finish();
+    outcome.report();
+    kill_keepers(target.pid());
+    // All that write wait now.
+    let workers = |target: &Boxed| target.counts()[..crate::faults::target::WORKERS].to_vec();
+    let mut last = workers(&target);
+    wait_until("a standstill", || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let now = workers(&target);
+        std::mem::replace(&mut last, now.clone()) == now
+    });
+    let (mut command, pid) = rescue.hotbackup(&target, &sidecar);
+    let output = command.args(["rescue", "--json", "--pid", &pid.to_string()]).output().expect("it starts");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "attached from {attach:?}, rescue from {rescue:?}: {}: {said}", output.status);
+    target.assert_goes_on();
+    wait_until("two keepers", || holders(target.pid()).len() == 2);
+    let dest = target.beside("last");
+    assert!(right_or_refused(&backup::take(target.pid(), &dest, &target.what()), "at last"), "the host was refused");
+    target.assert_goes_on();
+}
+
+#[test]
+fn a_target_attached_to_from_the_host_is_rescued_from_the_host() {
+    rescued(From::Host, From::Host);
+}
+
+#[test]
+fn a_target_attached_to_from_the_host_is_rescued_from_a_sidecar() {
+    rescued(From::Host, From::Sidecar);
+}
+
+#[test]
+fn a_target_attached_to_from_a_sidecar_is_rescued_from_the_host() {
+    rescued(From::Sidecar, From::Host);
+}
+
+#[test]
+fn a_target_attached_to_from_a_sidecar_is_rescued_from_a_sidecar() {
+    rescued(From::Sidecar, From::Sidecar);
+}

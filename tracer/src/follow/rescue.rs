@@ -78,14 +78,14 @@ pub(super) fn revive(process: &Process, options: &Options) -> Result<u64, Error>
     memory.target_listener.store(number, Ordering::SeqCst);
     memory.armed.store(ARMED, Ordering::SeqCst);
     let before = memory.answered.load(Ordering::SeqCst);
-    let generation = Control::load(&memory.control).generation + 1;
+    let generation = Control::load(&memory.control).generation.wrapping_add(1);
     Control { role: Role::Kept, generation }.store(&memory.control);
     spawn::spawn(process, options.keeper_program, &memory)?;
     let limit = Instant::now() + ANSWER_LIMIT;
     while memory.kept.load(Ordering::SeqCst) < generation && Instant::now() < limit {
         std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(memory.answered.load(Ordering::SeqCst) - before)
+    Ok(memory.answered.load(Ordering::SeqCst).wrapping_sub(before))
 }
 
 /// What is wrong where the target has closed one of the two descriptors it got, and not the other.

@@ -187,7 +187,7 @@ impl Found {
         }
         self.memory.supervisor_listener.store(-1, Ordering::SeqCst);
         self.memory.set_supervisor();
-        let next = Control { role: Role::Attaching, generation: control.generation + 1 };
+        let next = Control { role: Role::Attaching, generation: control.generation.wrapping_add(1) };
         if !control.change(&self.memory.control, next) {
             return Err(Error::Busy(pid));
         }
@@ -218,7 +218,7 @@ impl Found {
             return Err(Error::Busy(pid));
         }
         let listener = self.listener(target).ok_or_else(|| problem("has no listener"))?;
-        let generation = control.generation + 1;
+        let generation = control.generation.wrapping_add(1);
         self.memory.supervisor_listener.store(-1, Ordering::SeqCst);
         self.memory.set_supervisor();
         if !control.change(&self.memory.control, Control { role: Role::Supervised, generation }) {

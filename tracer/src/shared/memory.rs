@@ -191,7 +191,7 @@ impl Memory {
         }
         self.set_lease(LEASE);
         let _ = self.armed.compare_exchange(CLOSED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
-        let generation = Control::load(&self.control).generation + 1;
+        let generation = Control::load(&self.control).generation.wrapping_add(1);
         Control { role: Role::Attaching, generation }.store(&self.control);
     }
 

@@ -34,6 +34,7 @@ use hotbackup_event::{Effect, FileId};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -313,10 +314,14 @@ impl Ledger {
         ids.iter().filter_map(|id| self.file(id)).collect()
     }
 
-    /// A known file that can change unseen, if there is one.
-    pub fn untraceable(&self) -> Option<(Arc<File>, &'static str)> {
+    /// The place of a known file or directory that can change unseen, if there is one.
+    pub fn untraceable(&self) -> Option<(PathBuf, &'static str)> {
         let all = lock(&self.untraceable);
-        all.iter().find_map(|(id, cause)| Some((self.file(id)?, *cause)))
+        let place = |id: &FileId| match self.get(id)? {
+            Node::File(file) => Some(file.path()),
+            Node::Dir(dir) => Some(dir.path()),
+        };
+        all.iter().find_map(|(id, cause)| Some((place(id)?, *cause)))
     }
 
     /// The backup cannot succeed any more. The first failure is the one that counts.

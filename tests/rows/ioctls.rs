@@ -342,3 +342,72 @@ fn ioctl_btrfs_ioc_snap_destroy_v2_by_number_fails_the_backup() {
         },
     );
 }
+
+fn untraceable(error: &Error) -> bool {
+    matches!(error, Error::Untraceable { path, .. } if path.ends_with("data/file"))
+}
+
+/// With the number of a loop device that is free, opened: the guest has a file of the source behind it for a moment.
+fn loop_device(attach: impl Fn(&mut Bench, i32, i32) + Copy + Send) {
+    const LOOP_CTL_GET_FREE: i64 = 0x4c82;
+    const LOOP_CLR_FD: i64 = 0x4c01;
+    refused_on(Fs::Here, untraceable, |at| {
+        let file = opened(at, O_RDWR);
+        let control = at.guest.open("/dev/loop-control", O_RDWR);
+        move |at: &mut Bench| {
+            let number = call!(at.guest, libc::SYS_ioctl, control, LOOP_CTL_GET_FREE);
+            let device = at.guest.open(&*format!("/dev/loop{number}"), O_RDWR);
+            attach(at, device, file);
+            call!(at.guest, libc::SYS_ioctl, device, LOOP_CLR_FD);
+            call!(at.guest, libc::SYS_close, device);
+        }
+    });
+}
+
+#[test]
+fn ioctl_loop_set_fd() {
+    loop_device(|at, device, file| {
+        call!(at.guest, libc::SYS_ioctl, device, 0x4c00, file);
+    });
+}
+
+#[test]
+fn ioctl_loop_configure() {
+    loop_device(|at, device, file| {
+        // struct loop_config: descriptor, block size, struct loop_info64 and room.
+        let config = vec![Item::Bytes(file.to_ne_bytes().to_vec()), Item::Repeat(0, 300)];
+        call!(at.guest, libc::SYS_ioctl, device, 0x4c0a, config);
+    });
+}
+
+/// Only a device that is read alone lets its file be changed: this one has none, and the call fails.
+#[test]
+fn ioctl_loop_change_fd() {
+    loop_device(|at, device, file| {
+        assert!(at.guest.call(libc::SYS_ioctl, &[device.into(), 0x4c06.into(), file.into()]).is_err());
+        call!(at.guest, libc::SYS_ioctl, device, 0x4c00, file);
+    });
+}
+
+/// What is only mapped for reading is filled in all the same, where a file in memory has a hole.
+#[test]
+fn ioctl_uffdio_register() {
+    const UFFDIO_API: i64 = 0xc018_aa3f;
+    const UFFDIO_REGISTER: i64 = 0xc020_aa00;
+    const UFFDIO_COPY: i64 = 0xc028_aa03;
+    refused_on(Fs::Tmpfs, untraceable, |at| {
+        let file = at.dir.join("file");
+        std::fs::File::create(&file).and_then(|file| file.set_len(8192)).expect("a file that is one hole");
+        let fd = at.guest.open(&file, O_RDWR);
+        let address = call!(at.guest, libc::SYS_mmap, 0, 8192, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+        let faults = call!(at.guest, libc::SYS_userfaultfd, 0);
+        call!(at.guest, libc::SYS_ioctl, faults, UFFDIO_API, words(&[0xaa, 0, 0]));
+        move |at: &mut Bench| {
+            let whole = words(&[address, 8192, 1, 0]);
+            call!(at.guest, libc::SYS_ioctl, faults, UFFDIO_REGISTER, whole);
+            let content = Item::Pointer(vec![Item::Repeat(b'f', 4096)]);
+            let copy = vec![Item::Number(address), content, Item::Number(4096), Item::Number(0), Item::Number(0)];
+            call!(at.guest, libc::SYS_ioctl, faults, UFFDIO_COPY, copy);
+        }
+    });
+}

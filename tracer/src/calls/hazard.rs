@@ -43,11 +43,17 @@ pub(super) fn io_uring(call: &mut Decoder<'_>) {
 }
 
 pub(super) fn io_submit(call: &mut Decoder<'_>) {
-    const MOST: u64 = 1024;
+    const MOST: i64 = 1024;
     const WRITES: [u16; 2] = [1, 8]; // IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV
-    let (count, pointers) = (call.arg(1).min(MOST), call.arg(2));
-    for index in 0..count {
-        let Some(control_block) = call.memory_u64(pointers + 8 * index) else { return };
+    let (count, pointers) = (call.arg(1).cast_signed(), call.arg(2));
+    if count > MOST {
+        call.blind = Some(format!(
+            "the target submitted {count} operations at once (io_submit), and only up to {MOST} are looked at for writes"
+        ));
+        return;
+    }
+    for index in 0..count.unsigned_abs() * u64::from(count > 0) {
+        let Some(control_block) = call.memory_u64(pointers.wrapping_add(8 * index)) else { return };
         let Ok(bytes) = call.memory(control_block, 64) else { return };
         if bytes.len() < 64 {
             return;

@@ -55,6 +55,17 @@ fn io_submit_names_the_files_that_it_writes_to() {
 }
 
 #[test]
+fn io_submit_of_more_blocks_than_are_looked_at_ends_the_backup() {
+    let mut bench = Bench::new();
+    let block = control_block(0, 0);
+    let pointers = vec![address(&block); 1025];
+    for (count, ends) in [(1024, false), (1025, true), (u64::MAX, false)] {
+        let decoded = bench.decode_any(libc::SYS_io_submit, &[0, count, pointers.as_ptr() as u64]);
+        assert_eq!(decoded.blind.is_some(), ends, "{count}");
+    }
+}
+
+#[test]
 fn mprotect_names_the_files_that_are_mapped_shared_in_its_range() {
     use crate::sys::mapping::{Mapping, Shared};
     const LENGTH: u64 = size_of::<Shared>() as u64;

@@ -4,6 +4,7 @@ mod arbitrary;
 mod content;
 mod hazards;
 mod ioctls;
+mod mounts;
 mod names;
 mod order;
 

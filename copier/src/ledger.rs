@@ -56,7 +56,8 @@ pub(crate) struct Ledger {
     dirty: Mutex<Vec<Node>>,
     /// Subjects of metadata effects that are neither file nor directory, or not known: symbolic links, for one.
     others: Mutex<HashSet<FileId>>,
-    untraceable: Mutex<HashMap<FileId, &'static str>>,
+    /// How, and where each was when that was said, if it was known: it may be nowhere soon.
+    untraceable: Mutex<HashMap<FileId, (&'static str, Option<PathBuf>)>>,
     /// Files that are, or have been, mapped for writing.
     mapped: Mutex<HashSet<FileId>>,
     graces: AtomicU64,
@@ -195,7 +196,10 @@ impl Ledger {
                 }
             },
             Effect::Mapped { file } => self.mark_mapped(file),
-            Effect::Untraceable { file, cause } => drop(lock(&self.untraceable).insert(*file, cause)),
+            Effect::Untraceable { file, cause } => {
+                let place = self.place(file);
+                lock(&self.untraceable).insert(*file, (cause, place));
+            }
         }
     }
 
@@ -317,11 +321,18 @@ impl Ledger {
     /// The place of a known file or directory that can change unseen, if there is one.
     pub fn untraceable(&self) -> Option<(PathBuf, &'static str)> {
         let all = lock(&self.untraceable);
-        let place = |id: &FileId| match self.get(id)? {
+        all.iter().find_map(|(id, (cause, place))| {
+            let now = self.place(id)?;
+            Some((place.clone().unwrap_or(now), *cause))
+        })
+    }
+
+    /// Where a known file or directory is.
+    fn place(&self, id: &FileId) -> Option<PathBuf> {
+        match self.get(id)? {
             Node::File(file) => Some(file.path()),
             Node::Dir(dir) => Some(dir.path()),
-        };
-        all.iter().find_map(|(id, cause)| Some((place(id)?, *cause)))
+        }
     }
 
     /// The backup cannot succeed any more. The first failure is the one that counts.

@@ -6,6 +6,7 @@
 
 mod by_kernel;
 pub mod decode;
+pub mod every;
 mod files;
 pub(crate) mod hazard;
 pub mod ioctls;

@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod content;
+mod every;
 mod hazards;
 mod ioctls;
 mod mounts;

@@ -30,8 +30,11 @@ pub mod sys;
 mod unseen;
 mod warden;
 
+mod mount_table;
+
 pub use error::Error;
 pub use listener::{Event, Sink, Ticket};
+pub use mount_table::MountTable;
 pub use process::Process;
 pub use rescue::{Rescued, rescue};
 pub use session::{LEASE, Options, Tracer};

@@ -69,7 +69,18 @@ pub(super) fn io_submit(call: &mut Decoder<'_>) {
     }
 }
 
+/// Which file it is, is not known before it is open. That matters where it is cut, or where writes to it may not be shown.
 pub(super) fn open_by_handle(call: &mut Decoder<'_>) {
-    call.blind =
-        Some("the target truncated a file by its handle (open_by_handle_at), which names no file to us".into());
+    let flags = call.fd(2);
+    if flags & libc::O_TRUNC != 0 {
+        call.blind =
+            Some("the target truncated a file by its handle (open_by_handle_at), which names no file to us".into());
+    } else if flags & libc::O_ACCMODE != libc::O_RDONLY {
+        call.opens_for_writing(None);
+        if call.unseen.is_some() && !call.process.has_thread(call.tid) {
+            call.blind = Some(
+                "a child process, whose writes of 8 bytes are not seen, opened a file by its handle for writing".into(),
+            );
+        }
+    }
 }

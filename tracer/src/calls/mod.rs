@@ -176,8 +176,7 @@ pub static TABLE: &[Row] = &[
     )])),
     by_fd(libc::SYS_io_uring_setup, "io_uring_setup", hazard::io_uring),
     by_fd(libc::SYS_io_submit, "io_submit", hazard::io_submit),
-    by_fd(libc::SYS_open_by_handle_at, "open_by_handle_at", hazard::open_by_handle)
-        .when(When::Any(&[bits(2, TRUNC, TRUNC)])),
+    by_fd(libc::SYS_open_by_handle_at, "open_by_handle_at", hazard::open_by_handle).when(When::Opens(2)),
     by_fd(libc::SYS_madvise, "madvise", mapped::madvise).when(When::Any(&mapped::advice(2))),
     by_fd(libc::SYS_process_madvise, "process_madvise", mapped::process_madvise).when(When::Any(&mapped::advice(3))),
     by_fd(libc::SYS_process_vm_writev, "process_vm_writev", mapped::process_vm_writev),

@@ -69,10 +69,10 @@ impl<'a, P: Send + 'static> Context<'a, P> {
             "a writable shared mapping (--mapped has such files copied while the process stands still)";
         let mapped = || {
             let file = if self.tuning.takes_mapped() { None } else { self.ledger.known_mapped().into_iter().next() };
-            file.map(|file| (file, MAPPED))
+            file.map(|file| (file.path(), MAPPED))
         };
         match self.ledger.untraceable().or_else(mapped) {
-            Some((file, cause)) => Err(Error::Untraceable { path: file.path(), cause }),
+            Some((path, cause)) => Err(Error::Untraceable { path, cause }),
             None => Ok(()),
         }
     }

@@ -34,6 +34,7 @@ use hotbackup_event::{Effect, FileId};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -55,7 +56,8 @@ pub(crate) struct Ledger {
     dirty: Mutex<Vec<Node>>,
     /// Subjects of metadata effects that are neither file nor directory, or not known: symbolic links, for one.
     others: Mutex<HashSet<FileId>>,
-    untraceable: Mutex<HashMap<FileId, &'static str>>,
+    /// How, and where each was when that was said, if it was known: it may be nowhere soon.
+    untraceable: Mutex<HashMap<FileId, (&'static str, Option<PathBuf>)>>,
     /// Files that are, or have been, mapped for writing.
     mapped: Mutex<HashSet<FileId>>,
     graces: AtomicU64,
@@ -194,7 +196,10 @@ impl Ledger {
                 }
             },
             Effect::Mapped { file } => self.mark_mapped(file),
-            Effect::Untraceable { file, cause } => drop(lock(&self.untraceable).insert(*file, cause)),
+            Effect::Untraceable { file, cause } => {
+                let place = self.place(file);
+                lock(&self.untraceable).insert(*file, (cause, place));
+            }
         }
     }
 
@@ -313,10 +318,21 @@ impl Ledger {
         ids.iter().filter_map(|id| self.file(id)).collect()
     }
 
-    /// A known file that can change unseen, if there is one.
-    pub fn untraceable(&self) -> Option<(Arc<File>, &'static str)> {
+    /// The place of a known file or directory that can change unseen, if there is one.
+    pub fn untraceable(&self) -> Option<(PathBuf, &'static str)> {
         let all = lock(&self.untraceable);
-        all.iter().find_map(|(id, cause)| Some((self.file(id)?, *cause)))
+        all.iter().find_map(|(id, (cause, place))| {
+            let now = self.place(id)?;
+            Some((place.clone().unwrap_or(now), *cause))
+        })
+    }
+
+    /// Where a known file or directory is.
+    fn place(&self, id: &FileId) -> Option<PathBuf> {
+        match self.get(id)? {
+            Node::File(file) => Some(file.path()),
+            Node::Dir(dir) => Some(dir.path()),
+        }
     }
 
     /// The backup cannot succeed any more. The first failure is the one that counts.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hotbackup_copier::{Capture, Monitor, Phase, Progress, Quiesce};
 use hotbackup_event::{Effect, FileId};
-use hotbackup_tracer::{Event, Look, Sink, Ticket, Tracer};
+use hotbackup_tracer::{Event, Look, MountTable, Sink, Ticket, Tracer};
 
 /// What lets a call run when it is dropped; none for what was found without a call.
 pub(super) type Permit = Option<Ticket>;
@@ -29,6 +29,11 @@ impl Join {
     /// Why the tracer stopped delivering, if it did.
     pub fn take_lost(&self) -> Option<hotbackup_tracer::Error> {
         lock(&self.lost).take()
+    }
+
+    /// The backup fails with this cause.
+    pub fn fail(&self, cause: String) {
+        self.capture.blind(cause);
     }
 
     fn admit(&self, event: Event, permit: Permit) {
@@ -108,6 +113,8 @@ impl Monitor for Watched<'_> {
 /// The tracer's grace for the copier.
 pub(super) struct Grace<'a> {
     pub tracer: &'a Tracer,
+    pub mounts: &'a MountTable,
+    pub join: &'a Join,
 }
 
 impl Quiesce for Grace<'_> {
@@ -128,6 +135,9 @@ impl Quiesce for Grace<'_> {
     }
 
     fn unseen(&self, after_hold: bool) -> Vec<Effect> {
+        if let Some(cause) = self.mounts.change() {
+            self.join.fail(cause);
+        }
         self.tracer.unseen(if after_hold { Look::Unexplained } else { Look::Mark })
     }
 }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hotbackup_copier::{Backup, Spec, Tuning};
-use hotbackup_tracer::{Process, Tracer, outsiders};
+use hotbackup_tracer::{MountTable, Process, Tracer, outsiders};
 use serde::Serialize;
 
 pub use check::{CheckItem, CheckReport, RescueReport, check, rescue};
@@ -121,8 +121,10 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     let process = Process::open(options.pid)?;
     let tracer_options = tracer_options(options.lease, options.show_all_writes);
     hotbackup_tracer::preflight::check(&process)?;
+    let mut mounts = MountTable::of(&process)?;
     let sources = sources::open(&process, &options.sources)?;
     let places = sources::places(&sources);
+    mounts.watch(&places);
     outsiders::check_children(&process, &places)?;
     control.set_throttle(options.throttle);
     let backup = Backup::prepare(Spec {
@@ -153,7 +155,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     for words in tracer.warnings() {
         monitor.warning(&words);
     }
-    let quiesce = join::Grace { tracer: &tracer };
+    let quiesce = join::Grace { tracer: &tracer, mounts: &mounts, join: &join };
     let result = backup.run(&quiesce, &join::Watched { tracer: &tracer, monitor }, control);
     let (pid, keeper_pid) = (options.pid, tracer.keeper_pid());
     let revoked = tracer.is_revoked();

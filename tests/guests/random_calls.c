@@ -12,6 +12,8 @@
  * existed if it is what the replay makes in as many steps as its counter says, or that and the next step's call. The
  * subtree need not be empty to begin with.
  *
+ * Some paths are followed in a scope of openat2, and some threads have a root of their own.
+ *
  * All paths have up to three names out of a few, which are files, directories and links by turns; four descriptors are
  * kept open, whatever becomes of their files' names. */
 #include "random_calls_kinds.h"
@@ -34,6 +36,8 @@ static struct thread *new_thread(uint64_t seed, uint64_t kinds, int number, cons
     t->pauses = t->random ^ (uint64_t)time(NULL);
     t->kinds = kinds;
     t->far = makes(t, "far");
+    t->scopes = makes(t, "scoped");
+    t->rooted = number % 3 == 2 && makes(t, "own-roots");
     char path[4200];
     snprintf(path, sizeof path, "%s/t%d", dir, number);
     MUST(mkdir(path, 0755) == 0 || errno == EEXIST);
@@ -60,6 +64,8 @@ static void enter(struct thread *t) {
         MUST(unshare(CLONE_FILES) == 0);
     umask(0);
     MUST(fchdir(t->top) == 0);
+    if (t->rooted)
+        MUST(chroot(".") == 0);
 }
 
 static void make_call_timed(struct thread *t) {

@@ -17,6 +17,7 @@ static const struct kind {
     {"node", 2, make_node, NULL},
     {"link", 3, make_link, NULL},
     {"nameless", 2, name_a_nameless, NULL},
+    {"scoped", 4, create_in_scope, NULL},
     {"rename", 6, rename_one, NULL},
     {"exchange", 2, exchange, NULL},
     {"remove-directory", 2, remove_directory, NULL},
@@ -46,9 +47,10 @@ static const struct kind {
     {"splice", 2, NULL, splice_from_pipe},
     {"clone", 4, NULL, clone_file},
     {"far", 0, NULL, NULL},                       /* beyond 4 GiB */
+    {"own-roots", 0, NULL, NULL},                 /* every third thread has its subtree for a root */
     {"own-descriptors", 0, NULL, NULL},           /* every second thread has a table of its own */
 };
-enum { KIND_COUNT = sizeof KINDS / sizeof *KINDS, MAKES_NAMES = 6 };
+enum { KIND_COUNT = sizeof KINDS / sizeof *KINDS, MAKES_NAMES = 7 };
 
 /* All but those in a list of names, with a comma after each. */
 static uint64_t kinds_without(const char *list) {

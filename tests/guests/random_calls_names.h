@@ -1,6 +1,7 @@
 /* The calls of random_calls that change names, what they name, and its metadata. */
 #pragma once
 #include "random_calls_places.h"
+#include <linux/openat2.h>
 #include <sys/xattr.h>
 
 /* Makes a file, or finds one. */
@@ -15,6 +16,28 @@ static void create(struct thread *t) {
         close(fd);
 }
 
+/* The same in a scope, through whatever links there are: they lead nowhere else. The kernel says EAGAIN where something
+ * elsewhere was renamed meanwhile. */
+static void create_in_scope(struct thread *t) {
+    char path[900];
+    int in_root = pick(t, 3) != 0;
+    static const char *const starts[] = {"", "/", "/../"};
+    int used = snprintf(path, sizeof path, "%s", in_root ? starts[pick(t, 3)] : "");
+    relative_path(t, path + used, sizeof path - (size_t)used);
+    struct open_how how = {
+        .flags = O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC | (pick(t, 4) ? 0 : O_TRUNC) | (pick(t, 8) ? 0 : O_EXCL),
+        .mode = 0600 + pick(t, 64),
+        .resolve = in_root ? RESOLVE_IN_ROOT : RESOLVE_BENEATH,
+    };
+    long fd;
+    do
+        fd = syscall(SYS_openat2, t->top, path, &how, sizeof how);
+    while (fd < 0 && errno == EAGAIN);
+    result(t, fd < 0 ? fd : 0);
+    if (fd >= 0)
+        close((int)fd);
+}
+
 static void make_directory(struct thread *t) {
     struct place place = new_place(t);
     result(t, mkdirat(place.dirfd, place.path, 0700 + pick(t, 64)));
@@ -22,8 +45,9 @@ static void make_directory(struct thread *t) {
 
 static void make_symlink(struct thread *t) {
     struct place place = new_place(t);
-    static const char *const targets[] = {"n0", "n1", "n2", "n0/n1", "../n2", "./n4"};
-    result(t, symlinkat(targets[pick(t, 6)], place.dirfd, place.path));
+    /* Absolute ones lead nowhere but in a scope, or to a thread with a root of its own. */
+    static const char *const targets[] = {"n0", "n1", "n2", "n0/n1", "../n2", "./n4", "/n0", "/n2/n1", "/../n3", "../../n4"};
+    result(t, symlinkat(targets[pick(t, t->scopes ? 10 : 6)], place.dirfd, place.path));
 }
 
 static void make_node(struct thread *t) {

@@ -21,6 +21,13 @@ static const char *name_of(unsigned number) {
     return names[number];
 }
 
+static void relative_path(struct thread *t, char *path, size_t size) {
+    static const unsigned depths[] = {1, 1, 2, 2, 2, 3};
+    size_t used = 0;
+    for (unsigned i = depths[pick(t, 6)]; i; i--)
+        used += (size_t)snprintf(path + used, size - used, "%s%s", name_of(pick(t, NAMES)), i > 1 ? "/" : "");
+}
+
 static struct place any_place(struct thread *t) {
     struct place place;
     if (pick(t, 12) == 0) {
@@ -28,18 +35,21 @@ static struct place any_place(struct thread *t) {
         snprintf(place.path, sizeof place.path, "t%d-n%u", t->number, pick(t, 3));
         return place;
     }
-    static const unsigned depths[] = {1, 1, 2, 2, 2, 3};
     char relative[800];
-    int used = 0;
-    for (unsigned i = depths[pick(t, 6)]; i; i--)
-        used += snprintf(relative + used, sizeof relative - (size_t)used, "%s%s", name_of(pick(t, NAMES)), i > 1 ? "/" : "");
+    relative_path(t, relative, sizeof relative);
     place.dirfd = AT_FDCWD;
     switch (pick(t, 5)) {
     case 0:
-        snprintf(place.path, sizeof place.path, "%s/t%d/%s", t->dir, t->number, relative);
+        if (t->rooted)
+            snprintf(place.path, sizeof place.path, "/%s", relative);
+        else
+            snprintf(place.path, sizeof place.path, "%s/t%d/%s", t->dir, t->number, relative);
         break;
     case 1:
-        snprintf(place.path, sizeof place.path, "/proc/thread-self/fd/%d/%s", t->top, relative);
+        if (t->rooted) /* also by a way that would lead out of it */
+            snprintf(place.path, sizeof place.path, "/../../%s", relative);
+        else
+            snprintf(place.path, sizeof place.path, "/proc/thread-self/fd/%d/%s", t->top, relative);
         break;
     case 2:
         place.dirfd = t->top;

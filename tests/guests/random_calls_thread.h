@@ -24,6 +24,8 @@ struct thread {
     int pipe[2];
     int socket[2];    /* both its own: a descriptor that is sent comes back under another number */
     int far;          /* may reach beyond 4 GiB */
+    int scopes;       /* makes links that mean something in a scope or a root */
+    int rooted;       /* its root is DIR/t<N>: /proc and DIR are nowhere to it */
     long pause_us;
     const char *dir;
     struct times *times;

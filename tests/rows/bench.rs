@@ -38,6 +38,7 @@ impl Bench {
             Fs::Here => None,
             Fs::Xfs => Some(Volume::new(scratch.path(), &["mkfs.xfs", "-q", "-m", "reflink=1"])),
             Fs::XfsExchanging => Some(Volume::exchanging(scratch.path())),
+            Fs::Tmpfs => Some(Volume::in_memory(scratch.path())),
             Fs::Btrfs => Some(Volume::new(scratch.path(), &["mkfs.btrfs", "--quiet"])),
             Fs::Ext4 => Some(Volume::new(scratch.path(), &["mkfs.ext4", "-q", "-O", "^metadata_csum"])),
         };
@@ -96,6 +97,8 @@ pub enum Fs {
     Xfs,
     /// The same, with exchanges of ranges between files, which mkfs.xfs knows from 6.10 on.
     XfsExchanging,
+    /// In memory.
+    Tmpfs,
     /// On a loop device of its own.
     Btrfs,
     /// On a loop device of its own.
@@ -110,6 +113,13 @@ struct Volume {
 impl Volume {
     fn new(scratch: &Path, make: &[&str]) -> Self {
         Self::mounted(scratch, &image(scratch, make))
+    }
+
+    fn in_memory(scratch: &Path) -> Self {
+        let at = scratch.join("volume");
+        fs::create_dir(&at).expect("a mount point");
+        run("mount", &["-t", "tmpfs", "none", path(&at)]);
+        Self { at }
     }
 
     /// The feature is one bit in the superblock, which has a checksum.

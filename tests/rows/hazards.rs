@@ -2,9 +2,12 @@
 use hotbackup_copier::Error;
 use nix::libc::{self, MAP_PRIVATE, MAP_SHARED, O_RDWR, O_TRUNC, PROT_READ, PROT_WRITE};
 
+use nix::errno::Errno;
+
 use super::bench::{Bench, proven, refused};
 use crate::call;
-use crate::common::driver::{Item, bytes, halves, words};
+use crate::common::driver::{Driver, Item, bytes, halves, vectors, words};
+use crate::common::guest::Linked;
 
 const SIZE: usize = 100_000;
 
@@ -90,6 +93,120 @@ fn pkey_mprotect_that_makes_a_mapping_writable() {
     });
 }
 
+const MADV_REMOVE: i32 = 9;
+
+/// The descriptor is open for writing, the mapping is not.
+fn readable(at: &mut Bench) -> i64 {
+    let fd = opened(at);
+    map(at, fd, PROT_READ, MAP_SHARED)
+}
+
+#[test]
+fn madvise_that_punches_a_hole_through_a_mapping_that_is_only_readable() {
+    proven(|at| {
+        let address = readable(at);
+        move |at: &mut Bench| {
+            call!(at.guest, libc::SYS_madvise, address, 4096, MADV_REMOVE);
+        }
+    });
+}
+
+#[test]
+fn process_madvise_that_punches_a_hole() {
+    proven(|at| {
+        let address = readable(at);
+        move |at: &mut Bench| {
+            let pid = at.guest.pid();
+            let own = call!(at.guest, libc::SYS_pidfd_open, pid, 0);
+            call!(at.guest, libc::SYS_process_madvise, own, words(&[address, 4096]), 1, MADV_REMOVE, 0);
+        }
+    });
+}
+
+/// Another process, which is not followed, and where it has the file mapped for writing.
+fn another(at: &mut Bench) -> (Driver, i64) {
+    let mut other = Driver::start(&at.dir, Linked::Dynamically);
+    let fd = other.open("file", O_RDWR);
+    let address = call!(other, libc::SYS_mmap, 0, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    call!(other, libc::SYS_close, fd);
+    (other, address)
+}
+
+#[test]
+fn process_vm_writev_into_another_process() {
+    refused(untraceable, |at| {
+        at.file("file", SIZE);
+        |at: &mut Bench| {
+            let (other, address) = another(at);
+            let to = words(&[address, 6]);
+            call!(at.guest, libc::SYS_process_vm_writev, other.pid(), vectors(&[b"stored"]), 1, to, 1, 0);
+        }
+    });
+}
+
+#[test]
+fn ptrace_that_stores_into_another_process() {
+    const POKEDATA: i32 = 5;
+    const ATTACH: i32 = 16;
+    const DETACH: i32 = 17;
+    refused(untraceable, |at| {
+        at.file("file", SIZE);
+        |at: &mut Bench| {
+            let (other, address) = another(at);
+            call!(at.guest, libc::SYS_ptrace, ATTACH, other.pid(), 0, 0);
+            call!(at.guest, libc::SYS_wait4, other.pid(), 0, 0, 0);
+            call!(at.guest, libc::SYS_ptrace, POKEDATA, other.pid(), address, 0x7878_7878);
+            call!(at.guest, libc::SYS_ptrace, DETACH, other.pid(), 0, 0);
+        }
+    });
+}
+
+/// It names what is no swap area, and fails: that is not known beforehand.
+#[test]
+fn swapon() {
+    refused(untraceable, |at| {
+        at.file("file", SIZE);
+        |at: &mut Bench| {
+            assert_eq!(at.guest.call(libc::SYS_swapon, &["file".into(), 0.into()]), Err(Errno::EINVAL));
+        }
+    });
+}
+
+#[test]
+fn acct() {
+    refused(untraceable, |at| {
+        at.file("file", SIZE);
+        |at: &mut Bench| {
+            call!(at.guest, libc::SYS_acct, "file");
+            call!(at.guest, libc::SYS_acct, 0);
+        }
+    });
+}
+
+const QUOTA_ON: i64 = 0x8000_0200;
+
+#[test]
+fn quotactl_that_switches_quotas_on() {
+    refused(untraceable, |at| {
+        at.file("file", SIZE);
+        |at: &mut Bench| {
+            let arguments = [QUOTA_ON.into(), "/nowhere".into(), 2.into(), "file".into()];
+            assert_eq!(at.guest.call(libc::SYS_quotactl, &arguments), Err(Errno::ENOENT));
+        }
+    });
+}
+
+#[test]
+fn quotactl_fd_that_switches_quotas_on() {
+    refused(untraceable, |at| {
+        at.file("file", SIZE);
+        |at: &mut Bench| {
+            let arguments = [(-1).into(), QUOTA_ON.into(), 2.into(), "file".into()];
+            assert!(at.guest.call(libc::SYS_quotactl_fd, &arguments).is_err());
+        }
+    });
+}
+
 #[test]
 fn io_uring_setup() {
     refused(blind, |at| {
@@ -104,6 +221,38 @@ fn io_uring_setup() {
 fn context(at: &mut Bench) -> i64 {
     let context = at.guest.look(0, libc::SYS_io_setup, &[4.into(), words(&[0])]);
     i64::from_ne_bytes(context.try_into().expect("eight bytes"))
+}
+
+/// So many that not all are looked at.
+#[test]
+fn io_submit_of_more_than_is_looked_at() {
+    const POLL: i64 = 5;
+    const PWRITE: i64 = 1;
+    const COUNT: i64 = 1025;
+    refused(blind, |at| {
+        let fd = opened(at);
+        // The blocks stand in memory of the guest's own: the same harmless one over and over, and the write.
+        let at_once =
+            call!(at.guest, libc::SYS_mmap, 0, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+        let [from, to] = at.guest.pair(libc::SYS_pipe2, &[halves(&[0, 0]), 0.into()]);
+        let (poll, write, text) = (at_once + 12288, at_once + 12288 + 64, at_once + 12288 + 128);
+        let mut memory: Vec<i64> = vec![poll; 1536];
+        memory[1024] = write;
+        memory.extend([0, 0, POLL | i64::from(from) << 32, 1, 0, 0, 0, 0]);
+        memory.extend([0, 0, PWRITE | i64::from(fd) << 32, text, 9, 70_000, 0, 0]);
+        memory.extend([i64::from_ne_bytes(*b"submitte"), i64::from(b'd')]);
+        for (index, part) in memory.chunks(512).enumerate() {
+            call!(at.guest, libc::SYS_write, to, words(part), part.len() * 8);
+            call!(at.guest, libc::SYS_read, from, at_once + index as i64 * 4096, part.len() * 8);
+        }
+        move |at: &mut Bench| {
+            // Room for all of them.
+            let context = at.guest.look(0, libc::SYS_io_setup, &[COUNT.into(), words(&[0])]);
+            let context = i64::from_ne_bytes(context.try_into().expect("eight bytes"));
+            assert_eq!(call!(at.guest, libc::SYS_io_submit, context, COUNT, at_once), COUNT);
+            call!(at.guest, libc::SYS_io_getevents, context, 1, 1, vec![Item::Repeat(0, 32)], 0);
+        }
+    });
 }
 
 #[test]

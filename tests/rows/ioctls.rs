@@ -2,12 +2,15 @@
 use std::os::unix::fs::MetadataExt;
 
 use hotbackup_copier::Error;
+use nix::errno::Errno;
 use nix::libc::{self, O_DIRECTORY, O_RDONLY, O_RDWR};
 
 use super::bench::{Bench, Fs, content, found_out_on, proven_on, refused_on, unkept_on};
 use super::content::{SIZE, on_file_system, opened, other};
 use crate::call;
-use crate::common::driver::{Arg, Item, bytes, halves, words};
+use crate::common::driver::{Arg, Driver, Item, bytes, halves, words};
+use crate::common::guest::Linked;
+use crate::common::moment::{Moment, back_up};
 
 pub const FICLONE: i64 = 0x4004_9409;
 const FICLONERANGE: i64 = 0x4020_940d;
@@ -341,4 +344,99 @@ fn ioctl_btrfs_ioc_snap_destroy_v2_by_number_fails_the_backup() {
             }
         },
     );
+}
+
+fn untraceable(error: &Error) -> bool {
+    matches!(error, Error::Untraceable { path, .. } if path.ends_with("data/file"))
+}
+
+/// The guest has a file of the source behind a loop device for a moment. Others may take the one that was free.
+fn loop_device(attach: impl Fn(&mut Bench, i32, i32) -> Result<i64, Errno> + Copy + Send) {
+    const LOOP_CTL_GET_FREE: i64 = 0x4c82;
+    const LOOP_CLR_FD: i64 = 0x4c01;
+    refused_on(Fs::Here, untraceable, |at| {
+        let file = opened(at, O_RDWR);
+        let control = at.guest.open("/dev/loop-control", O_RDWR);
+        move |at: &mut Bench| {
+            let device = loop {
+                let number = call!(at.guest, libc::SYS_ioctl, control, LOOP_CTL_GET_FREE);
+                let device = at.guest.open(&*format!("/dev/loop{number}"), O_RDWR);
+                match attach(at, device, file) {
+                    Err(Errno::EBUSY) => call!(at.guest, libc::SYS_close, device),
+                    attached => break attached.map(|_| device).expect("a loop device"),
+                };
+            };
+            call!(at.guest, libc::SYS_ioctl, device, LOOP_CLR_FD);
+            call!(at.guest, libc::SYS_close, device);
+        }
+    });
+}
+
+fn command(at: &mut Bench, device: i32, command: i64, argument: impl Into<Arg>) -> Result<i64, Errno> {
+    at.guest.call(libc::SYS_ioctl, &[device.into(), command.into(), argument.into()])
+}
+
+#[test]
+fn ioctl_loop_set_fd() {
+    loop_device(|at, device, file| command(at, device, 0x4c00, file));
+}
+
+#[test]
+fn ioctl_loop_configure() {
+    loop_device(|at, device, file| {
+        // struct loop_config: descriptor, block size, struct loop_info64 and room.
+        let config = vec![Item::Bytes(file.to_ne_bytes().to_vec()), Item::Repeat(0, 300)];
+        command(at, device, 0x4c0a, config)
+    });
+}
+
+/// Only a device that is read alone lets its file be changed, for one of the same size.
+#[test]
+fn ioctl_loop_change_fd() {
+    loop_device(|at, device, file| {
+        let outside = at.file_outside("file", SIZE);
+        let first = at.guest.open(&outside, O_RDONLY);
+        command(at, device, 0x4c00, first)?;
+        command(at, device, 0x4c06, file)
+    });
+}
+
+/// What is only mapped for reading is filled in all the same, where a file in memory has a hole.
+#[test]
+fn ioctl_uffdio_register() {
+    const UFFDIO_API: i64 = 0xc018_aa3f;
+    const UFFDIO_REGISTER: i64 = 0xc020_aa00;
+    const UFFDIO_COPY: i64 = 0xc028_aa03;
+    refused_on(Fs::Tmpfs, untraceable, |at| {
+        let file = at.dir.join("file");
+        std::fs::File::create(&file).and_then(|file| file.set_len(8192)).expect("a file that is one hole");
+        let fd = at.guest.open(&file, O_RDWR);
+        let address = call!(at.guest, libc::SYS_mmap, 0, 8192, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+        move |at: &mut Bench| {
+            let faults = call!(at.guest, libc::SYS_userfaultfd, 0);
+            call!(at.guest, libc::SYS_ioctl, faults, UFFDIO_API, words(&[0xaa, 0, 0]));
+            let whole = words(&[address, 8192, 1, 0]);
+            call!(at.guest, libc::SYS_ioctl, faults, UFFDIO_REGISTER, whole);
+            let content = Item::Pointer(vec![Item::Repeat(b'f', 4096)]);
+            let copy = vec![Item::Number(address), content, Item::Number(4096), Item::Number(0), Item::Number(0)];
+            call!(at.guest, libc::SYS_ioctl, faults, UFFDIO_COPY, copy);
+        }
+    });
+}
+
+/// What was registered before anybody looked is found at the attach.
+#[test]
+fn a_userfaultfd_at_the_attach_fails_the_backup() {
+    let scratch = tempfile::TempDir::new_in("/dev/shm").expect("a directory in memory");
+    let (dir, dest) = (scratch.path().join("data"), scratch.path().join("backup"));
+    std::fs::create_dir(&dir).expect("made");
+    let file = dir.join("file");
+    std::fs::File::create(&file).and_then(|file| file.set_len(8192)).expect("a file that is one hole");
+    let mut guest = Driver::start(&dir, Linked::Dynamically);
+    let fd = guest.open(&file, O_RDWR);
+    call!(guest, libc::SYS_mmap, 0, 8192, libc::PROT_READ, libc::MAP_SHARED, fd, 0);
+    call!(guest, libc::SYS_userfaultfd, 0);
+    let result = back_up(guest.pid(), &dir, &dest, Moment::BeforePoint, || {});
+    assert!(matches!(&result, Err(failure) if untraceable(&failure.0)), "{result:?}");
+    guest.assert_alive();
 }

@@ -5,7 +5,7 @@ use nix::libc::{self, O_APPEND, O_CREAT, O_RDWR, O_WRONLY};
 
 use super::bench::{Bench, found_out, refused};
 use crate::call;
-use crate::common::driver::bytes;
+use crate::common::driver::{Item, bytes, words};
 
 const SIZE: usize = 300_000;
 const AT: i64 = 200_001;
@@ -118,6 +118,25 @@ fn a_file_opened_written_and_closed_at_once() {
         call!(at.guest, libc::SYS_close, fd);
         for (name, flags) in [("file", O_WRONLY), ("file", O_WRONLY | O_APPEND), ("new", O_WRONLY | O_CREAT)] {
             let fd = at.guest.open(name, flags);
+            call!(at.guest, libc::SYS_write, fd, bytes(b"8 bytes!"), 8);
+            call!(at.guest, libc::SYS_close, fd);
+        }
+    });
+}
+
+/// Nobody knows beforehand which file a handle opens.
+#[test]
+fn open_by_handle_at_of_a_file_that_is_written_to_and_closed_at_once() {
+    found_out(unseen, |at| {
+        call!(at.guest, libc::SYS_eventfd2, 0, 0);
+        at.file("file", SIZE);
+        let dir = at.guest.open(".", libc::O_RDONLY);
+        // struct file_handle with room for 48 bytes, filled in place.
+        let room = vec![Item::Bytes(48u32.to_ne_bytes().to_vec()), Item::Repeat(0, 52)];
+        let arguments = [dir.into(), "file".into(), room.into(), words(&[0]), 0.into()];
+        let handle = at.guest.look(1, libc::SYS_name_to_handle_at, &arguments);
+        move |at: &mut Bench| {
+            let fd = call!(at.guest, libc::SYS_open_by_handle_at, dir, bytes(&handle), O_WRONLY);
             call!(at.guest, libc::SYS_write, fd, bytes(b"8 bytes!"), 8);
             call!(at.guest, libc::SYS_close, fd);
         }

@@ -45,6 +45,7 @@ pub use helper::program::Program;
 pub use receive::answering::Ticket;
 pub use receive::sink::{Event, Sink};
 pub use shared::memory::LEASE;
+pub use target::mount_table::MountTable;
 pub use target::process::Process;
 
 /// Runs the process that `arguments` (with the program's own name) ask for, if they ask for one of ours, keeper or

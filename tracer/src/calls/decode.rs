@@ -2,19 +2,17 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hotbackup_event::{Effect, FileId};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-use nix::unistd::Pid;
 
 use crate::sys::notify::CallData;
 use crate::sys::stat::{self, Identity};
 use crate::target::process::{Process, open_below};
 
+use super::memory::{self, Unread};
 use super::resolve::Resolver;
 
 /// Threads whose descriptor directory is kept open.
@@ -102,6 +100,8 @@ pub enum OnDescriptor {
     Replaces(i32),
     /// It opens a file for writing; `None` when it is made.
     Opens(Option<Identity>),
+    /// It opens a file for writing that nobody knows before it is open.
+    OpensByHandle,
 }
 
 impl<'a> Decoder<'a> {
@@ -184,27 +184,33 @@ impl<'a> Decoder<'a> {
         self.on_descriptors.push(OnDescriptor::Opens(file.filter(Identity::is_file)));
     }
 
-    /// `length` bytes of the thread's memory.
+    /// `length` bytes of the thread's memory, or fewer where the rest is not there.
     ///
     /// # Errors
-    /// `EFAULT` when they are not there: the call will fail with it, too.
-    pub fn memory(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
-        let mut buffer = vec![0; length];
-        let remote = [RemoteIoVec { base: address as usize, len: length }];
-        let read = process_vm_readv(Pid::from_raw(self.tid), &mut [IoSliceMut::new(&mut buffer)], &remote)?;
-        buffer.truncate(read);
-        Ok(buffer)
+    /// `EFAULT` when they are not there: the call will fail with it, too. Where that is not certain, it cannot be followed.
+    pub fn memory(&mut self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        memory::read(self.process, self.tid, address, length).map_err(|unread| {
+            if let Unread::Hidden(errno) = unread {
+                let tid = self.tid;
+                self.blind = Some(format!(
+                    "an argument of a call of thread {tid} stands in memory that could not be read: {errno}"
+                ));
+            }
+            Errno::EFAULT
+        })
     }
 
     /// A 64-bit number in the thread's memory.
-    pub fn memory_u64(&self, address: u64) -> Option<u64> {
+    pub fn memory_u64(&mut self, address: u64) -> Option<u64> {
         let bytes = self.memory(address, 8).ok()?;
         Some(u64::from_ne_bytes(bytes.try_into().ok()?))
     }
 
     /// The total length of an iovec array.
-    pub fn vector_length(&self, address: u64, count: u64) -> u64 {
+    pub fn vector_length(&mut self, address: u64, count: u64) -> u64 {
         const IOV_MAX: u64 = 1024;
+        // The kernel takes 32 bits of it, too.
+        let count = u64::from(count as u32);
         if count > IOV_MAX {
             return 0; // EINVAL
         }

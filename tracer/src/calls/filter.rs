@@ -248,11 +248,24 @@ mod tests {
         let program = compile(true).unwrap();
         for nr in 0..600 {
             let row = crate::calls::row(nr);
-            let sometimes = [[0; 6], [0, !0, !0, 1, 0, 0], [0, 0x4004_9409, 0, 0, 0, 0]]
-                .into_iter()
-                .any(|args| shown_with(&program, nr, args));
+            let tried =
+                [[0; 6], [0, !0, !0, 1, 0, 0], [0, 0x4004_9409, 0, 0, 0, 0], [0, 0, 9, 9, 0, 0], [5, 0, 0, 0, 0, 0]];
+            let quotas = [[0x8000_0201, 0, 0, 0, 0, 0], [0, 0x8000_0201, 0, 0, 0, 0]];
+            let sometimes = tried.into_iter().chain(quotas).any(|args| shown_with(&program, nr, args));
             assert_eq!(sometimes, row.is_some(), "call {nr}, {:?}", row.map(|row| row.name));
         }
+    }
+
+    #[test]
+    fn advice_that_changes_no_file_costs_nothing() {
+        let program = compile(false).unwrap();
+        let call = |nr: i64, args: [u64; 6]| run(&program, nr as u32, X86_64, args);
+        for advice in [libc::MADV_NORMAL, libc::MADV_DONTNEED, libc::MADV_FREE, libc::MADV_HUGEPAGE] {
+            assert_eq!(call(libc::SYS_madvise, [0, 4096, advice as u64, 0, 0, 0]), ALLOW, "{advice}");
+            assert_eq!(call(libc::SYS_process_madvise, [3, 0, 1, advice as u64, 0, 0]), ALLOW, "{advice}");
+        }
+        assert_eq!(call(libc::SYS_madvise, [0, 4096, libc::MADV_REMOVE as u64, 0, 0, 0]), USER_NOTIF);
+        assert_eq!(call(libc::SYS_process_madvise, [3, 0, 1, libc::MADV_REMOVE as u64, 0, 0]), USER_NOTIF);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use hotbackup_event::Effect;
 use crate::sys::process::shared_file_mapping;
 use crate::target::process::open_below;
 
-use super::decode::Decoder;
+use super::decode::{Decoder, OnDescriptor};
 use crate::target::maps::{Mapping, shared_mappings};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -42,11 +42,17 @@ pub(super) fn io_uring(call: &mut Decoder<'_>) {
 }
 
 pub(super) fn io_submit(call: &mut Decoder<'_>) {
-    const MOST: u64 = 1024;
+    const MOST: i64 = 1024;
     const WRITES: [u16; 2] = [1, 8]; // IOCB_CMD_PWRITE, IOCB_CMD_PWRITEV
-    let (count, pointers) = (call.arg(1).min(MOST), call.arg(2));
-    for index in 0..count {
-        let Some(control_block) = call.memory_u64(pointers + 8 * index) else { return };
+    let (count, pointers) = (call.arg(1).cast_signed(), call.arg(2));
+    if count > MOST {
+        call.blind = Some(format!(
+            "the target submitted {count} operations at once (io_submit), and only up to {MOST} are looked at for writes"
+        ));
+        return;
+    }
+    for index in 0..count.unsigned_abs() * u64::from(count > 0) {
+        let Some(control_block) = call.memory_u64(pointers.wrapping_add(8 * index)) else { return };
         let Ok(bytes) = call.memory(control_block, 64) else { return };
         if bytes.len() < 64 {
             return;
@@ -62,7 +68,13 @@ pub(super) fn io_submit(call: &mut Decoder<'_>) {
     }
 }
 
+/// Which file it is, is not known before it is open. That matters where it is cut, or where writes to it may not be shown.
 pub(super) fn open_by_handle(call: &mut Decoder<'_>) {
-    call.blind =
-        Some("the target truncated a file by its handle (open_by_handle_at), which names no file to us".into());
+    let flags = call.fd(2);
+    if flags & libc::O_TRUNC != 0 {
+        call.blind =
+            Some("the target truncated a file by its handle (open_by_handle_at), which names no file to us".into());
+    } else if flags & libc::O_ACCMODE != libc::O_RDONLY {
+        call.on_descriptors.push(OnDescriptor::OpensByHandle);
+    }
 }

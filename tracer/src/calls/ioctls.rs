@@ -6,6 +6,7 @@
 use hotbackup_event::failpoint::is_skipped;
 use hotbackup_event::{Effect, FileId};
 
+use crate::target::maps::shared_mappings;
 use crate::target::process::to_os;
 
 use super::decode::Decoder;
@@ -41,6 +42,11 @@ pub const COMMANDS: &[Command] = &[
     command(0xc028_660f, "EXT4_IOC_MOVE_EXT", exchanged_with_second),
     command(0x0000_6611, "EXT4_IOC_SWAP_BOOT", replaced),
     command(0x4080_9440, "BTRFS_IOC_ENCODED_WRITE", replaced),
+    // What the kernel, or a store, may write to from then on.
+    command(0x4c00, "LOOP_SET_FD", loop_device),
+    command(0x4c06, "LOOP_CHANGE_FD", loop_device),
+    command(0x4c0a, "LOOP_CONFIGURE", loop_device_configured), // 5.8
+    command(0xc020_aa00, "UFFDIO_REGISTER", userfault),
     // Metadata.
     command(0x4008_6602, "FS_IOC_SETFLAGS", metadata),
     command(0x401c_5820, "FS_IOC_FSSETXATTR", metadata),
@@ -125,8 +131,44 @@ fn swapped(call: &mut Decoder<'_>) {
     }
 }
 
+/// A loop device writes to the file whose descriptor is argument 2.
+fn loop_device(call: &mut Decoder<'_>) {
+    writes_to(call, call.fd(2));
+}
+
+/// `struct loop_config` begins with it.
+fn loop_device_configured(call: &mut Decoder<'_>) {
+    if let Some(fd) = number_in(call, 0) {
+        writes_to(call, fd);
+    }
+}
+
+fn writes_to(call: &mut Decoder<'_>, fd: i32) {
+    if let Some(file) = call.file(fd) {
+        let cause = "a loop device, by which the kernel writes to it";
+        call.effects.push(Effect::Untraceable { file: file.id, cause });
+    }
+}
+
+/// `struct uffdio_register`: start, length, mode. What is filled in there is the file's from then on, also where the mapping
+/// is only readable.
+fn userfault(call: &mut Decoder<'_>) {
+    let (Some(start), Some(length)) = (call.memory_u64(call.arg(2)), call.memory_u64(call.arg(2).wrapping_add(8)))
+    else {
+        return;
+    };
+    let end = start.saturating_add(length);
+    match shared_mappings(call.process, call.tid, |mapping| mapping.start < end && mapping.end > start) {
+        Ok(files) => {
+            let cause = "a userfaultfd, by which its missing pages are filled in";
+            call.effects.extend(files.into_iter().map(|file| Effect::Untraceable { file, cause }));
+        }
+        Err(cause) => call.blind = Some(cause),
+    }
+}
+
 /// Four bytes in memory, so far from where argument 2 points.
-fn number_in(call: &Decoder<'_>, offset: usize) -> Option<i32> {
+fn number_in(call: &mut Decoder<'_>, offset: usize) -> Option<i32> {
     let bytes = call.memory(call.arg(2).checked_add(offset as u64)?, 4).ok()?;
     Some(i32::from_ne_bytes(bytes.try_into().ok()?))
 }

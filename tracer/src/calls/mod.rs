@@ -8,21 +8,27 @@
 //! is to be settled first, or asked of the calls that are on their way, it says in its result ([`decode::OnDescriptor`]), and
 //! the receiver does it.
 
+mod by_kernel;
 pub mod decode;
+pub mod every;
 mod files;
 pub mod filter;
 mod hazard;
 pub mod ioctls;
+mod mapped;
+mod memory;
+mod mounts;
 mod names;
 pub mod resolve;
 mod row;
 mod walk;
 
-use row::{TRUNC, bits, by_fd, by_path};
+use row::{bits, by_fd, by_path};
 
 pub use row::{Decode, Row, Test, When};
 
 // Numbers that libc does not name yet.
+const SYS_QUOTACTL_FD: i64 = 443; // 5.14
 const SYS_FCHMODAT2: i64 = 452; // 6.6
 const SYS_SETXATTRAT: i64 = 463; // 6.13
 const SYS_REMOVEXATTRAT: i64 = 466; // 6.13
@@ -104,8 +110,23 @@ pub static TABLE: &[Row] = &[
     )])),
     by_fd(libc::SYS_io_uring_setup, "io_uring_setup", hazard::io_uring),
     by_fd(libc::SYS_io_submit, "io_submit", hazard::io_submit),
-    by_fd(libc::SYS_open_by_handle_at, "open_by_handle_at", hazard::open_by_handle)
-        .when(When::Any(&[bits(2, TRUNC, TRUNC)])),
+    by_fd(libc::SYS_open_by_handle_at, "open_by_handle_at", hazard::open_by_handle).when(When::Opens(2)),
+    by_fd(libc::SYS_madvise, "madvise", mapped::madvise).when(When::Any(&mapped::advice(2))),
+    by_fd(libc::SYS_process_madvise, "process_madvise", mapped::process_madvise).when(When::Any(&mapped::advice(3))),
+    by_fd(libc::SYS_process_vm_writev, "process_vm_writev", mapped::process_vm_writev),
+    by_fd(libc::SYS_ptrace, "ptrace", mapped::ptrace).when(When::Any(&mapped::POKES)),
+    by_path(libc::SYS_swapon, "swapon", by_kernel::swapon),
+    by_path(libc::SYS_acct, "acct", by_kernel::acct),
+    by_path(libc::SYS_quotactl, "quotactl", by_kernel::quotactl).when(When::Any(&by_kernel::quota_on(0))),
+    by_path(SYS_QUOTACTL_FD, "quotactl_fd", by_kernel::quotactl).when(When::Any(&by_kernel::quota_on(1))),
+    // What changes where paths lead.
+    by_path(libc::SYS_mount, "mount", mounts::mount),
+    by_path(libc::SYS_umount2, "umount2", mounts::umount),
+    by_path(libc::SYS_move_mount, "move_mount", mounts::move_mount),
+    by_path(libc::SYS_pivot_root, "pivot_root", mounts::pivot_root),
+    by_path(libc::SYS_chroot, "chroot", mounts::stands_elsewhere),
+    by_path(libc::SYS_chdir, "chdir", mounts::stands_elsewhere),
+    by_path(libc::SYS_fchdir, "fchdir", mounts::stands_elsewhere),
     // What moves a position, or ends a descriptor that has one.
     by_fd(libc::SYS_lseek, "lseek", files::lseek).when(When::ForTheNet),
     by_fd(libc::SYS_close, "close", files::close).when(When::ForTheNet),

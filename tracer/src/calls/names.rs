@@ -4,6 +4,7 @@
 
 use hotbackup_event::Effect;
 use nix::errno::Errno;
+use nix::fcntl::ResolveFlag;
 
 use crate::sys::stat::Identity;
 
@@ -12,11 +13,16 @@ use super::resolve::Entry;
 use super::walk::Walker;
 
 const PATH_MAX: usize = 4096;
-/// The kernel follows as many links in the last place.
+/// The kernel follows as many links in the last place (MAXSYMLINKS).
 const LINKS: usize = 40;
+/// Path resolution that is as ever.
+const PLAIN: ResolveFlag = ResolveFlag::empty();
+/// Flags of openat2(2) by which a path may lead elsewhere, or nowhere. The others only make the call fail.
+const SCOPED: ResolveFlag = ResolveFlag::RESOLVE_IN_ROOT.union(ResolveFlag::RESOLVE_BENEATH);
+
 impl Decoder<'_> {
     /// The path at `address`; `None` when it is not readable, and the call will fail.
-    fn path(&self, address: u64) -> Option<Vec<u8>> {
+    pub(super) fn path(&mut self, address: u64) -> Option<Vec<u8>> {
         const PAGE: u64 = 4096;
         let mut path = Vec::new();
         while path.len() < PATH_MAX {
@@ -36,16 +42,16 @@ impl Decoder<'_> {
     /// The entry that a path names, marked as changing.
     fn changes(&mut self, dirfd: i32, address: u64) -> Option<Entry> {
         let path = self.path(address)?;
-        self.changes_path(dirfd, &path, false)
+        self.changes_path(dirfd, &path)
     }
 
-    fn changes_path(&mut self, dirfd: i32, path: &[u8], in_root: bool) -> Option<Entry> {
-        let entry = self.find(dirfd, path, in_root)?;
+    fn changes_path(&mut self, dirfd: i32, path: &[u8]) -> Option<Entry> {
+        let entry = self.find(dirfd, path, PLAIN)?;
         self.effects.push(Effect::Entry { dir: entry.dir, name: entry.name.clone() });
         Some(entry)
     }
 
-    fn find(&mut self, dirfd: i32, path: &[u8], in_root: bool) -> Option<Entry> {
+    pub(super) fn find(&mut self, dirfd: i32, path: &[u8], resolve: ResolveFlag) -> Option<Entry> {
         let (process, tid) = (self.process, self.tid);
         let resolver = self.resolver.as_mut()?;
         if let Err(errno) = resolver.enter(process, tid) {
@@ -54,10 +60,10 @@ impl Decoder<'_> {
             ));
             return None;
         }
-        match resolver.entry(Walker { process, tid }, dirfd, path, in_root) {
+        match resolver.entry(Walker { process, tid }, dirfd, path, resolve) {
             Ok(entry) => Some(entry),
             // That is our own shortage, not what the target's call will meet.
-            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
+            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN)) => {
                 self.blind = Some(format!("a path of the target could not be followed: {errno}"));
                 None
             }
@@ -76,7 +82,7 @@ impl Decoder<'_> {
     }
 
     /// Who an entry is, or who it leads to if `follow`.
-    fn identify(&mut self, entry: &Entry, follow: bool) -> Option<Identity> {
+    pub(super) fn identify(&mut self, entry: &Entry, follow: bool) -> Option<Identity> {
         let there = if follow { entry.followed(self.walker()) } else { entry.identity() };
         self.awaited |= there.is_none();
         there
@@ -86,35 +92,33 @@ impl Decoder<'_> {
         Walker { process: self.process, tid: self.tid }
     }
 
-    fn opens(&mut self, dirfd: i32, path: Vec<u8>, flags: u64, in_root: bool) {
-        let has = |flag: i32| flags & flag as u64 != 0;
-        if has(libc::O_TMPFILE & !libc::O_DIRECTORY) {
+    fn opens(&mut self, dirfd: i32, path: Vec<u8>, flags: u64, resolve: ResolveFlag) {
+        if has(flags, libc::O_TMPFILE & !libc::O_DIRECTORY) {
             return self.opens_for_writing(None); // no entry; linkat may give it one later
         }
-        if has(libc::O_PATH) {
+        if has(flags, libc::O_PATH) {
             return;
         }
-        let follow = !(has(libc::O_NOFOLLOW) || has(libc::O_CREAT) && has(libc::O_EXCL));
+        let follow = !(has(flags, libc::O_NOFOLLOW) || has(flags, libc::O_CREAT) && has(flags, libc::O_EXCL));
+        if resolve.intersects(SCOPED) {
+            return self.opens_scoped(dirfd, path, flags, (follow, resolve & SCOPED));
+        }
         let (mut dirfd, mut path) = (Some(dirfd), path);
         let mut last: Option<Entry> = None;
-        for _ in 0..LINKS {
+        // One more than links: the last one's name is looked at as well.
+        for _ in 0..=LINKS {
             let found = match (dirfd, &last) {
-                (Some(dirfd), _) => self.find(dirfd, &path, in_root),
+                (Some(dirfd), _) => self.find(dirfd, &path, PLAIN),
                 (None, Some(link)) => self.find_from(link, &path),
                 (None, None) => None,
             };
             let Some(entry) = found else { return };
-            if has(libc::O_CREAT) {
+            if has(flags, libc::O_CREAT) {
                 self.effects.push(Effect::Entry { dir: entry.dir, name: entry.name.clone() });
             }
             let there = self.identify(&entry, follow);
-            if flags & libc::O_ACCMODE as u64 != libc::O_RDONLY as u64 {
-                self.opens_for_writing(there);
-            }
-            if let Some(file) = there {
-                if has(libc::O_TRUNC) && file.is_file() {
-                    self.effects.push(Effect::Resize { file: file.id, len: 0 });
-                }
+            self.opened(there, flags);
+            if there.is_some() {
                 return;
             }
             // A link that leads nowhere: O_CREAT makes what it names.
@@ -125,45 +129,88 @@ impl Decoder<'_> {
         }
     }
 
+    /// An open that does not leave the directory `dirfd`, of which absolute links and `..` know nothing beyond. The kernel
+    /// keeps such a scope only for a path that begins at its root; so a link's target is put in the link's place, and all
+    /// of it followed again.
+    fn opens_scoped(&mut self, dirfd: i32, mut path: Vec<u8>, flags: u64, (follow, resolve): (bool, ResolveFlag)) {
+        for _ in 0..=LINKS {
+            if path.len() >= PATH_MAX {
+                self.blind = Some("a path of the target (openat2) is too long to be followed, with its links".into());
+                return;
+            }
+            let Some(entry) = self.find(dirfd, &path, resolve) else { return };
+            if has(flags, libc::O_CREAT) {
+                self.effects.push(Effect::Entry { dir: entry.dir, name: entry.name.clone() });
+            }
+            let there = self.identify(&entry, false);
+            let target = entry.link().filter(|_| follow);
+            let Some(target) = target else { return self.opened(there, flags) };
+            path = if target.starts_with(b"/") { target } else { [before_name(&path), &target].concat() };
+        }
+    }
+
+    /// What an open does to the file that it finds, or makes.
+    fn opened(&mut self, there: Option<Identity>, flags: u64) {
+        if flags & libc::O_ACCMODE as u64 != libc::O_RDONLY as u64 {
+            self.opens_for_writing(there);
+        }
+        if let Some(file) = there
+            && has(flags, libc::O_TRUNC)
+            && file.is_file()
+        {
+            self.effects.push(Effect::Resize { file: file.id, len: 0 });
+        }
+    }
+
     /// A path that starts at the directory of a link.
     fn find_from(&mut self, link: &Entry, path: &[u8]) -> Option<Entry> {
         self.resolver.as_ref()?.entry_from(self.walker(), link, path).ok()
     }
 }
 
+fn has(flags: u64, flag: i32) -> bool {
+    flags & flag as u64 != 0
+}
+
+/// A path without its last name, which is a symbolic link's.
+fn before_name(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+    let slash = path[..end].iter().rposition(|&byte| byte == b'/');
+    slash.map_or(b"", |slash| &path[..=slash])
+}
+
 pub(super) fn open(call: &mut Decoder<'_>) {
     if let Some(path) = call.path(call.arg(0)) {
-        call.opens(libc::AT_FDCWD, path, call.arg(1), false);
+        call.opens(libc::AT_FDCWD, path, call.arg(1), PLAIN);
     }
 }
 
 pub(super) fn creat(call: &mut Decoder<'_>) {
     if let Some(path) = call.path(call.arg(0)) {
-        call.opens(libc::AT_FDCWD, path, (libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY) as u64, false);
+        call.opens(libc::AT_FDCWD, path, (libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY) as u64, PLAIN);
     }
 }
 
 pub(super) fn openat(call: &mut Decoder<'_>) {
     if let Some(path) = call.path(call.arg(1)) {
-        call.opens(call.fd(0), path, call.arg(2), false);
+        call.opens(call.fd(0), path, call.arg(2), PLAIN);
     }
 }
 
 pub(super) fn openat2(call: &mut Decoder<'_>) {
-    const IN_ROOT: u64 = 0x10;
     let how = call.memory(call.arg(2), 24).unwrap_or_default();
     let word = |index: usize| {
         how.get(8 * index..8 * index + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes)
     };
     let (Some(flags), Some(resolve)) = (word(0), word(2)) else { return };
     if let Some(path) = call.path(call.arg(1)) {
-        call.opens(call.fd(0), path, flags, resolve & IN_ROOT != 0);
+        call.opens(call.fd(0), path, flags, ResolveFlag::from_bits_truncate(resolve));
     }
 }
 
 pub(super) fn truncate(call: &mut Decoder<'_>) {
     let Some(path) = call.path(call.arg(0)) else { return };
-    let Some(entry) = call.find(libc::AT_FDCWD, &path, false) else { return };
+    let Some(entry) = call.find(libc::AT_FDCWD, &path, PLAIN) else { return };
     let Some(file) = call.identify(&entry, true) else { return };
     if file.is_file() {
         call.effects.push(Effect::Resize { file: file.id, len: call.arg(1) });
@@ -205,7 +252,7 @@ fn links(call: &mut Decoder<'_>, from: (i32, usize), to: (i32, usize), follow: b
         call.effects.extend(file.map(|file| Effect::Metadata { file: file.id }));
         file
     } else {
-        call.find(from.0, &path, false).and_then(|entry| call.touches(&entry, follow))
+        call.find(from.0, &path, PLAIN).and_then(|entry| call.touches(&entry, follow))
     };
     call.redirects = there.is_some_and(|there| !there.is_file());
     call.changes(to.0, call.arg(to.1));
@@ -260,7 +307,7 @@ pub(super) fn bind(call: &mut Decoder<'_>) {
     let path = path.split(|&byte| byte == 0).next().unwrap_or_default();
     if !path.is_empty() {
         call.moves_names = true;
-        call.changes_path(libc::AT_FDCWD, path, false);
+        call.changes_path(libc::AT_FDCWD, path);
     }
 }
 
@@ -285,7 +332,7 @@ fn metadata_of(call: &mut Decoder<'_>, dirfd: i32, argument: usize) {
             }
         }
         Some(path) => {
-            if let Some(entry) = call.find(dirfd, &path, false) {
+            if let Some(entry) = call.find(dirfd, &path, PLAIN) {
                 call.touches(&entry, true);
                 call.touches(&entry, false);
             }

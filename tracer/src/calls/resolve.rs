@@ -21,6 +21,8 @@ use crate::target::process::{Process, open_below, to_c, to_os};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     root: FileId,
+    /// The same directory may be there through several mounts, each with others on it.
+    mount: u64,
     mounts: FileId,
 }
 
@@ -92,16 +94,15 @@ impl Resolver {
         Ok(())
     }
 
-    /// Finds the directory of a path's last name; relative paths start at what `dirfd` means to the thread. `in_root`:
-    /// that directory is the root of it all (openat2's RESOLVE_IN_ROOT).
+    /// Finds the directory of a path's last name; relative paths start at what `dirfd` means to the thread. `resolve`:
+    /// flags of openat2(2), by which that directory may be the root of it all.
     ///
     /// # Errors
     /// The kernel's; the target's call will fail in the same way.
-    pub fn entry(&self, walker: Walker<'_>, dirfd: i32, path: &[u8], in_root: bool) -> Result<Entry, Errno> {
+    pub fn entry(&self, walker: Walker<'_>, dirfd: i32, path: &[u8], resolve: ResolveFlag) -> Result<Entry, Errno> {
         let (directory, name) = split(path)?;
-        let parent = if in_root {
-            let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-            openat2(walker.directory(dirfd)?, or_dot(directory), how)?
+        let parent = if !resolve.is_empty() {
+            open_scoped(&walker.directory(dirfd)?, or_dot(directory), resolve)?
         } else if path.starts_with(b"/") {
             walker.open(AT_FDCWD, directory, DIRECTORY)?
         } else if directory.is_empty() {
@@ -122,6 +123,22 @@ impl Resolver {
         Entry::new(parent, name)
     }
 }
+
+/// Opens a directory by a path that does not leave where it starts. The kernel says EAGAIN where anything in the whole
+/// system was renamed or mounted meanwhile, and the path has a `..`.
+fn open_scoped(start: &OwnedFd, path: &OsStr, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+    let how = || OpenHow::new().flags(DIRECTORY).resolve(resolve);
+    for _ in 0..TRIES {
+        match openat2(start, path, how()) {
+            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            found => return found,
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// How often a path is followed again that was disturbed.
+const TRIES: u32 = 1000;
 
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
@@ -147,5 +164,6 @@ fn place(proc: BorrowedFd<'_>, thread: &str) -> Result<Place, Errno> {
         let path = CString::new(format!("{thread}/{name}")).map_err(|_| Errno::EINVAL)?;
         Ok::<_, Errno>(stat::identity(proc, &path, true)?.id)
     };
-    Ok(Place { root: identity("root")?, mounts: identity("ns/mnt")? })
+    let root = CString::new(format!("{thread}/root")).map_err(|_| Errno::EINVAL)?;
+    Ok(Place { root: identity("root")?, mount: stat::mount(proc, &root)?, mounts: identity("ns/mnt")? })
 }

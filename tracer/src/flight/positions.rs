@@ -52,6 +52,7 @@ impl<'a> Positions<'a> {
                     self.found.effects.extend(meanwhile);
                 }
                 OnDescriptor::Opens(file) => self.opens(file),
+                OnDescriptor::OpensByHandle => self.opens_by_handle(),
             }
         }
         self.found
@@ -110,6 +111,15 @@ impl<'a> Positions<'a> {
         } else if let Some(file) = file.filter(|_| self.unseen.is_some()) {
             let cause = "a child process, whose writes of 8 bytes are not seen";
             self.found.effects.push(Effect::Untraceable { file: file.id, cause });
+        }
+    }
+
+    fn opens_by_handle(&mut self) {
+        self.opens(None);
+        if self.unseen.is_some() && !self.process.has_thread(self.call.tid) {
+            let cause =
+                "a child process, whose writes of 8 bytes are not seen, opened a file by its handle for writing";
+            self.found.blind = Some(cause.into());
         }
     }
 

@@ -4,11 +4,13 @@ use hotbackup_event::Effect;
 
 use super::outsiders;
 use crate::receive::sink::{Event, Sink};
-use crate::target::maps::{mapped_for_writing, read_maps};
+use crate::target::maps::{mapped_for_writing, read_maps, shared_mappings};
 use crate::target::process::Process;
 
 /// What /proc shows for an io_uring.
 const IO_URING: &str = "anon_inode:[io_uring]";
+/// What it shows for a userfaultfd, by which missing pages of a file in memory are filled in, whatever the mapping allows.
+const USERFAULTFD: &str = "anon_inode:[userfaultfd]";
 /// What it shows for the ring of io_setup(2).
 const AIO: &str = "/[aio] (deleted)";
 
@@ -29,7 +31,13 @@ pub(super) fn find_own(process: &Process, sink: &dyn Sink) {
 
 fn look_at(process: &Process, pid: i32, sink: &dyn Sink) {
     let maps = read_maps(process, pid).map(|(_, maps)| maps).unwrap_or_default();
-    let has_ring = process.descriptors_of(pid).iter().any(|(_, link)| link == IO_URING);
+    let descriptors = process.descriptors_of(pid);
+    let has_ring = descriptors.iter().any(|(_, link)| link == IO_URING);
+    if descriptors.iter().any(|(_, link)| link == USERFAULTFD) {
+        let cause = "a userfaultfd, by which its missing pages are filled in";
+        let mapped = shared_mappings(process, pid, |_| true).unwrap_or_default();
+        tell(sink, mapped.into_iter().map(|file| Effect::Untraceable { file, cause }).collect());
+    }
     if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
         sink.blind("the target has an io_uring, whose writes are no system calls".into());
     }

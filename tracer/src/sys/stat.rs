@@ -65,6 +65,20 @@ pub fn identity(dir: BorrowedFd<'_>, path: &CStr, follow: bool) -> Result<Identi
     })
 }
 
+/// The number of the mount through which `path` below `dir` leads there; links are followed. 0 before 5.8, which does not
+/// tell.
+///
+/// # Errors
+/// The kernel's.
+pub fn mount(dir: BorrowedFd<'_>, path: &CStr) -> Result<u64, Errno> {
+    let mut buffer = MaybeUninit::<libc::statx>::zeroed();
+    let (flags, mask) = (libc::AT_STATX_DONT_SYNC, libc::STATX_MNT_ID);
+    // SAFETY: `path` is a C string, and the kernel writes one `struct statx` to the buffer.
+    check(unsafe { libc::statx(dir.as_raw_fd(), path.as_ptr(), flags, mask, buffer.as_mut_ptr()) }.into())?;
+    // SAFETY: zeroed and then filled in by the kernel; any bits are a valid `struct statx`.
+    Ok(unsafe { buffer.assume_init() }.stx_mnt_id)
+}
+
 /// Seconds and nanoseconds as one number; times before the epoch count as 0.
 fn nanoseconds(seconds: i64, nanos: u32) -> u64 {
     u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(u64::from(nanos))

@@ -20,8 +20,8 @@ fn mprotect_of_memory_that_is_no_file_concerns_none() {
 #[test]
 fn what_names_no_file_ends_the_backup() {
     let mut bench = Bench::new();
-    for nr in [libc::SYS_io_uring_setup, libc::SYS_open_by_handle_at] {
-        let decoded = bench.decode_any(nr, &[0; 6]);
+    for (nr, flags) in [(libc::SYS_io_uring_setup, 0), (libc::SYS_open_by_handle_at, libc::O_RDWR | libc::O_TRUNC)] {
+        let decoded = bench.decode_any(nr, &[0, 0, flags as u64, 0, 0, 0]);
         assert!(decoded.blind.is_some() && decoded.effects.is_empty(), "{nr}: {decoded:?}");
     }
 }
@@ -55,6 +55,17 @@ fn io_submit_names_the_files_that_it_writes_to() {
 }
 
 #[test]
+fn io_submit_of_more_blocks_than_are_looked_at_ends_the_backup() {
+    let mut bench = Bench::new();
+    let block = control_block(0, 0);
+    let pointers = vec![address(&block); 1025];
+    for (count, ends) in [(1024, false), (1025, true), (u64::MAX, false)] {
+        let decoded = bench.decode_any(libc::SYS_io_submit, &[0, count, pointers.as_ptr() as u64]);
+        assert_eq!(decoded.blind.is_some(), ends, "{count}");
+    }
+}
+
+#[test]
 fn mprotect_names_the_files_that_are_mapped_shared_in_its_range() {
     use crate::shared::memory::Layout;
     use crate::sys::memory::Region;
@@ -80,4 +91,60 @@ fn mprotect_names_the_files_that_are_mapped_shared_in_its_range() {
         assert_eq!(named(start, 0), []);
     }
     assert_eq!(named(0, u64::MAX).len(), 2);
+}
+
+#[test]
+fn a_file_that_is_opened_by_its_handle_is_left_alone() {
+    let mut bench = Bench::new();
+    for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_WRONLY] {
+        assert_eq!(bench.effects(libc::SYS_open_by_handle_at, &[0, 0, flags as u64]), []);
+    }
+}
+
+#[test]
+fn what_the_kernel_is_given_to_write_to_is_named() {
+    let mut bench = Bench::new();
+    for (name, named) in [("file", true), ("link", true), ("nowhere", false)] {
+        let path = bench.text(name);
+        for (nr, args) in [
+            (libc::SYS_swapon, [at(&path), 0, 0, 0]),
+            (libc::SYS_acct, [at(&path), 0, 0, 0]),
+            (libc::SYS_quotactl, [0x8000_0200, 0, 0, at(&path)]),
+            (443, [0, 0x8000_0200, 0, at(&path)]),
+        ] {
+            let file = bench.id("file");
+            let found = bench.effects(nr, &args);
+            let is_it = |effect: &Effect| matches!(effect, Effect::Untraceable { file: found, .. } if *found == file);
+            assert_eq!((found.len(), found.iter().all(is_it)), (usize::from(named), true), "{nr} {name}");
+        }
+    }
+}
+
+#[test]
+fn advice_on_a_shared_mapping_names_its_file() {
+    use crate::shared::memory::Layout;
+    use crate::sys::memory::Region;
+    const LENGTH: u64 = size_of::<Layout>() as u64;
+    const REMOVE: u64 = 9;
+    const HWPOISON: u64 = 100;
+    let mut bench = Bench::new();
+    let file = bench.open("file", File::options().read(true).write(true));
+    file.set_len(LENGTH).unwrap();
+    let mapping = Region::<Layout>::open(file.into()).unwrap();
+    let (start, whole) = (address(&*mapping), bench.whole());
+    let mut about_it = |nr: i64, args: &[u64]| {
+        let mut found = bench.effects(nr, args);
+        found.retain(|effect| effect.subject() == whole.subject()); // other tests map, too
+        found
+    };
+    assert_eq!(about_it(libc::SYS_madvise, &[start, 4096, REMOVE]), std::slice::from_ref(&whole));
+    assert_eq!(about_it(libc::SYS_madvise, &[start + LENGTH + 4096, 4096, REMOVE]), []);
+    assert_eq!(about_it(libc::SYS_process_madvise, &[0, 0, 0, REMOVE]), std::slice::from_ref(&whole));
+    let poisoned = about_it(libc::SYS_madvise, &[start, 4096, HWPOISON]);
+    assert!(matches!(poisoned[..], [Effect::Untraceable { .. }]), "{poisoned:?}");
+    // Stores into this very process, from wherever: the mapping is writable.
+    let pid = u64::from(std::process::id());
+    for (nr, args) in [(libc::SYS_process_vm_writev, [pid, 0]), (libc::SYS_ptrace, [5, pid])] {
+        assert_eq!(about_it(nr, &args), [Effect::Mapped { file: whole.subject() }], "{nr}");
+    }
 }

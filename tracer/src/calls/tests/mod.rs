@@ -2,8 +2,10 @@
 
 mod arbitrary;
 mod content;
+mod every;
 mod hazards;
 mod ioctls;
+mod mounts;
 mod names;
 mod order;
 

@@ -181,3 +181,40 @@ fn a_path_may_be_as_long_as_the_kernel_takes_it_and_no_longer() {
         assert_eq!(made.len(), usize::from(expected), "{length}");
     }
 }
+
+#[test]
+fn a_path_in_a_scope_starts_again_at_its_root_with_every_link() {
+    let mut bench = Bench::new();
+    for (target, link) in [("/new", "absolute"), ("../../newer", "above"), ("second", "first"), ("/file", "second")] {
+        std::os::unix::fs::symlink(target, bench.path("dir").join(link)).unwrap();
+    }
+    File::create(bench.path("dir/file")).unwrap();
+    let dir = bench.open("dir", File::options().read(true));
+    let cut = |bench: &Bench| Effect::Resize { file: bench.id("dir/file"), len: 0 };
+    for (name, made, expected_cut) in [
+        (c"absolute", vec!["absolute", "new"], false),
+        (c"above", vec!["above", "newer"], false),
+        (c"/../first", vec!["first", "second", "file"], true),
+    ] {
+        let how = [(libc::O_CREAT | libc::O_TRUNC) as u64, 0, 0x10]; // RESOLVE_IN_ROOT
+        let name = name.to_owned();
+        let found = bench.effects(libc::SYS_openat2, &[number(&dir), at(&name), address(&how), 24]);
+        let mut expected: Vec<Effect> = made.into_iter().map(|made| bench.entry_in("dir", made)).collect();
+        expected.extend(expected_cut.then(|| cut(&bench)));
+        assert_eq!(found, expected, "{name:?}");
+    }
+}
+
+#[test]
+fn a_scoped_path_that_grows_too_long_by_its_links_ends_the_backup() {
+    let mut bench = Bench::new();
+    // Each link leads to the next through a long way that goes nowhere.
+    let way = "./".repeat(1000);
+    for link in 0..4 {
+        std::os::unix::fs::symlink(format!("{way}{}", link + 1), bench.path("dir").join(link.to_string())).unwrap();
+    }
+    let dir = bench.open("dir", File::options().read(true));
+    let (name, how) = (c"0".to_owned(), [libc::O_CREAT as u64, 0, 0x10]);
+    let decoded = bench.decode_any(libc::SYS_openat2, &[number(&dir), at(&name), address(&how), 24]);
+    assert!(decoded.blind.is_some(), "{decoded:?}");
+}

@@ -233,3 +233,14 @@ pub enum Error {
         cause: String,
     },
 }
+
+impl Error {
+    /// What went wrong with something in a source, with what to do about it where that is known.
+    pub(crate) fn unreadable(path: PathBuf, source: io::Error) -> Self {
+        use rustix::io::Errno;
+        match Errno::from_io_error(&source) {
+            Some(Errno::MFILE | Errno::NFILE) => Self::TooManyOpenFiles { path },
+            _ => Self::SourceUnreadable { path, source },
+        }
+    }
+}

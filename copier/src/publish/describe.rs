@@ -1,8 +1,9 @@
 //! The manifest of what was put into place.
 use super::{CHUNK, OtherKey, Publisher, owner};
-use crate::manifest::{self, Entries, Header, Record, SourceRecord, Text};
+use crate::interface::spec::OWN_DIR;
+use crate::publish::manifest::{self, Entries, Header, Record, SourceRecord, Text};
 use crate::stage::dest_error;
-use crate::tree::{Entry, OWN_DIR};
+use crate::tree::Entry;
 use crate::{Error, Report};
 use hotbackup_event::FileId;
 use std::collections::{HashMap, hash_map};
@@ -113,7 +114,7 @@ impl<K: Eq + std::hash::Hash> Names<K> {
 
 /// Writes to a staged file from its start to its end.
 struct StagedWriter<'a> {
-    io: &'a dyn crate::io::Io,
+    io: &'a dyn crate::base::io::Io,
     fd: &'a OwnedFd,
     at: u64,
 }

@@ -7,11 +7,11 @@
 //!
 //! What any other link leads to can change without a call that names the link, when something on its way is renamed.
 //! They are looked at again in every sync, and in the hold.
-use super::{Entry, Tree};
+use super::look::Look;
+use super::{Entry, Shown, Tree};
 use crate::Error;
-use crate::node::{Name, sys_gone};
-use crate::sys::{self, Found, Kind};
-use crate::tree::resolve::Look;
+use crate::base::sys::{self, Found, Kind};
+use crate::marks::node::{Name, sys_gone};
 use hotbackup_event::FileId;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -24,25 +24,6 @@ use std::sync::Arc;
 
 /// With its end; what is longer cannot be asked for in one call (path_resolution(7)).
 const PATH_MAX: usize = 4096;
-
-/// What a symbolic link looks like in the backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Shown {
-    /// As it is, for whatever becomes of its surroundings.
-    Plain,
-    /// As it is, for now.
-    AsIs,
-    /// With another text.
-    As(OsString),
-    /// Leading to this path in that source.
-    InSource(usize, PathBuf),
-}
-
-impl Shown {
-    pub fn is_volatile(&self) -> bool {
-        *self != Self::Plain
-    }
-}
 
 /// Where a symbolic link leads.
 pub(super) enum Leads {
@@ -143,7 +124,7 @@ impl Tree {
 
     /// The directory at the top of what a directory belongs to, a source or what a link out of one leads to; and the path
     /// from there.
-    fn top(&self, dir: FileId) -> Option<(&Arc<crate::node::Dir>, PathBuf)> {
+    fn top(&self, dir: FileId) -> Option<(&Arc<crate::marks::node::Dir>, PathBuf)> {
         let (mut at, mut names) = (dir, Vec::new());
         for _ in 0..4096 {
             let node = self.dirs.get(&at)?;

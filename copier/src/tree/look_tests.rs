@@ -1,8 +1,9 @@
 //! What a look makes of marks, step by step: of those that it has no time for, and of names that have changed since.
 use super::{Entry, Look, Tree};
-use crate::capture::{Capture, Hold};
-use crate::ledger::Ledger;
-use crate::sys;
+use crate::Capture;
+use crate::base::sys;
+use crate::marks::lease::Hold;
+use crate::marks::ledger::Ledger;
 use crate::{Error, Point, Source, Spec, Tuning};
 use hotbackup_event::{Effect, FileId};
 use rustix::fs::{CWD, Mode};
@@ -275,7 +276,7 @@ fn a_directory_is_known_by_all_its_names() {
 
 #[test]
 fn too_many_open_files_have_a_cause_of_their_own() {
-    let error = |number| super::unreadable("/x".into(), std::io::Error::from_raw_os_error(number));
+    let error = |number| Error::unreadable("/x".into(), std::io::Error::from_raw_os_error(number));
     let (emfile, enfile, eio) = (24, 23, 5);
     assert!(matches!(error(emfile), Error::TooManyOpenFiles { .. }));
     assert!(matches!(error(enfile), Error::TooManyOpenFiles { .. }));
@@ -323,14 +324,14 @@ fn a_number_used_again_may_be_another_file_where_there_are_no_birth_times() {
     let mut bench = Bench::new(|_| ());
     for (btime_ns, is_due) in [(0, true), (1, false)] {
         let stat = sys::Stat { size: 1, ..sys::Stat::default() };
-        let file = Arc::new(crate::node::File::new(FileId { dev: 1, ino: 2, btime_ns }, 0, stat));
+        let file = Arc::new(crate::marks::node::File::new(FileId { dev: 1, ino: 2, btime_ns }, 0, stat));
         file.state().map.take();
         file.state().map.done(0..1);
         let before = bench.ledger.lacking_bytes();
         bench.tree.seen_again(&file);
         assert_eq!(file.state().map.due(), u64::from(is_due));
         assert_eq!(bench.ledger.lacking_bytes() > before, is_due);
-        assert_eq!(bench.tree.moved.pop(), Some(crate::node::Node::File(file)));
+        assert_eq!(bench.tree.moved.pop(), Some(crate::marks::node::Node::File(file)));
     }
 }
 

@@ -1,41 +1,18 @@
 //! Taking over names: each marked entry is looked at, and the model is made to agree with what is there.
-use super::{Entry, Other, Shown, Tree, links::Leads};
+use super::{Entry, Look, Other, Shown, Tree, links::Leads};
 use crate::Error;
-use crate::capture::Hold;
-use crate::ledger::{EntryMark, Taken};
-use crate::node::{File, Link, Name, Node, sys_gone};
-use crate::sys::{self, Found, Kind};
+use crate::base::sys::{self, Found, Kind};
+use crate::marks::ledger::{EntryMark, Taken};
+use crate::marks::node::{File, Link, Name, Node, sys_gone};
 use hotbackup_event::FileId;
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// How often an entry that changes while it is looked at is looked at again before it is left to the next sync.
 const TRIES: u32 = 4;
-
-/// How a sync looks.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Look<'a> {
-    /// In this hold. As long as it was not cut nothing moves, and what does not fit together was changed by somebody
-    /// else. `None`: everything may move.
-    pub hold: Option<&'a Hold>,
-    /// When to stop; what is left stays marked.
-    pub deadline: Option<Instant>,
-}
-
-impl Look<'_> {
-    fn is_over(&self) -> bool {
-        self.hold.is_some_and(Hold::is_cut) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
-    /// Whether what was looked at until now stood still. To be asked after the look: see `capture`.
-    pub fn was_exact(&self) -> bool {
-        self.hold.is_some_and(|hold| !hold.is_cut())
-    }
-}
 
 /// What is found under a name.
 enum New {
@@ -115,7 +92,7 @@ impl Tree {
         while let Some(id) = self.unread.pop() {
             let Some(node) = self.dirs.get(&id) else { continue };
             let dir = Arc::clone(&node.dir);
-            let mut names = sys::names(&dir.fd).map_err(|source| super::unreadable(dir.path(), source))?;
+            let mut names = sys::names(&dir.fd).map_err(|source| Error::unreadable(dir.path(), source))?;
             if !node.entries.is_empty() {
                 let there: HashSet<&OsStr> = names.iter().map(OsString::as_os_str).collect();
                 let gone = node.entries.keys().filter(|name| !there.contains(&***name));
@@ -192,7 +169,7 @@ impl Tree {
 
     /// What a name leads to. The outer `None`: it keeps changing.
     fn find(&mut self, dir: &OwnedFd, id: FileId, name: &OsStr) -> Result<Option<Option<New>>, Error> {
-        let unreadable = |source| super::unreadable(sys::fd_path(dir).join(name), source);
+        let unreadable = |source| Error::unreadable(sys::fd_path(dir).join(name), source);
         for _ in 0..TRIES {
             let found = match sys::stat_at(dir, name) {
                 Ok(found) => found,
@@ -282,7 +259,7 @@ impl Tree {
     }
 
     /// Puts an entry into the model; what it names becomes known if it is not.
-    fn link(&mut self, dir: FileId, owner: &Arc<crate::node::Dir>, name: &OsStr, new: New) -> Result<(), Error> {
+    fn link(&mut self, dir: FileId, owner: &Arc<crate::marks::node::Dir>, name: &OsStr, new: New) -> Result<(), Error> {
         let name: Name = Arc::from(name);
         let entry = match new {
             New::File { found, via } => {

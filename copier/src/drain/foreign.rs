@@ -9,10 +9,10 @@
 //! foreign change to a file that the target changes as well; and one within the same tick of the file system's clock as
 //! the look before it.
 use crate::Error;
+use crate::base::sys::{self, Stat};
 use crate::context::Context;
-use crate::node::{Dir, File};
-use crate::sys::{self, Stat};
-use crate::tree::{self, Entry, Tree};
+use crate::marks::node::{Dir, File};
+use crate::tree::{Entry, Tree};
 use std::sync::atomic::Ordering;
 
 /// Fails if anything was changed by somebody else.
@@ -35,7 +35,7 @@ fn check_dir(dir: &Dir, pid: i32) -> Result<(), Error> {
     if dir.flags.dirty.load(Ordering::SeqCst) {
         return Ok(());
     }
-    let found = sys::stat_fd(&dir.fd).map_err(|error| tree::unreadable(dir.path(), error))?;
+    let found = sys::stat_fd(&dir.fd).map_err(|error| Error::unreadable(dir.path(), error))?;
     let known = dir.state().stat;
     if found.stat.ctime != known.ctime && !dir.flags.dirty.load(Ordering::SeqCst) {
         return Err(Error::ForeignChange { path: dir.path(), pid });
@@ -47,7 +47,7 @@ fn check_file(file: &File, pid: i32) -> Result<(), Error> {
     if file.is_touched() {
         return Ok(());
     }
-    let unreadable = |error| tree::unreadable(file.path(), error);
+    let unreadable = |error| Error::unreadable(file.path(), error);
     let found = file.look().map_err(unreadable)?;
     let known = file.state().stat;
     // On overlayfs one of several names may come to lead to another file, by a copy to the upper layer that nobody shows.
@@ -56,7 +56,7 @@ fn check_file(file: &File, pid: i32) -> Result<(), Error> {
     for link in links.iter().filter(|link| links.len() > 1 && may(&link.dir)) {
         let leads_elsewhere = match link.stat() {
             Ok(found) => found.id != file.id,
-            Err(error) if crate::node::sys_gone(&error) => true,
+            Err(error) if crate::marks::node::sys_gone(&error) => true,
             Err(error) => return Err(unreadable(error)),
         };
         if leads_elsewhere && !link.dir.flags.dirty.load(Ordering::SeqCst) {

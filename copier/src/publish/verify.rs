@@ -1,7 +1,7 @@
 //! Does a backup still hold what its manifest says?
-use crate::manifest::{Manifest, Record, RecordKind, octal};
-use crate::sys;
-use crate::tree::OWN_DIR;
+use crate::base::sys;
+use crate::interface::spec::OWN_DIR;
+use crate::publish::manifest::{Manifest, Record, RecordKind, octal};
 use crate::{Error, Monitor, Phase, Progress};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -29,7 +29,7 @@ pub struct VerifyReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Where, relative to the backup.
-    #[serde(serialize_with = "crate::manifest::lossy")]
+    #[serde(serialize_with = "crate::interface::report::lossy")]
     pub path: PathBuf,
     /// What, in words.
     pub what: String,

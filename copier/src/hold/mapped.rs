@@ -11,13 +11,13 @@
 //!
 //! While it is tracked, such a file is copied in passes like any other, so that what is read at the point in time needs little
 //! writing; that it changes meanwhile does not matter, as all of it is read again.
+use crate::Error;
 use crate::context::Context;
-use crate::copy::RUN;
-use crate::ledger::Ledger;
-use crate::node::{File, Node, OpenError};
-use crate::report::Mapped;
-use crate::saver::{Image, Saver};
-use crate::{Error, tree};
+use crate::drain::saver::{Image, Saver};
+use crate::interface::report::Mapped;
+use crate::marks::ledger::Ledger;
+use crate::marks::node::{File, Node, OpenError};
+use crate::passes::source::RUN;
 use crossbeam::channel::Sender;
 use hotbackup_event::FileId;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl Copies {
     ) -> Result<(), Error> {
         let source = file.open().map_err(|error| match error {
             OpenError::Moved => Error::ForeignChange { path: file.path(), pid: context.pid },
-            OpenError::Io(error) => tree::unreadable(file.path(), error),
+            OpenError::Io(error) => Error::unreadable(file.path(), error),
         })?;
         let limit = context.tuning.mapped_bytes;
         let all = file.state().map.touched(0, u64::MAX);

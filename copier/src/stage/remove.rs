@@ -2,8 +2,8 @@
 //!
 //! Always through open directories, never by path: while a backup runs, a lazy unmount or a rename further up can make the
 //! path lead to another tree, and that is not ours to remove from.
-use crate::sys;
-use crate::tree::OWN_DIR;
+use crate::base::sys;
+use crate::interface::spec::OWN_DIR;
 use rustix::fs::{AtFlags, FlockOperation, Mode};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;

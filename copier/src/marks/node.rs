@@ -1,7 +1,7 @@
 //! Known files and directories: what several threads share of each.
-use crate::blockmap::BlockMap;
-use crate::sys::{self, Attributes, Stat};
-use crate::util::lock;
+use crate::base::sys::{self, Attributes, Stat};
+use crate::base::util::lock;
+use crate::marks::blockmap::BlockMap;
 use hotbackup_event::FileId;
 use std::borrow::Borrow;
 use std::ffi::OsStr;

@@ -14,27 +14,23 @@
 //!
 //! # In the drain
 //!
-//! Blocks are claimed and read as `drain` says; then nothing may be missing, and a name that does not lead to the file
+//! Blocks are claimed and read as `gate::needs` says; then nothing may be missing, and a name that does not lead to the file
 //! means that the file was opened before the name changed, or that somebody else changed it.
-use crate::blockmap::BLOCK;
+use crate::Error;
+use crate::base::sys;
 use crate::context::Context;
-use crate::hash::Lane;
-use crate::node::{File, OpenError, Opened, Xattrs};
+use crate::marks::blockmap::BLOCK;
+use crate::marks::node::{File, OpenError, Opened, Xattrs};
+use crate::passes::hash::Lane;
+use crate::passes::source::{self, RUN, Segment, segments};
 use crate::stage::Stage;
-use crate::{Error, saver, sys, tree};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// Blocks read at once: 1 MiB.
-pub(crate) const RUN: u64 = 16;
-
 /// Bytes written in one go before the system is asked to begin writing them to disk. Else most of it would do so only
 /// when it is asked to sync all at once.
 const WRITE_BACK: u64 = 8 << 20;
-
-/// A range of a source file, and whether it holds data.
-pub(crate) type Segment = (Range<u64>, bool);
 
 /// Which blocks of a file are to be copied, and what may be found on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +101,7 @@ impl Copier {
             }
             let (segments, reached) = self.read(context, &source, file, range.clone())?;
             if mode == Mode::Drain {
-                let same = source.is(file.id).map_err(|error| tree::unreadable(file.path(), error))?;
+                let same = source.is(file.id).map_err(|error| Error::unreadable(file.path(), error))?;
                 if reached < range.end || !same {
                     return Err(Error::ForeignChange { path: file.path(), pid: context.pid });
                 }
@@ -145,7 +141,7 @@ impl Copier {
         file: &File,
         range: Range<u64>,
     ) -> Result<(Vec<Segment>, u64), Error> {
-        let unreadable = |error| tree::unreadable(file.path(), error);
+        let unreadable = |error| Error::unreadable(file.path(), error);
         let io = &*context.stage.io;
         self.buffer.resize((RUN * BLOCK) as usize, 0);
         let segments = segments(io, source, range.clone()).map_err(unreadable)?;
@@ -181,7 +177,7 @@ impl Copier {
 
 /// Opens a file for a pass, and reads its extended attributes if they are due. `None`: not to be copied now.
 fn open_for_pass(file: &Arc<File>) -> Result<Option<Arc<Opened>>, Error> {
-    let unreadable = |error| tree::unreadable(file.path(), error);
+    let unreadable = |error| Error::unreadable(file.path(), error);
     let source = match file.open() {
         Ok(source) => source,
         Err(OpenError::Moved) => {
@@ -200,9 +196,9 @@ fn open_for_pass(file: &Arc<File>) -> Result<Option<Arc<Opened>>, Error> {
 
 /// Opens a file in the drain, and saves its extended attributes. `None`: all of it is saved.
 fn open_to_save<P: Send + 'static>(context: &Context<'_, P>, file: &File) -> Result<Option<Arc<Opened>>, Error> {
-    let source = saver::source(file, context.pid)?;
+    let source = source::to_save(file, context.pid)?;
     if let Some(source) = &source {
-        saver::save_xattrs(file, source)?;
+        source::save_xattrs(file, source)?;
     }
     Ok(source)
 }
@@ -217,26 +213,6 @@ fn next_run(file: &File, mode: Mode, from: u64) -> Option<(Range<u64>, u64)> {
         Mode::Drain => state.map.due_run(from.min(end)..end, RUN),
     };
     run.map(|run| (run, state.map.size()))
-}
-
-/// Splits a range into data and holes.
-pub(crate) fn segments(io: &dyn crate::io::Io, source: &Opened, range: Range<u64>) -> std::io::Result<Vec<Segment>> {
-    if !source.sparse {
-        return Ok(vec![(range, true)]);
-    }
-    let (mut all, mut at) = (Vec::new(), range.start);
-    while at < range.end {
-        let data = io.data_after(source.fd.as_fd(), at)?.unwrap_or(range.end..range.end);
-        let (start, end) = (data.start.clamp(at, range.end), data.end.clamp(at, range.end));
-        if start > at {
-            all.push((at..start, false));
-        }
-        if end > start {
-            all.push((start..end, true));
-        }
-        at = end.max(start);
-    }
-    Ok(all)
 }
 
 impl Target<'_> {

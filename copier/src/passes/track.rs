@@ -4,11 +4,11 @@
 //! is a sync that also takes the due blocks, and copies them after it. Files that become known in a sync are copied by
 //! the next pass, because only a grace after they became known makes sure that no call that did not find them is still
 //! to run.
-use crate::blockmap::BLOCK;
 use crate::context::Context;
-use crate::converge::has_converged;
-use crate::copy::{Copier, Mode};
-use crate::node::{File, Xattrs};
+use crate::marks::blockmap::BLOCK;
+use crate::marks::node::{File, Xattrs};
+use crate::passes::converge::has_converged;
+use crate::passes::copy::{Copier, Mode};
 use crate::tree::{Look, Tree};
 use crate::{Error, Point};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 use super::*;
-use crate::node::Xattrs;
-use crate::sys::Stat;
+use crate::base::sys::Stat;
+use crate::marks::node::Xattrs;
 
 fn known(ledger: &Ledger, blocks: u64) -> (Arc<File>, FileId) {
     let id = FileId { dev: 1, ino: 2, btime_ns: 3 };

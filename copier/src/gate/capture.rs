@@ -33,15 +33,16 @@
 //!
 //! What was parked goes on by way of a queue that both threads take from. So a call is not left waiting because the one
 //! who ended the hold was put aside right after.
-use crate::drain::{Drain, Need};
-use crate::ledger::Ledger;
-use crate::util::{lock, read, write};
+use crate::base::util::{lock, read, write};
+use crate::gate::needs::{Drain, Job};
+use crate::marks::lease::Hold;
+use crate::marks::ledger::Ledger;
 use crate::{Error, Tuning, tree::Tree};
 use crossbeam::channel::Sender;
 use hotbackup_event::Effect;
 use hotbackup_event::failpoint::hit;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -71,23 +72,6 @@ enum Gate<P> {
     Open(bool),
 }
 
-/// One hold. Clones are the same hold.
-#[derive(Debug, Clone)]
-pub(crate) struct Hold(Arc<HoldState>);
-
-#[derive(Debug)]
-struct HoldState {
-    cut: AtomicBool,
-    ends: u64,
-}
-
-impl Hold {
-    /// Whether it was ended because its lease was over. Once `true`, its calls may be running.
-    pub fn is_cut(&self) -> bool {
-        self.0.cut.load(Ordering::SeqCst)
-    }
-}
-
 impl<P: Send + 'static> std::fmt::Debug for Capture<P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let gate = match *read(&self.gate) {
@@ -98,13 +82,6 @@ impl<P: Send + 'static> std::fmt::Debug for Capture<P> {
         };
         f.debug_struct("Capture").field("gate", &gate).finish_non_exhaustive()
     }
-}
-
-/// A call whose before-images are to be saved.
-pub(crate) struct Job<P> {
-    pub needs: Vec<Need>,
-    pub permit: P,
-    pub since: Instant,
 }
 
 impl<P: Send + 'static> Capture<P> {
@@ -170,11 +147,11 @@ impl<P: Send + 'static> Capture<P> {
             let mut gate = write(&self.gate);
             // By now it may be the next hold, with a lease of its own.
             if let Gate::Holding(hold, parked) = &mut *gate
-                && self.now() >= hold.0.ends
+                && self.now() >= hold.ends()
             {
                 // In this order: who sees the hold cut finds what it parked in the queue.
                 lock(&self.released).extend(std::mem::take(parked.get_mut().unwrap_or_else(|e| e.into_inner())));
-                hold.0.cut.store(true, Ordering::SeqCst);
+                hold.cut();
                 *gate = Gate::Tracking;
             }
         }
@@ -242,7 +219,7 @@ impl<P: Send + 'static> Capture<P> {
         match *gate {
             Gate::Tracking => {
                 let ends = self.now() + self.lease.as_nanos() as u64;
-                let hold = Hold(Arc::new(HoldState { cut: AtomicBool::new(false), ends }));
+                let hold = Hold::new(ends);
                 *gate = Gate::Holding(hold.clone(), Mutex::default());
                 self.lease_ends.store(ends, Ordering::SeqCst);
                 Ok(hold)
@@ -255,7 +232,7 @@ impl<P: Send + 'static> Capture<P> {
     /// it has gone on, whoever ended the hold.
     pub(crate) fn unpark(&self, hold: &Hold) -> Result<(), Error> {
         self.leave(hold, Gate::Tracking)?;
-        self.go_on(hold.0.ends);
+        self.go_on(hold.ends());
         while self.in_hand.load(Ordering::SeqCst) > 0 {
             self.ledger.check()?;
             std::thread::sleep(Duration::from_micros(20));
@@ -269,7 +246,7 @@ impl<P: Send + 'static> Capture<P> {
         let fixed = self.leave(hold, Gate::Draining(drain))?;
         if fixed {
             hit("hold.fixed");
-            self.go_on(hold.0.ends);
+            self.go_on(hold.ends());
         }
         Ok(fixed)
     }

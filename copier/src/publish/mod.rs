@@ -3,12 +3,14 @@
 //! The target is not involved any more. Nothing here looks at the sources: names, sizes and metadata are those of the
 //! frozen model, and the content is staged.
 mod describe;
+pub(crate) mod manifest;
+pub(crate) mod verify;
 
+use crate::base::sys::{self, Attributes, Kind, Stat};
 use crate::context::Context;
-use crate::hash::hash_zeros;
-use crate::node::{File, Name, StagedHash, Xattrs};
+use crate::marks::node::{File, Name, StagedHash, Xattrs};
+use crate::passes::hash::hash_zeros;
 use crate::stage::dest_error;
-use crate::sys::{self, Attributes, Kind, Stat};
 use crate::tree::{DirNode, Entry, Other, Shown, Tree, relative};
 use crate::{Error, Report};
 use hotbackup_event::{FileId, failpoint};

@@ -27,9 +27,10 @@
 //! cut gave until that cut has certainly been seen: one grace must begin after the cut was marked (the next may have
 //! begun before it) and end, so that it has run; another must end after that, so that no append received before is
 //! still to be marked. Counting completed graces, a cut marked at count g is forgotten at g + 3.
-use crate::node::{Dir, File, LowWater, Node};
-use crate::util::{lock, read, write};
-use crate::{Error, blockmap::BLOCK};
+use crate::Error;
+use crate::base::util::{lock, read, write};
+use crate::marks::blockmap::BLOCK;
+use crate::marks::node::{Dir, File, LowWater, Node};
 use hotbackup_event::{Effect, FileId};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -199,7 +200,7 @@ impl Ledger {
     }
 
     /// The blocks that an effect on a file's content may change, as far as the map goes.
-    pub fn affected(&self, state: &mut crate::node::FileState, effect: &Effect) -> Range<u64> {
+    pub fn affected(&self, state: &mut crate::marks::node::FileState, effect: &Effect) -> Range<u64> {
         let graces = self.graces.load(Ordering::SeqCst);
         let low = if graces < state.low.grace + CUT_GRACES { state.low.len } else { u64::MAX };
         match *effect {

@@ -10,7 +10,7 @@
 //! With many files, the whole file system is synced instead (`syncfs`, which tells errors since Linux 5.8). Its errors
 //! are kept with the file system, which cannot be dropped, and told to the staging directory's own descriptor, which has been
 //! open from before the first write. Not every file system keeps that promise: see [`syncs_as_a_whole`].
-use crate::sys;
+use crate::base::sys;
 use rustix::fs::FsWord;
 use std::collections::HashMap;
 use std::io;

@@ -5,6 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Directory of a backup for its manifest and staged data; left out when a source is a restored backup itself.
+pub(crate) const OWN_DIR: &str = ".hotbackup";
+
 /// When the point in time lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,4 +1,4 @@
-//! The drain, as the target's calls see it, and claims on blocks.
+//! The drain, as the target's calls see it: what a call needs before it may run.
 //!
 //! # How a call can meet the copy after the point in time
 //!
@@ -17,19 +17,14 @@
 //! Names: the tree is frozen. A call that may remove or replace an entry waits, if that entry is a file that is not
 //! wholly saved, until the file is opened; from then on its name does not matter. Directories have been open all along.
 //! Extended attributes of a file are one more block: due, claimed or known.
-use crate::ledger::{Ledger, touch_dir};
-use crate::node::{File, FileState, Node, Xattrs};
+use crate::marks::ledger::{Ledger, touch_dir};
+use crate::marks::node::{File, Node, Xattrs};
 use crate::tree::{Entry, Tree};
-use crate::{Error, capture::Job, util};
 use crossbeam::channel::Sender;
 use hotbackup_event::Effect;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-/// How long a wait is at most before the one who waits looks whether the backup has failed.
-pub(crate) const GLANCE: Duration = Duration::from_millis(5);
+use std::time::Instant;
 
 /// The gate while the backup drains.
 pub(crate) struct Drain<P> {
@@ -47,6 +42,13 @@ pub(crate) enum Need {
     Xattrs(Arc<File>),
     /// The file open.
     Open(Arc<File>),
+}
+
+/// A call whose before-images are to be saved.
+pub(crate) struct Job<P> {
+    pub needs: Vec<Need>,
+    pub permit: P,
+    pub since: Instant,
 }
 
 impl<P> Drain<P> {
@@ -132,95 +134,5 @@ fn need_xattrs(ledger: &Ledger, effect: &Effect) -> Option<Need> {
             (!known).then_some(Need::Xattrs(file))
         }
         _ => None,
-    }
-}
-
-/// A change after the point in time that was not seen before it was made: is anything lost by it? Only what was still
-/// to be read then.
-pub(crate) fn explain_unseen(ledger: &Ledger, effect: &Effect) -> Result<(), Error> {
-    let Some(file) = ledger.file(&effect.subject()) else { return Ok(()) };
-    if let Effect::Untraceable { cause, .. } = *effect {
-        return Err(Error::Untraceable { path: file.path(), cause });
-    }
-    ledger.touch(&Node::File(Arc::clone(&file)));
-    let lost = {
-        let mut state = file.state();
-        let blocks = ledger.affected(&mut state, effect);
-        blocks.start < state.late.end && state.late.start < blocks.end
-    };
-    if !lost {
-        return Ok(());
-    }
-    let path = file.path();
-    Err(Error::Blind(format!(
-        "{} may have been written to, 8 bytes at a time, before it was saved; such writes are not seen in a process \
-         that has eventfds, unless its first backup since it was started is taken with --show-all-writes",
-        path.display()
-    )))
-}
-
-impl File {
-    /// Claims the first due blocks of a range, at most `max`.
-    pub fn claim(&self, within: Range<u64>, max: u64) -> Option<Range<u64>> {
-        let mut state = self.state();
-        let run = state.map.due_run(within, max)?;
-        state.map.claim(run.clone());
-        let late = if state.late.is_empty() { run.clone() } else { state.late.clone() };
-        state.late = late.start.min(run.start)..late.end.max(run.end);
-        Some(run)
-    }
-
-    /// Claimed blocks have been read, or taken ones copied.
-    pub fn done(&self, ledger: &Ledger, run: Range<u64>) {
-        let mut state = self.state();
-        let saved = state.map.done(run);
-        state.settle();
-        self.saved.notify_all();
-        drop(state);
-        ledger.add_lacking(-(saved as i64));
-    }
-
-    /// Claims the extended attributes, if nobody has.
-    pub fn claim_xattrs(&self) -> bool {
-        let mut state = self.state();
-        let due = matches!(state.xattrs, Xattrs::Due);
-        if due {
-            state.xattrs = Xattrs::Claimed;
-        }
-        due
-    }
-
-    /// The extended attributes have been read.
-    pub fn done_xattrs(&self, all: crate::sys::Attributes) {
-        let mut state = self.state();
-        state.xattrs = Xattrs::known(all);
-        state.settle();
-        self.saved.notify_all();
-    }
-
-    /// Waits until `ready`, or the backup has failed. Returns whether it is ready.
-    pub fn wait_until(&self, ledger: &Ledger, ready: impl Fn(&FileState) -> bool) -> bool {
-        let mut state = self.state();
-        while !ready(&state) {
-            if ledger.has_failed() {
-                return false;
-            }
-            state = util::wait(&self.saved, state, GLANCE);
-        }
-        true
-    }
-
-    /// Whether a call named the file since its status was last looked at.
-    pub fn is_touched(&self) -> bool {
-        self.flags.dirty.load(Ordering::SeqCst)
-    }
-}
-
-impl FileState {
-    /// What is wholly saved need not stay open.
-    fn settle(&mut self) {
-        if !self.is_open() {
-            self.open = None;
-        }
     }
 }

@@ -7,21 +7,25 @@
 //! Draining. No content is read, and nothing is written, in between; what is mapped for writing is an exception (`mapped`).
 //!
 //! Three things make a hold be given up, which costs nothing but a try: it takes longer than its budget, because much was
-//! renamed or created just before; its lease runs out, and it is cut, wherever this thread is by then (`capture` says how
+//! renamed or created just before; its lease runs out, and it is cut, wherever this thread is by then (`gate::capture` says how
 //! that meets the fixing of the point in time); or a device turns up that nothing known was on so far, whose calls were
 //! not parked. A sync before the next try looks at all that had changed, without a limit: each try has less to look at.
-use crate::capture::{Hold, Job};
-use crate::ledger::Ledger;
-use crate::mapped::{self, Copies};
-use crate::report::Mapped;
-use crate::saver::{Image, Saver};
-use crate::track::Tracker;
+pub(crate) mod mapped;
+
+use crate::base::sys;
+use crate::base::util::micros;
+use crate::drain::saver::{Image, Saver};
+use crate::gate::needs::Job;
+use crate::interface::report::Mapped;
+use crate::marks::lease::Hold;
+use crate::marks::ledger::Ledger;
+use crate::passes::track::Tracker;
 use crate::tree::{Look, Tree};
-use crate::util::micros;
-use crate::{Error, HoldTimes, Phase, sys};
+use crate::{Error, HoldTimes, Phase};
 use crossbeam::channel::Sender;
 use hotbackup_event::FileId;
 use hotbackup_event::failpoint::hit;
+use mapped::Copies;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -182,7 +186,7 @@ impl<P: Send + 'static> Tracker<'_, P> {
 
 /// The marks, if they were taken while the hold was on. Those of a hold that was cut may belong to calls that are still
 /// to run: they are for the next sync.
-fn take_in(hold: &Hold, ledger: &Ledger) -> Option<crate::ledger::Taken> {
+fn take_in(hold: &Hold, ledger: &Ledger) -> Option<crate::marks::ledger::Taken> {
     let taken = ledger.take();
     if hold.is_cut() {
         ledger.put_back(taken);

@@ -2,6 +2,7 @@ use super::*;
 use crate::{Point, Source, Spec};
 use crossbeam::channel::{Receiver, unbounded};
 use hotbackup_event::FileId;
+use std::sync::atomic::AtomicBool;
 
 /// Counts the calls that were let go.
 struct Permit(Arc<AtomicUsize>);
@@ -24,7 +25,7 @@ fn bench(lease: Duration) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let tuning = Tuning { hold_lease: lease, ..Tuning::default() };
     let root = std::fs::File::open(dir.path()).unwrap().into();
-    let id = crate::sys::stat_fd(&root).unwrap().id;
+    let id = crate::base::sys::stat_fd(&root).unwrap().id;
     let spec = Spec {
         sources: vec![Source { root, path: dir.path().into(), name: None }],
         dest: dir.path().join("none"),

@@ -4,16 +4,16 @@
 //! One *writer* writes that to the stage. Memory in between is bounded; a saver takes room before it claims blocks, so
 //! that nobody who waits for claimed blocks ever waits for the destination too. When there is no room for too long, the
 //! backup fails and the call goes on.
-use crate::blockmap::BLOCK;
-use crate::capture::Job;
+use crate::base::util::{lock, micros, wait};
 use crate::context::{Context, Images};
-use crate::copy::{RUN, segments};
-use crate::drain::{GLANCE, Need};
-use crate::ledger::Ledger;
-use crate::node::{File, FileState, OpenError, Opened, Xattrs};
+use crate::gate::needs::{Job, Need};
+use crate::marks::blockmap::BLOCK;
+use crate::marks::claims::GLANCE;
+use crate::marks::ledger::Ledger;
+use crate::marks::node::{File, FileState, Opened, Xattrs};
+use crate::passes::source::{RUN, save_xattrs, segments, to_save};
 use crate::stage::Stage;
-use crate::util::{lock, micros, wait};
-use crate::{Capture, Error, sys, tree};
+use crate::{Capture, Error};
 use crossbeam::channel::{Receiver, Sender};
 use hotbackup_event::failpoint::hit;
 use std::ops::Range;
@@ -121,9 +121,9 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             return Ok(());
         }
         match need {
-            Need::Open(file) => source(file, self.pid).map(drop),
+            Need::Open(file) => to_save(file, self.pid).map(drop),
             Need::Xattrs(file) => {
-                if let Some(source) = source(file, self.pid)? {
+                if let Some(source) = to_save(file, self.pid)? {
                     save_xattrs(file, &source)?;
                 }
                 self.wait_for(file, since, |state| matches!(state.xattrs, Xattrs::Known(_)))
@@ -148,7 +148,7 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             if since.elapsed() >= self.max_wait {
                 return Err(self.too_slow(file, since));
             }
-            let Some(source) = source(file, self.pid)? else { break };
+            let Some(source) = to_save(file, self.pid)? else { break };
             let room = ((due.end - due.start) * BLOCK) as usize;
             if !self.room.take(room, since + self.max_wait, self.ledger) {
                 let full = Error::BeforeImagesFull { path: file.path(), waited_ms: micros(since.elapsed()) / 1000 };
@@ -188,7 +188,7 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
 
     /// Reads blocks that nobody can change.
     pub fn read(&self, file: &Arc<File>, source: &Opened, run: Range<u64>) -> Result<Vec<Image>, Error> {
-        let unreadable = |error| tree::unreadable(file.path(), error);
+        let unreadable = |error| Error::unreadable(file.path(), error);
         let size = file.state().map.size();
         let range = run.start * BLOCK..(run.end * BLOCK).min(size);
         let mut images = Vec::new();
@@ -248,40 +248,6 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             None => self.stage.punch(number, fd, image.range.clone()),
         }
     }
-}
-
-/// The source of a file that is not wholly saved, opened and kept open until it is. `None`: it is saved.
-///
-/// Opening by name may fail because the name has changed since the point in time. Then the call that changed it waited
-/// until the file was open, and that is found on the second look.
-pub(crate) fn source(file: &File, pid: i32) -> Result<Option<Arc<Opened>>, Error> {
-    let kept = || {
-        let state = file.state();
-        if state.is_open() { state.open.clone().map(Some) } else { Some(None) }
-    };
-    if let Some(known) = kept() {
-        return Ok(known);
-    }
-    match file.open() {
-        Ok(opened) => {
-            let mut state = file.state();
-            Ok(if state.is_open() { Some(Arc::clone(state.open.get_or_insert(Arc::new(opened)))) } else { None })
-        }
-        Err(error) => match (kept(), error) {
-            (Some(known), _) => Ok(known),
-            (None, OpenError::Moved) => Err(Error::ForeignChange { path: file.path(), pid }),
-            (None, OpenError::Io(error)) => Err(tree::unreadable(file.path(), error)),
-        },
-    }
-}
-
-/// Saves the extended attributes, unless somebody else does.
-pub(crate) fn save_xattrs(file: &File, source: &Opened) -> Result<(), Error> {
-    if file.claim_xattrs() {
-        let all = sys::xattrs(&source.fd).map_err(|error| tree::unreadable(file.path(), error))?;
-        file.done_xattrs(all);
-    }
-    Ok(())
 }
 
 /// Lets the target go if a thread panics while it holds one of these.

@@ -2,7 +2,7 @@
 //!
 //! JSON, one entry a line. Entries are in the order of a walk that visits names in byte order. Text is a string, or
 //! `{"bytes": HEX}` where it is not UTF-8.
-use crate::sys::{Kind, Stat};
+use crate::base::sys::{Kind, Stat};
 use crate::{Error, PhaseTimes, Point, Report};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::{OsStr, OsString};
@@ -176,7 +176,7 @@ impl<W: Write> Entries<W> {
 impl Manifest {
     /// Reads the manifest of the backup at `dest`.
     pub fn read(dest: &Path) -> Result<Self, Error> {
-        let path = dest.join(crate::tree::OWN_DIR).join(FILE);
+        let path = dest.join(crate::interface::spec::OWN_DIR).join(FILE);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
@@ -242,11 +242,6 @@ impl From<&OsStr> for Text {
     fn from(text: &OsStr) -> Self {
         Self(text.to_owned())
     }
-}
-
-/// Writes a path for people; what is not UTF-8 is replaced.
-pub(crate) fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// A time in nanoseconds since the epoch as text, UTC.

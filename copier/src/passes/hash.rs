@@ -2,8 +2,8 @@
 //!
 //! A file that is copied from its start to its end is hashed on its way. The hash is stored only if the staged file has not
 //! changed since; other files are read again when they are published.
-use crate::copy::Segment;
-use crate::node::{File, FileState, StagedHash};
+use crate::marks::node::{File, FileState, StagedHash};
+use crate::passes::source::Segment;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::sync::Arc;
 

@@ -1,13 +1,13 @@
 //! What a finished backup says of itself.
 use crate::{Phase, Point};
-use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize, Serializer};
+use std::path::{Path, PathBuf};
 
 /// A complete backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Where it is.
-    #[serde(serialize_with = "crate::manifest::lossy")]
+    #[serde(serialize_with = "crate::interface::report::lossy")]
     pub dest: PathBuf,
     /// When its point in time lay.
     pub point: Point,
@@ -81,4 +81,9 @@ pub struct PhaseTimes {
     pub start_ns: u64,
     /// How long it took, in microseconds.
     pub duration_us: u64,
+}
+
+/// Writes a path for people; what is not UTF-8 is replaced.
+pub(crate) fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }

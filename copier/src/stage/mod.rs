@@ -3,11 +3,15 @@
 //! It lies beside the destination, so that it can take the destination's name in one step, and nobody else can look
 //! inside. While a backup runs it is locked; one that is left over from a process that was killed is not, and is removed by
 //! the next backup to the same destination. Staged data is kept by file, not by name, so renames in the source cost nothing.
-use crate::kept::{Kept, most_open, syncs_as_a_whole};
-use crate::tree::OWN_DIR;
-use crate::util::lock;
-use crate::{Error, Source, Spec, io::Io, remove, sys};
+mod kept;
+mod remove;
+
+use crate::base::util::lock;
+use crate::base::{io::Io, sys};
+use crate::interface::spec::OWN_DIR;
+use crate::{Error, Source, Spec};
 use hotbackup_event::{FileId, failpoint};
+use kept::{Kept, most_open, syncs_as_a_whole};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};

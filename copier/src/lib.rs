@@ -41,7 +41,7 @@
 //! | `tree` | names, and where symbolic links lead |
 //! | `gate` | where stopped calls come in, and when they go on |
 //! | `stage` | the staging directory, and removing it |
-//! | `context` | what every step below needs |
+//! | `context` | what each of the following needs: where things are, who is told, whether to go on |
 //! | `passes` | Track: syncs, and copying while the target writes |
 //! | `drain` | Drain: before-images, and the nets |
 //! | `hold` | Hold: the moment, and what is mapped then |

@@ -131,13 +131,13 @@ pub(crate) fn open_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
-/// The path of an open file, for messages and for telling inside from outside. As the kernel tells it: seen from the
-/// root of the mount namespace that the file was opened in.
+/// The path of an open file, for messages.
 pub(crate) fn fd_path(fd: impl AsFd) -> PathBuf {
     path_of(fd).unwrap_or_else(|_| PathBuf::from("?"))
 }
 
-/// The same; it fails with `ENAMETOOLONG` when the path is longer than a page.
+/// The path of an open file, for telling inside from outside. As the kernel tells it: seen from the root of the mount
+/// namespace that the file was opened in. Fails with `ENAMETOOLONG` when it is longer than a page.
 pub(crate) fn path_of(fd: impl AsFd) -> rustix::io::Result<PathBuf> {
     let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     Ok(OsString::from_vec(rustix::fs::readlink(link, Vec::new())?.into_bytes()).into())
@@ -254,7 +254,7 @@ pub(crate) fn now_ns() -> u64 {
 }
 
 /// Whether a directory is on overlayfs (`linux/magic.h`), where a file or directory becomes another one when it is copied to the upper layer.
-pub(crate) fn is_on_overlayfs(dir: &OwnedFd) -> bool {
+pub(crate) fn is_on_overlayfs(dir: &OwnedFd) -> io::Result<bool> {
     const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
-    rustix::fs::fstatfs(dir).is_ok_and(|found| found.f_type == OVERLAYFS)
+    Ok(rustix::fs::fstatfs(dir)?.f_type == OVERLAYFS)
 }

@@ -13,6 +13,7 @@ use crate::base::sys::{self, Stat};
 use crate::context::Context;
 use crate::marks::node::{Dir, File};
 use crate::tree::{Entry, Tree};
+use hotbackup_event::look::is_gone;
 use std::sync::atomic::Ordering;
 
 /// Fails if anything was changed by somebody else.
@@ -52,11 +53,13 @@ fn check_file(file: &File, pid: i32) -> Result<(), Error> {
     let known = file.state().stat;
     // On overlayfs one of several names may come to lead to another file, by a copy to the upper layer that nobody shows.
     let links = file.state().links.clone();
-    let may = |dir: &Dir| sys::is_on_overlayfs(&dir.fd);
-    for link in links.iter().filter(|link| links.len() > 1 && may(&link.dir)) {
+    for link in links.iter().filter(|_| links.len() > 1) {
+        if !sys::is_on_overlayfs(&link.dir.fd).map_err(unreadable)? {
+            continue;
+        }
         let leads_elsewhere = match link.stat() {
             Ok(found) => found.id != file.id,
-            Err(error) if crate::marks::node::sys_gone(&error) => true,
+            Err(error) if is_gone(&error) => true,
             Err(error) => return Err(unreadable(error)),
         };
         if leads_elsewhere && !link.dir.flags.dirty.load(Ordering::SeqCst) {

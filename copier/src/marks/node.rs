@@ -3,6 +3,7 @@ use crate::base::sys::{self, Attributes, Stat};
 use crate::base::util::lock;
 use crate::marks::blockmap::BlockMap;
 use hotbackup_event::FileId;
+use hotbackup_event::look::is_gone;
 use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::hash::{Hash, Hasher};
@@ -228,7 +229,7 @@ impl File {
                     return Ok(Opened { fd, size: found.stat.size, sparse: found.sparse });
                 }
                 Ok(_) => {}
-                Err(error) if sys_gone(&error) => {}
+                Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(OpenError::Io(error)),
             }
         }
@@ -242,7 +243,7 @@ impl File {
             match link.stat() {
                 Ok(found) if found.id == self.id => return Ok(Some(found)),
                 Ok(_) => {}
-                Err(error) if sys_gone(&error) => {}
+                Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -261,15 +262,6 @@ impl FileState {
     pub fn is_open(&self) -> bool {
         !self.map.is_clean() || !matches!(self.xattrs, Xattrs::Known(_))
     }
-}
-
-/// Whether an error says that a name leads elsewhere by now: gone, a link, or of another kind.
-pub(crate) fn sys_gone(error: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::STALE)
-    )
 }
 
 /// A file or a directory, found by its identity.

@@ -4,6 +4,7 @@
 //! `{"bytes": HEX}` where it is not UTF-8.
 use crate::base::sys::{Kind, Stat};
 use crate::{Error, PhaseTimes, Point, Report};
+use hotbackup_event::look::is_gone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -179,7 +180,7 @@ impl Manifest {
         let path = dest.join(crate::interface::spec::OWN_DIR).join(FILE);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Err(error) if is_gone(&error) => {
                 return Err(Error::ManifestMissing { path: dest.to_owned() });
             }
             Err(source) => return Err(Error::DestIo { op: "read", path, source }),

@@ -10,7 +10,6 @@ use crate::base::sys::{self, Attributes, Kind, Stat};
 use crate::context::Context;
 use crate::marks::node::{File, Name, StagedHash, Xattrs};
 use crate::passes::hash::hash_zeros;
-use crate::stage::dest_error;
 use crate::tree::{DirNode, Entry, Other, Shown, Tree, relative};
 use crate::{Error, Report};
 use hotbackup_event::{FileId, failpoint};
@@ -57,7 +56,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     /// Makes the staging directory a complete backup in all but its name.
     pub fn publish(mut self, mut report: Report) -> Result<Report, Error> {
         let stage = self.context.stage;
-        let failed = |op, path: PathBuf| move |error: io::Error| dest_error(op, path, error);
+        let failed = |op, path: PathBuf| move |error: io::Error| Error::at_dest(op, path, error);
         let files = self.context.ledger.files();
         self.sync_each = stage.syncs_each(files.len(), self.context.tuning.sync_each_below);
         stage.check_parent()?;
@@ -118,7 +117,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             stage.set_len(file.number, &fd, size)?;
         }
         if !hashed {
-            let hash = self.hash(&fd, size).map_err(|error| dest_error("read", stage.path(), error))?;
+            let hash = self.hash(&fd, size).map_err(|error| Error::at_dest("read", stage.path(), error))?;
             file.state().hash = Some(Box::new(StagedHash { hash, size }));
         }
         Ok(())
@@ -146,7 +145,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     }
 
     fn place_dir(&mut self, node: &DirNode, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: io::Error| dest_error(op, path.to_owned(), error);
+        let failed = |op| move |error: io::Error| Error::at_dest(op, path.to_owned(), error);
         rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(|error| failed("create")(error.into()))?;
         let out = sys::open_dir(parent, name).map_err(failed("open"))?;
         self.place_entries(node, &out, path)?;
@@ -184,7 +183,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         }
         let number = file.number.to_string();
         rustix::fs::renameat(stage.data(), number, out, &**name)
-            .map_err(|error| dest_error("put into place", path.clone(), error))?;
+            .map_err(|error| Error::at_dest("put into place", path.clone(), error))?;
         let (stat, several, xattrs) = {
             let state = file.state();
             let xattrs = match &state.xattrs {
@@ -196,13 +195,13 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         self.apply(out, name, &stat, &path)?;
         if !xattrs.is_empty() {
             let open = rustix::fs::openat(out, &**name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            let fd = open.map_err(|error| dest_error("open", path.clone(), error))?;
+            let fd = open.map_err(|error| Error::at_dest("open", path.clone(), error))?;
             self.apply_xattrs(&fd, &xattrs, &path)?;
             rustix::fs::futimens(&fd, &times(&stat))
-                .map_err(|error| dest_error("set the times of", path.clone(), error))?;
+                .map_err(|error| Error::at_dest("set the times of", path.clone(), error))?;
         }
         if self.sync_each {
-            stage.sync_file(file.number, out, name).map_err(|error| dest_error("sync", path.clone(), error))?;
+            stage.sync_file(file.number, out, name).map_err(|error| Error::at_dest("sync", path.clone(), error))?;
         }
         if several {
             self.placed.insert(file.number, path);
@@ -214,11 +213,11 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     /// One more name of what was put into place as `first`.
     fn place_again(&self, first: &Path, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
         let linked = rustix::fs::linkat(&self.context.stage.root, first, out, &**name, AtFlags::empty());
-        linked.map_err(|error| dest_error("link", path, error))
+        linked.map_err(|error| Error::at_dest("link", path, error))
     }
 
     fn place_other(&mut self, other: &Other, out: &OwnedFd, name: &Name, path: &Path) -> Result<(), Error> {
-        let failed = |error: rustix::io::Errno| dest_error("create", path.to_owned(), error);
+        let failed = |error: rustix::io::Errno| Error::at_dest("create", path.to_owned(), error);
         let text = self.link_text(other, path);
         let key = (other.id, text.clone());
         if let Some(first) = self.others.get(&key) {
@@ -261,7 +260,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
 
     /// Owner, mode and times of what is not a directory.
     fn apply(&mut self, out: &OwnedFd, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: rustix::io::Errno| dest_error(op, path.to_owned(), error);
+        let failed = |op| move |error: rustix::io::Errno| Error::at_dest(op, path.to_owned(), error);
         let mut mode = stat.permissions();
         if (stat.uid, stat.gid) != self.owner {
             let (uid, gid) = owner(stat);
@@ -279,7 +278,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
 
     /// Owner, mode, attributes and times of a directory: once all its entries are in place.
     fn apply_to_dir(&mut self, node: &DirNode, out: &OwnedFd, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: rustix::io::Errno| dest_error(op, path.to_owned(), error);
+        let failed = |op| move |error: rustix::io::Errno| Error::at_dest(op, path.to_owned(), error);
         let state = node.dir.state().clone();
         let mut mode = state.stat.permissions();
         let (uid, gid) = owner(&state.stat);
@@ -303,7 +302,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     fn attribute_set(&mut self, name: &CStr, path: &Path, done: rustix::io::Result<()>) -> Result<(), Error> {
         let what = format!("the extended attribute {} could not be set", name.to_string_lossy());
         let done = self.tolerate(&what, path, done);
-        done.map(drop).map_err(|error| dest_error("set an extended attribute of", path.to_owned(), error))
+        done.map(drop).map_err(|error| Error::at_dest("set an extended attribute of", path.to_owned(), error))
     }
 
     /// What the destination, or our privileges, cannot do is told and not fatal. Returns whether it was done.

@@ -3,6 +3,7 @@ use crate::base::sys;
 use crate::interface::spec::OWN_DIR;
 use crate::publish::manifest::{Manifest, Record, RecordKind, octal};
 use crate::{Error, Monitor, Phase, Progress};
+use hotbackup_event::look::is_gone;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -88,9 +89,9 @@ impl VerifyReport {
         }
         let near = Near::new(dest, relative);
         let path = &near.path;
-        let found = match stat(path) {
+        let found = match look_at(path) {
             Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.problem(relative, "is missing"),
+            Err(error) if is_gone(&error) => return self.problem(relative, "is missing"),
             Err(error) => return self.problem(relative, format!("cannot be looked at: {error}")),
         };
         let kind = RecordKind::from(found.stat.kind());
@@ -116,15 +117,21 @@ impl VerifyReport {
             let what = format!("was modified at {} ns instead of {} ns", stat.mtime, record.mtime_ns);
             self.problem(relative, what);
         }
-        if let Some(target) = &record.target
-            && std::fs::read_link(path).is_ok_and(|found| found.as_os_str() != target.0)
-        {
-            self.problem(relative, format!("does not lead to {}", Path::new(&target.0).display()));
+        if let Some(target) = &record.target {
+            match std::fs::read_link(path) {
+                Ok(found) if found.as_os_str() == target.0 => {}
+                Ok(_) => self.problem(relative, format!("does not lead to {}", Path::new(&target.0).display())),
+                Err(error) => self.problem(relative, format!("cannot be looked at: {error}")),
+            }
         }
         if let Some(first) = &record.hardlink_of {
-            let same = sys_id(&Near::new(dest, Path::new(&first.0)).path).is_ok_and(|id| id == found.id);
-            if !same {
-                self.problem(relative, format!("is not the same file as {}", Path::new(&first.0).display()));
+            let first = Path::new(&first.0);
+            match look_at(&Near::new(dest, first).path) {
+                Ok(other) if other.id == found.id => {}
+                Err(error) if !is_gone(&error) => {
+                    self.problem(relative, format!("cannot be compared with {}: {error}", first.display()));
+                }
+                _ => self.problem(relative, format!("is not the same file as {}", first.display())),
             }
         } else if kind == RecordKind::File {
             self.check_content(relative, path, record);
@@ -163,15 +170,23 @@ impl VerifyReport {
             Ok(entries) => entries,
             Err(error) => return self.problem(below, format!("cannot be read: {error}")),
         };
-        for entry in entries.flatten() {
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return self.problem(below, format!("cannot be read: {error}")),
+            };
             let path = below.join(entry.file_name());
             if below.as_os_str().is_empty() && entry.file_name() == OWN_DIR {
                 continue;
             }
             if !expected.contains(path.as_os_str()) {
                 self.problem(&path, "is not in the manifest");
-            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.find_extra(dest, &path, expected);
+                continue;
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => self.find_extra(dest, &path, expected),
+                Ok(_) => {}
+                Err(error) => self.problem(&path, format!("cannot be looked at: {error}")),
             }
         }
     }
@@ -201,10 +216,6 @@ impl Near {
     }
 }
 
-fn stat(path: &Path) -> io::Result<sys::Found> {
+fn look_at(path: &Path) -> io::Result<sys::Found> {
     sys::stat_at(rustix::fs::CWD, path.as_os_str())
-}
-
-fn sys_id(path: &Path) -> io::Result<hotbackup_event::FileId> {
-    Ok(stat(path)?.id)
 }

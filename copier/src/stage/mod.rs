@@ -3,13 +3,16 @@
 //! It lies beside the destination, so that it can take the destination's name in one step, and nobody else can look
 //! inside. While a backup runs it is locked; one that is left over from a process that was killed is not, and is removed by
 //! the next backup to the same destination. Staged data is kept by file, not by name, so renames in the source cost nothing.
+mod check;
 mod kept;
 mod remove;
 
 use crate::base::util::lock;
 use crate::base::{io::Io, sys};
 use crate::interface::spec::OWN_DIR;
-use crate::{Error, Source, Spec};
+use crate::{Error, Spec};
+use check::{check_apart, check_empty, check_sources, split};
+use hotbackup_event::look::is_gone;
 use hotbackup_event::{FileId, failpoint};
 use kept::{Kept, most_open, syncs_as_a_whole};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
@@ -50,17 +53,6 @@ impl std::fmt::Debug for Stage {
     }
 }
 
-/// What went wrong at the destination, as the error that says what to do about it.
-pub(crate) fn dest_error(op: &'static str, path: PathBuf, source: impl Into<io::Error>) -> Error {
-    let source = source.into();
-    match Errno::from_io_error(&source) {
-        Some(Errno::NOSPC | Errno::DQUOT) => Error::DestFull { path },
-        Some(Errno::ROFS) => Error::DestReadOnly { path },
-        Some(Errno::MFILE | Errno::NFILE) => Error::TooManyOpenFiles { path },
-        _ => Error::DestIo { op, path, source },
-    }
-}
-
 impl Stage {
     /// Checks the destination, and makes the staging directory beside it.
     pub fn prepare(spec: &Spec, io: Arc<dyn Io>) -> Result<Self, Error> {
@@ -73,7 +65,7 @@ impl Stage {
         let parent = open(&parent_path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::DestParentMissing { path: parent_path.clone() },
             io::ErrorKind::NotADirectory => Error::DestNotDirectory { path: parent_path.clone() },
-            _ => dest_error("open", parent_path.clone(), error),
+            _ => Error::at_dest("open", parent_path.clone(), error),
         })?;
         let dest = parent_path.join(&last);
         for source in &spec.sources {
@@ -85,13 +77,14 @@ impl Stage {
         name.push(".hotbackup-partial-");
         remove::leftovers(&parent, &name);
         name.push(std::process::id().to_string());
-        let root = make(&parent, &mut name).map_err(|error| dest_error("create", parent_path.join(&name), error))?;
+        let root =
+            make(&parent, &mut name).map_err(|error| Error::at_dest("create", parent_path.join(&name), error))?;
         let path = parent_path.join(&name);
         let below = |dir: &OwnedFd, name: &str| -> Result<OwnedFd, Error> {
             rustix::fs::mkdirat(dir, name, Mode::RWXU)
                 .map_err(io::Error::from)
                 .and_then(|()| sys::open_dir(dir, OsStr::new(name)))
-                .map_err(|error| dest_error("create", path.join(name), error))
+                .map_err(|error| Error::at_dest("create", path.join(name), error))
         };
         let made = below(&root, OWN_DIR).and_then(|own| Ok((below(&own, DATA_DIR)?, own)));
         let (data, own) = made.inspect_err(|_| drop(remove::staging(&parent, &name, &root)))?;
@@ -104,7 +97,7 @@ impl Stage {
 
     /// The staging directory's identity: it must not turn up in a source.
     pub fn id(&self) -> Result<FileId, Error> {
-        Ok(sys::stat_fd(&self.root).map_err(|error| dest_error("look at", self.path(), error))?.id)
+        Ok(sys::stat_fd(&self.root).map_err(|error| Error::at_dest("look at", self.path(), error))?.id)
     }
 
     pub fn path(&self) -> PathBuf {
@@ -149,7 +142,7 @@ impl Stage {
     /// The error for something that failed here.
     fn failed(&self, op: &'static str, path: PathBuf, source: io::Error) -> Error {
         self.troubled.store(true, Ordering::Relaxed);
-        dest_error(op, path, source)
+        Error::at_dest(op, path, source)
     }
 
     pub fn write(&self, number: u64, fd: &OwnedFd, data: &[u8], offset: u64) -> Result<(), Error> {
@@ -175,7 +168,7 @@ impl Stage {
 
     /// Removes what was staged and not moved into place, and the directory it was in.
     pub fn clear_data(&self) -> Result<(), Error> {
-        let failed = |error| dest_error("clear", self.path().join(OWN_DIR).join(DATA_DIR), error);
+        let failed = |error| Error::at_dest("clear", self.path().join(OWN_DIR).join(DATA_DIR), error);
         for name in sys::names(&self.data).map_err(failed)? {
             rustix::fs::unlinkat(&self.data, &*name, AtFlags::empty()).map_err(|e| failed(e.into()))?;
         }
@@ -192,13 +185,17 @@ impl Stage {
             Errno::NOTEMPTY | Errno::EXIST => Error::DestNotEmpty { path: self.dest.clone() },
             Errno::NOTDIR => Error::DestNotDirectory { path: self.dest.clone() },
             Errno::BUSY => Error::DestMountPoint { path: self.dest.clone() },
-            error => dest_error("rename the staging directory to", self.dest.clone(), error),
+            error => Error::at_dest("rename the staging directory to", self.dest.clone(), error),
         };
         let mut replaced = None;
         let renamed = match renameat_with(&self.parent, &*self.name, &self.parent, &*last, RenameFlags::NOREPLACE) {
             // There is a directory, or the file system knows no such flag. Only an empty directory is replaced.
             Err(Errno::EXIST | Errno::INVAL) => {
-                replaced = sys::stat_at(&self.parent, &last).ok().map(|found| found.stat);
+                replaced = match sys::stat_at(&self.parent, &last) {
+                    Ok(found) => Some(found.stat),
+                    Err(error) if is_gone(&error) => None,
+                    Err(error) => return Err(Error::at_dest("look at", self.dest.clone(), error)),
+                };
                 renameat(&self.parent, &*self.name, &self.parent, &*last)
             }
             other => other,
@@ -215,7 +212,7 @@ impl Stage {
         }
         failpoint::hit("publish.renamed");
         let durable = self.io.sync(self.parent.as_fd());
-        let settled = durable.map_err(|error| dest_error("sync", self.dest.clone(), error));
+        let settled = durable.map_err(|error| Error::at_dest("sync", self.dest.clone(), error));
         if let Err(error) = settled.and_then(|()| self.check_visible()) {
             return Err(self.take_back(&last, replaced, error));
         }
@@ -262,12 +259,10 @@ impl Stage {
     }
 
     fn check_leads_to(&self, path: &Path, fd: &OwnedFd) -> Result<(), Error> {
-        let held = sys::stat_fd(fd).map_err(|error| dest_error("look at", path.to_owned(), error))?;
+        let held = sys::stat_fd(fd).map_err(|error| Error::at_dest("look at", path.to_owned(), error))?;
         match sys::stat_at(CWD, path.as_os_str()) {
             Ok(found) if found.id == held.id => return Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(dest_error("look at", path.to_owned(), error));
-            }
+            Err(error) if !is_gone(&error) => return Err(Error::at_dest("look at", path.to_owned(), error)),
             _ => {}
         }
         let gone = "what was there when the backup began was unmounted, moved or replaced; mount it again";
@@ -291,100 +286,6 @@ impl Drop for Stage {
     }
 }
 
-/// The directory that the destination is in, without links, and its name there.
-fn split(dest: &Path) -> Result<(PathBuf, OsString), Error> {
-    let real = match dest.canonicalize() {
-        Ok(real) => real,
-        Err(_) => {
-            let parent = match dest.parent() {
-                Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-                Some(parent) => parent,
-                None => return Err(Error::DestMountPoint { path: dest.to_owned() }),
-            };
-            let missing = || Error::DestParentMissing { path: parent.to_owned() };
-            let name = dest.file_name().ok_or_else(missing)?;
-            parent.canonicalize().map_err(|_| missing())?.join(name)
-        }
-    };
-    match (real.parent(), real.file_name()) {
-        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_owned())),
-        _ => Err(Error::DestMountPoint { path: dest.to_owned() }),
-    }
-}
-
-/// The destination is an empty directory that nothing is mounted on, or nothing yet.
-fn check_empty(parent: &OwnedFd, last: &OsStr, dest: &Path) -> Result<(), Error> {
-    let path = dest.to_owned();
-    let found = match sys::stat_at(parent, last) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(dest_error("look at", path, error)),
-    };
-    if found.stat.kind() != sys::Kind::Dir {
-        return Err(Error::DestNotDirectory { path });
-    }
-    let fd = sys::open_dir(parent, last).map_err(|error| dest_error("open", dest.to_owned(), error))?;
-    let names = sys::names(&fd).map_err(|error| dest_error("read", dest.to_owned(), error))?;
-    if !names.is_empty() {
-        return Err(Error::DestNotEmpty { path });
-    }
-    if sys::is_mount_point(&fd).unwrap_or(false) {
-        return Err(Error::DestMountPoint { path });
-    }
-    Ok(())
-}
-
-/// Whether one directory is above another, or the same. Compared by identity, level by level, so that neither links
-/// nor similar names (`/x/src2` beside `/x/src`) matter, nor what it is called in another mount namespace.
-fn is_above(above: FileId, below: &OwnedFd) -> io::Result<bool> {
-    let mut at = below.try_clone()?;
-    let mut id = sys::stat_fd(&at)?.id;
-    loop {
-        if id == above {
-            return Ok(true);
-        }
-        at = sys::open_dir(&at, OsStr::new(".."))?;
-        let up = sys::stat_fd(&at)?.id;
-        if up == id {
-            return Ok(false);
-        }
-        id = up;
-    }
-}
-
-fn check_apart(source: &Source, parent: &OwnedFd, dest: &Path) -> Result<(), Error> {
-    let unreadable = |error| Error::SourceUnreadable { path: source.path.clone(), source: error };
-    let root = sys::stat_fd(&source.root).map_err(unreadable)?;
-    if root.stat.kind() != sys::Kind::Dir {
-        return Err(Error::SourceNotDirectory { path: source.path.clone() });
-    }
-    let inside = is_above(root.id, parent).map_err(|error| dest_error("look above", dest.to_owned(), error))?;
-    let around = match dest.file_name().map(|last| sys::stat_at(parent, last)) {
-        Some(Ok(found)) => is_above(found.id, &source.root).map_err(unreadable)?,
-        _ => false,
-    };
-    if inside || around {
-        return Err(Error::DestInsideSource { dest: dest.to_owned(), source_path: source.path.clone() });
-    }
-    Ok(())
-}
-
-fn check_sources(sources: &[Source]) -> Result<(), Error> {
-    for (index, first) in sources.iter().enumerate() {
-        for second in &sources[index + 1..] {
-            let unreadable = |error| Error::SourceUnreadable { path: first.path.clone(), source: error };
-            let a = sys::stat_fd(&first.root).map_err(unreadable)?.id;
-            let b = sys::stat_fd(&second.root).map_err(unreadable)?.id;
-            let nested = is_above(a, &second.root).and_then(|x| Ok(x || is_above(b, &first.root)?));
-            let clash = first.name.is_none() || second.name.is_none() || first.name == second.name;
-            if clash || nested.map_err(unreadable)? {
-                return Err(Error::SourcesOverlap { first: first.path.clone(), second: second.path.clone() });
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Makes and locks a staging directory. `name` grows if another backup of this process has it.
 fn make(parent: &OwnedFd, name: &mut OsString) -> io::Result<OwnedFd> {
     loop {
@@ -398,13 +299,17 @@ fn make(parent: &OwnedFd, name: &mut OsString) -> io::Result<OwnedFd> {
         }
         // Until it is locked, another backup to the same place may take it for a leftover.
         let root = match sys::open_dir(parent, name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if is_gone(&error) => continue,
             other => other?,
         };
         // Where there are no locks, nothing is ever taken for a leftover either.
         let locked = rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive);
         let id = sys::stat_fd(&root)?.id;
-        if locked != Err(Errno::WOULDBLOCK) && sys::stat_at(parent, name).is_ok_and(|found| found.id == id) {
+        let there = match sys::stat_at(parent, name) {
+            Err(error) if is_gone(&error) => None,
+            found => Some(found?.id),
+        };
+        if locked != Err(Errno::WOULDBLOCK) && there == Some(id) {
             return Ok(root);
         }
     }

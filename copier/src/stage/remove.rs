@@ -4,6 +4,7 @@
 //! path lead to another tree, and that is not ours to remove from.
 use crate::base::sys;
 use crate::interface::spec::OWN_DIR;
+use hotbackup_event::look::{Lack, LookError};
 use rustix::fs::{AtFlags, FlockOperation, Mode};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
@@ -58,14 +59,14 @@ fn is_dir(error: &io::Error) -> bool {
 /// Empties a directory below another. One that is in place already may have a mode that keeps even its owner out.
 fn below(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let open = match sys::open_dir(dir, name) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+        Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) => {
             rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
             sys::open_dir(dir, name)?
         }
         other => other?,
     };
     match all_below(&open) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+        Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) => {
             rustix::fs::fchmod(&open, Mode::RWXU)?;
             all_below(&open)
         }

@@ -3,7 +3,8 @@ use super::{Entry, Tree};
 use crate::Error;
 use crate::base::sys;
 use crate::marks::lease::Hold;
-use crate::marks::node::{File, Node, Xattrs, sys_gone};
+use crate::marks::node::{File, Node, Xattrs};
+use hotbackup_event::look::is_gone;
 use hotbackup_event::{Effect, FileId};
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,7 +40,7 @@ impl Tree {
                 let found = sys::stat_fd(&dir.fd).map_err(unreadable)?;
                 // On overlayfs it becomes another one when it is copied to the upper layer: calls on that went unmarked.
                 // (A subvolume of btrfs that was destroyed has another identity as well, and no name.)
-                if found.id != dir.id && sys::is_on_overlayfs(&dir.fd) {
+                if found.id != dir.id && sys::is_on_overlayfs(&dir.fd).map_err(unreadable)? {
                     return Err(self.foreign(dir.path()));
                 }
                 let xattrs = meta.then(|| sys::xattrs(&dir.fd)).transpose().map_err(unreadable)?;
@@ -83,20 +84,25 @@ impl Tree {
         let mut another = None;
         for (dir, name) in self.others.get(&id).into_iter().flatten() {
             let Some(node) = self.dirs.get_mut(dir) else { continue };
-            let found = sys::stat_at(&node.dir.fd, name);
-            if found.as_ref().is_ok_and(|found| found.id != id) {
-                another = Some(node.dir.path().join(&**name));
+            let path = || node.dir.path().join(&**name);
+            let found = match sys::stat_at(&node.dir.fd, name) {
+                Ok(found) => found,
+                // Removed meanwhile: the mark of that call says so.
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(Error::unreadable(path(), error)),
+            };
+            if found.id != id {
+                another = Some(path());
+                continue;
             }
-            if let (Some(Entry::Other(other)), Ok(found)) = (node.entries.get_mut(name), found)
-                && found.id == id
-            {
+            let xattrs = match sys::xattrs_at(&node.dir.fd, name) {
+                Ok(xattrs) => Some(xattrs),
+                Err(error) if is_gone(&error) => None,
+                Err(error) => return Err(Error::unreadable(path(), error)),
+            };
+            if let Some(Entry::Other(other)) = node.entries.get_mut(name) {
                 other.stat = found.stat;
-                match sys::xattrs_at(&node.dir.fd, name) {
-                    Ok(xattrs) => other.xattrs = xattrs,
-                    // Removed meanwhile: the mark of that call says so.
-                    Err(error) if sys_gone(&error) => {}
-                    Err(error) => return Err(Error::unreadable(node.dir.path().join(&**name), error)),
-                }
+                other.xattrs = xattrs.unwrap_or_else(|| std::mem::take(&mut other.xattrs));
             }
         }
         match another {

@@ -283,14 +283,51 @@ fn too_many_open_files_have_a_cause_of_their_own() {
     assert!(matches!(error(eio), Error::SourceUnreadable { .. }));
 }
 
+/// Looks from a thread that has no more rights than modes give it, whoever runs the test.
+fn look_without_rights(bench: &mut Bench, closed: &str) -> Result<bool, Error> {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let path = bench.at(closed);
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
+    let found = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut sets = capabilities(None).unwrap();
+            sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+            set_capabilities(None, sets).unwrap();
+            assert_eq!(fs::metadata(path.join("x")).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+            bench.look(Look::default())
+        });
+        looking.join().unwrap()
+    });
+    fs::set_permissions(bench.at(closed), PermissionsExt::from_mode(0o700)).unwrap();
+    found
+}
+
+#[test]
+fn a_status_that_we_may_not_look_at_is_not_taken_for_gone() {
+    let mut bench = Bench::new(|at| {
+        fs::create_dir(at("closed")).unwrap();
+        fifo(at("closed/fifo"));
+    });
+    bench.ledger.mark(&Effect::Metadata { file: bench.id("closed/fifo") });
+    let refused = look_without_rights(&mut bench, "closed");
+    assert!(matches!(refused, Err(Error::SourceUnreadable { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_link_that_we_may_not_follow_is_not_taken_for_one_that_leads_nowhere() {
+    let mut bench = Bench::new(|at| fs::create_dir_all(at("../closed/volume")).unwrap());
+    symlink("../closed/volume", bench.at("link")).unwrap();
+    bench.mark_entry("link");
+    let refused = look_without_rights(&mut bench, "../closed");
+    assert!(matches!(refused, Err(Error::SourceUnreadable { .. })), "{refused:?}");
+}
+
 #[test]
 fn a_name_that_nothing_can_have_is_no_entry() {
     let mut bench = Bench::new(|_| ());
     bench.mark_entry(&"n".repeat(256));
     assert!(bench.look(Look::default()).unwrap());
     assert_eq!(bench.tree.entries, 0);
-    let eio = 5;
-    assert!(!super::resolve::is_no_name(&std::io::Error::from_raw_os_error(eio)), "that says nothing about the name");
 }
 
 #[test]

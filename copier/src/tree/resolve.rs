@@ -3,9 +3,9 @@ use super::{Entry, Look, Other, Shown, Tree, links::Leads};
 use crate::Error;
 use crate::base::sys::{self, Found, Kind};
 use crate::marks::ledger::{EntryMark, Taken};
-use crate::marks::node::{File, Link, Name, Node, sys_gone};
+use crate::marks::node::{File, Link, Name, Node};
 use hotbackup_event::FileId;
-use rustix::io::Errno;
+use hotbackup_event::look::LookError;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -27,12 +27,6 @@ enum New {
         open: Option<(Found, OwnedFd)>,
     },
     Other(Other),
-}
-
-/// Whether an error says that nothing can have such a name on this file system: it is too long, or in an encoding that is
-/// not allowed. The call that tried to use it fails as well.
-pub(super) fn is_no_name(error: &std::io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ))
 }
 
 /// What is neither file nor directory.
@@ -173,13 +167,18 @@ impl Tree {
         for _ in 0..TRIES {
             let found = match sys::stat_at(dir, name) {
                 Ok(found) => found,
-                Err(error) if sys_gone(&error) || is_no_name(&error) => return Ok(Some(None)),
-                Err(error) => return Err(unreadable(error)),
+                Err(error) => match LookError::from(&error) {
+                    // The call that tried to use a name that nothing can have fails as well.
+                    LookError::Gone | LookError::Never => return Ok(Some(None)),
+                    LookError::Again => continue,
+                    LookError::Ours(_) | LookError::Disk => return Err(unreadable(error)),
+                },
             };
             let new = match found.stat.kind() {
                 Kind::File => Ok(New::File { found, via: None }),
                 Kind::Dir => self.find_dir(found, false, || sys::open_dir(dir, name)),
                 Kind::Symlink => match sys::read_link(dir, name) {
+                    Err(error) if error.raw_os_error().map(LookError::of_readlink) == Some(LookError::Gone) => continue,
                     Err(error) => Err(error),
                     Ok(target) => match self.leads(id, dir, &target) {
                         Ok(Leads::Stays(shown)) => other(dir, name, found, Some((target, shown))),
@@ -196,8 +195,8 @@ impl Tree {
                     return Err(Error::DestInsideSource { dest: self.dest.clone(), source_path });
                 }
                 Ok(new) => return Ok(Some(Some(new))),
-                // It is another kind of thing by now: look again. EINVAL: no symbolic link any more.
-                Err(error) if sys_gone(&error) || error.kind() == std::io::ErrorKind::InvalidInput => {}
+                // It is another kind of thing by now, or something on the way to what a link leads to has changed.
+                Err(error) if matches!(LookError::from(&error), LookError::Gone | LookError::Again) => {}
                 Err(error) => return Err(unreadable(error)),
             }
         }

@@ -44,7 +44,8 @@ impl LookError {
             // It is a symbolic link, a directory, a socket or a device by now; or links that lead to one another.
             Errno::ELOOP | Errno::EISDIR | Errno::ENXIO => Self::Gone,
             Errno::ENAMETOOLONG | Errno::EINVAL | Errno::EILSEQ => Self::Never,
-            Errno::EAGAIN | Errno::EINTR => Self::Again,
+            // EXDEV: a directory was moved out of the root that openat2(2) was to stay in, while it was in there.
+            Errno::EAGAIN | Errno::EINTR | Errno::EXDEV => Self::Again,
             Errno::EMFILE | Errno::ENFILE => Self::Ours(Lack::Files),
             Errno::ENOMEM | Errno::ENOBUFS => Self::Ours(Lack::Memory),
             Errno::EACCES | Errno::EPERM => Self::Ours(Lack::Rights),
@@ -102,7 +103,7 @@ mod tests {
                 ],
             ),
             (LookError::Never, &[Errno::ENAMETOOLONG, Errno::EINVAL, Errno::EILSEQ]),
-            (LookError::Again, &[Errno::EAGAIN, Errno::EINTR]),
+            (LookError::Again, &[Errno::EAGAIN, Errno::EINTR, Errno::EXDEV]),
             (LookError::Ours(Lack::Files), &[Errno::EMFILE, Errno::ENFILE]),
             (LookError::Ours(Lack::Memory), &[Errno::ENOMEM, Errno::ENOBUFS]),
             (LookError::Ours(Lack::Rights), &[Errno::EACCES, Errno::EPERM]),

@@ -66,7 +66,7 @@ type Parked<P> = (Vec<Effect>, P);
 
 enum Gate<P> {
     Tracking,
-    Holding(Hold, Mutex<Vec<Parked<P>>>),
+    Holding(Hold, Mutex<VecDeque<Parked<P>>>),
     Draining(Drain<P>),
     /// `true`: everything of the point in time is saved.
     Open(bool),
@@ -111,7 +111,7 @@ impl<P: Send + 'static> Capture<P> {
                 Gate::Tracking => self.pass(&effects, permit),
                 Gate::Holding(..) if !self.ledger.concerns(&effects) => self.pass(&effects, permit),
                 Gate::Holding(_, parked) => {
-                    lock(parked).push((effects, permit));
+                    lock(parked).push_back((effects, permit));
                     0
                 }
                 Gate::Draining(drain) => {
@@ -150,7 +150,7 @@ impl<P: Send + 'static> Capture<P> {
                 && self.now() >= hold.ends()
             {
                 // In this order: who sees the hold cut finds what it parked in the queue.
-                lock(&self.released).extend(std::mem::take(parked.get_mut().unwrap_or_else(|e| e.into_inner())));
+                lock(&self.released).append(&mut lock(parked));
                 hold.cut();
                 *gate = Gate::Tracking;
             }
@@ -256,7 +256,7 @@ impl<P: Send + 'static> Capture<P> {
         let mut gate = write(&self.gate);
         match &mut *gate {
             Gate::Holding(_, parked) => {
-                lock(&self.released).extend(std::mem::take(parked.get_mut().unwrap_or_else(|e| e.into_inner())));
+                lock(&self.released).append(&mut lock(parked));
                 *gate = next;
                 Ok(true)
             }

@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::drain::saver::{Image, Saver};
 use crate::interface::report::Mapped;
 use crate::marks::ledger::Ledger;
-use crate::marks::node::{File, Node, OpenError};
+use crate::marks::node::{File, Node};
 use crate::passes::source::RUN;
 use crossbeam::channel::Sender;
 use hotbackup_event::FileId;
@@ -52,7 +52,7 @@ impl Copies {
             return Ok(None);
         }
         let mut copies = Self::default();
-        mark_all(ledger, &ledger.known_files(ever));
+        ledger.known_files(ever).iter().for_each(|file| ledger.mark_whole(file));
         for file in ledger.known_files(now) {
             copies.read(context, saver, &file)?;
             copies.files.push(file);
@@ -77,10 +77,7 @@ impl Copies {
         saver: Saver<'_, P>,
         file: &Arc<File>,
     ) -> Result<(), Error> {
-        let source = file.open().map_err(|error| match error {
-            OpenError::Moved => Error::ForeignChange { path: file.path(), pid: context.pid },
-            OpenError::Io(error) => Error::unreadable(file.path(), error),
-        })?;
+        let source = file.open().map_err(|error| error.while_held(file, context.pid))?;
         let limit = context.tuning.mapped_bytes;
         let all = file.state().map.touched(0, u64::MAX);
         for start in all.clone().step_by(RUN as usize) {
@@ -96,7 +93,7 @@ impl Copies {
 
     /// What was read does not count: all of it is due again.
     pub fn forget(self, ledger: &Ledger) {
-        mark_all(ledger, &self.files);
+        self.files.iter().for_each(|file| ledger.mark_whole(file));
     }
 
     /// What was read belongs to the point in time: it is written beside what is copied from there on.
@@ -107,15 +104,5 @@ impl Copies {
             let _ = images.send(image);
         }
         mapped
-    }
-}
-
-fn mark_all(ledger: &Ledger, files: &[Arc<File>]) {
-    for file in files {
-        let mut state = file.state();
-        let all = state.map.touched(0, u64::MAX);
-        let added = state.map.mark(all);
-        drop(state);
-        ledger.add_lacking(added as i64);
     }
 }

@@ -1,5 +1,6 @@
 //! The handle to a running backup: its rate, and its end.
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use crate::base::util::{lock, wait};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// Steers a running backup from another thread. Clones steer the same backup.
@@ -86,7 +87,7 @@ impl Control {
     }
 
     fn on_cancels(&self) -> std::sync::MutexGuard<'_, Vec<OnCancel>> {
-        self.0.on_cancel.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.on_cancel)
     }
 
     /// Whether [`Control::cancel`] was called.
@@ -98,7 +99,7 @@ impl Control {
     pub(crate) fn turn(&self, bytes: u64) -> Turn {
         let mut state = self.lock();
         let now = Instant::now();
-        let wait = match (state.cancelled, state.rate) {
+        let limit = match (state.cancelled, state.rate) {
             (true, _) => return Turn::Cancelled,
             (_, None) => return Turn::Go,
             (_, Some(0)) => SLICE,
@@ -111,12 +112,12 @@ impl Control {
                 (until - now).min(SLICE)
             }
         };
-        let (state, _) = self.0.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+        let state = wait(&self.0.changed, state, limit);
         if state.cancelled { Turn::Cancelled } else { Turn::Wait }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

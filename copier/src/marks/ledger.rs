@@ -215,6 +215,16 @@ impl Ledger {
         }
     }
 
+    /// All of a file is due.
+    pub fn mark_whole(&self, file: &File) {
+        let added = {
+            let mut state = file.state();
+            let all = state.map.touched(0, u64::MAX);
+            state.map.mark(all)
+        };
+        self.add_lacking(added as i64);
+    }
+
     /// A call may change the status of a known file or directory.
     pub fn touch(&self, node: &Node) {
         if !node.flags().dirty.swap(true, Ordering::SeqCst) {

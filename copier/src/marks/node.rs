@@ -1,4 +1,5 @@
 //! Known files and directories: what several threads share of each.
+use crate::Error;
 use crate::base::sys::{self, Attributes, Stat};
 use crate::base::util::lock;
 use crate::marks::blockmap::BlockMap;
@@ -188,6 +189,16 @@ impl Link {
 pub(crate) enum OpenError {
     Moved,
     Io(std::io::Error),
+}
+
+impl OpenError {
+    /// Where the calls of the target would have been seen, or are held: nobody we know has moved the file.
+    pub fn while_held(self, file: &File, pid: i32) -> Error {
+        match self {
+            Self::Moved => Error::ForeignChange { path: file.path(), pid },
+            Self::Io(error) => Error::unreadable(file.path(), error),
+        }
+    }
 }
 
 impl File {

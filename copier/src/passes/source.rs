@@ -1,7 +1,7 @@
 //! Reading the source of one file: where it holds data, and keeping it open until it is saved.
 use crate::Error;
 use crate::base::{io::Io, sys};
-use crate::marks::node::{File, OpenError, Opened};
+use crate::marks::node::{File, Opened};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -51,8 +51,7 @@ pub(crate) fn to_save(file: &File, pid: i32) -> Result<Option<Arc<Opened>>, Erro
         }
         Err(error) => match (kept(), error) {
             (Some(known), _) => Ok(known),
-            (None, OpenError::Moved) => Err(Error::ForeignChange { path: file.path(), pid }),
-            (None, OpenError::Io(error)) => Err(Error::unreadable(file.path(), error)),
+            (None, error) => Err(error.while_held(file, pid)),
         },
     }
 }

@@ -152,11 +152,7 @@ impl Tree {
     pub(super) fn seen_again(&mut self, file: &Arc<File>) {
         if file.id.btime_ns == 0 {
             // The file system keeps no birth times: this may be a new file under a number used again.
-            let mut state = file.state();
-            let all = state.map.touched(0, u64::MAX);
-            let added = state.map.mark(all);
-            drop(state);
-            self.ledger.add_lacking(added as i64);
+            self.ledger.mark_whole(file);
         }
         self.moved.push(Node::File(Arc::clone(file)));
     }

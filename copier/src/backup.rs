@@ -1,17 +1,16 @@
 //! One backup, from start to end.
+use crate::base::io::{Direct, Io};
 use crate::context::Context;
-use crate::copy::{Copier, Mode};
-use crate::drain::explain_unseen;
+use crate::drain::saver::{FailOnPanic, Room, Saver};
 use crate::hold::Held;
-use crate::io::{Direct, Io};
-use crate::ledger::Ledger;
+use crate::marks::ledger::Ledger;
+use crate::passes::track::Tracker;
+use crate::passes::{copy::Copier, hash};
 use crate::publish::Publisher;
-use crate::saver::{FailOnPanic, Room, Saver};
 use crate::stage::Stage;
-use crate::track::Tracker;
 use crate::tree::Tree;
 use crate::{BeforeImages, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Spec, Tuning};
-use crate::{foreign, hash, sys};
+use crate::{base::sys, drain};
 use crossbeam::channel::{Receiver, unbounded};
 use hotbackup_event::failpoint::hit;
 use std::sync::Arc;
@@ -140,7 +139,7 @@ fn copy<P: Send + 'static>(context: &Context<'_, P>, tree: Tree, point: Point) -
             let passes = tracker.track(&mut copier, point)?;
             let held = tracker.hold(jobs, saver, images)?;
             context.phase(Phase::Drain);
-            drain(context, &mut copier, &held.tree)?;
+            drain::save_rest(context, &mut copier, &held.tree)?;
             hit("drain.complete");
             capture.release()?;
             context.monitor.released();
@@ -161,29 +160,4 @@ fn copy<P: Send + 'static>(context: &Context<'_, P>, tree: Tree, point: Point) -
             None => result,
         }
     })
-}
-
-/// Reads all that still belongs to the point in time, and makes sure that nobody else had a hand in it.
-fn drain<P: Send + 'static>(context: &Context<'_, P>, copier: &mut Copier, tree: &Tree) -> Result<(), Error> {
-    let files = context.ledger.files();
-    for file in &files {
-        if file.state().is_open() {
-            copier.copy(context, file, Mode::Drain, || Ok(()))?;
-        }
-        context.tell(false);
-        context.check()?;
-    }
-    for file in &files {
-        file.wait_until(&context.ledger, |state| !state.is_open());
-    }
-    for effect in context.quiesce.unseen(true) {
-        explain_unseen(&context.ledger, &effect)?;
-    }
-    foreign::check(context, tree)?;
-    // Last: had anybody else let a call go before this, what was read since might not belong to T. The one who receives
-    // may know that already and not have come to say it.
-    if !context.quiesce.is_in_charge() {
-        return Err(Error::LetGo);
-    }
-    context.check()
 }

@@ -1,9 +1,10 @@
 //! What every step of a backup needs: where things are, who is told, and whether to go on.
-use crate::control::Turn;
-use crate::ledger::Ledger;
+use crate::base::sys;
+use crate::base::util::micros;
+use crate::interface::control::Turn;
+use crate::marks::ledger::Ledger;
 use crate::stage::Stage;
-use crate::util::micros;
-use crate::{Capture, Control, Error, Monitor, Phase, PhaseTimes, Progress, Quiesce, Tuning, sys};
+use crate::{Capture, Control, Error, Monitor, Phase, PhaseTimes, Progress, Quiesce, Tuning};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,6 @@
 //! Why a backup, or a look at one, fails.
+use hotbackup_event::look::{Lack, LookError};
+use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 
@@ -232,4 +234,25 @@ pub enum Error {
         /// What is wrong with it.
         cause: String,
     },
+}
+
+impl Error {
+    /// What went wrong with something in a source, with what to do about it where that is known.
+    pub(crate) fn unreadable(path: PathBuf, source: io::Error) -> Self {
+        match LookError::from(&source) {
+            LookError::Ours(Lack::Files) => Self::TooManyOpenFiles { path },
+            _ => Self::SourceUnreadable { path, source },
+        }
+    }
+
+    /// What went wrong at the destination, with what to do about it where that is known.
+    pub(crate) fn at_dest(op: &'static str, path: PathBuf, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        match Errno::from_io_error(&source) {
+            Some(Errno::NOSPC | Errno::DQUOT) => Self::DestFull { path },
+            Some(Errno::ROFS) => Self::DestReadOnly { path },
+            _ if LookError::from(&source) == LookError::Ours(Lack::Files) => Self::TooManyOpenFiles { path },
+            _ => Self::DestIo { op, path, source },
+        }
+    }
 }

@@ -26,46 +26,49 @@
 //! ```
 //!
 //! How each way a write can meet the copy is dealt with is written where it is decided: marks and the grace argument
-//! in `ledger`, the switch of phases in [`mod@capture`], passes in `sync` and `copy`, the hold in `hold`, and the
-//! claims on blocks in `drain`.
+//! in `marks::ledger`, the switch of phases in `gate::capture`, passes in `passes`, the hold in `hold`, and the claims on
+//! blocks in `gate::needs`.
+//!
+//! # Rooms
+//!
+//! From the ground up; each imports only what stands before it (`tests/layers.rs` of the workspace sees to that).
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `error`, `base` | errors; file system calls, moving data, locks |
+//! | `interface` | what a backup is asked for, how it is steered, what it tells |
+//! | `marks` | each known file and directory, its block map, claims on its blocks, and the ledger of what calls may have changed |
+//! | `tree` | names, and where symbolic links lead |
+//! | `gate` | where stopped calls come in, and when they go on |
+//! | `stage` | the staging directory, and removing it |
+//! | `context` | what each of the following needs: where things are, who is told, whether to go on |
+//! | `passes` | Track: syncs, and copying while the target writes |
+//! | `drain` | Drain: before-images, and the nets |
+//! | `hold` | Hold: the moment, and what is mapped then |
+//! | `publish` | Publish: names, metadata, manifest; and verifying a backup |
+//! | `backup` | one backup, from start to end |
 #![forbid(unsafe_code)]
 
 mod backup;
-mod blockmap;
-pub mod capture;
+mod base;
 mod context;
-mod control;
-mod converge;
-mod copy;
 mod drain;
 mod error;
-mod foreign;
-mod hash;
+mod gate;
 mod hold;
-pub mod io;
-mod kept;
-mod ledger;
-mod manifest;
-mod mapped;
-mod monitor;
-mod node;
+mod interface;
+mod marks;
+mod passes;
 mod publish;
-mod remove;
-mod report;
-mod saver;
-mod spec;
 mod stage;
-mod sys;
-mod track;
 mod tree;
-mod util;
-mod verify;
 
 pub use backup::Backup;
-pub use capture::Capture;
-pub use control::Control;
+pub use base::io;
 pub use error::Error;
-pub use monitor::{Monitor, Phase, Progress, Quiesce};
-pub use report::{BeforeImages, HoldTimes, Mapped, PhaseTimes, Report};
-pub use spec::{Point, Source, Spec, Tuning};
-pub use verify::{Problem, VerifyReport, verify};
+pub use gate::capture::Capture;
+pub use interface::control::Control;
+pub use interface::monitor::{Monitor, Phase, Progress, Quiesce};
+pub use interface::report::{BeforeImages, HoldTimes, Mapped, PhaseTimes, Report};
+pub use interface::spec::{Point, Source, Spec, Tuning};
+pub use publish::verify::{Problem, VerifyReport, verify};

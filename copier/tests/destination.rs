@@ -45,6 +45,14 @@ fn no_parent() {
 }
 
 #[test]
+fn what_cannot_be_looked_at_is_not_taken_for_missing() {
+    let mut bench = Bench::new();
+    bench.dest = bench.dir.path().join("n".repeat(300)).join("backup");
+    let error = refused(&bench);
+    assert!(matches!(&error, Error::DestIo { op: "look at", .. }), "{error}");
+}
+
+#[test]
 fn inside_the_source() {
     let mut bench = Bench::new();
     fs::create_dir(bench.source.join("sub")).unwrap();

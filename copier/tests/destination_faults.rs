@@ -4,9 +4,9 @@
 mod common;
 
 use common::faulty::{Faulty, Kind};
-use common::{AtPhase, BLOCK, Bench, Quiet, pattern, target_of, until};
+use common::{AtPhase, BLOCK, Bench, Quiet, pattern, until};
 use hotbackup_copier::io::{Direct, Io};
-use hotbackup_copier::{Backup, Control, Error, Phase, Point, verify};
+use hotbackup_copier::{Control, Error, Phase, Point, verify};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -39,7 +39,7 @@ fn names(dir: impl Into<PathBuf>) -> Vec<OsString> {
 /// Counts the syncs of one backup.
 fn syncs(bench: &Bench) -> u64 {
     let io = Arc::new(Faulty::default());
-    let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::End), io.clone()).unwrap());
+    let (backup, target) = bench.prepare_with(Point::End, &io);
     backup.run(&*target.calls, &Quiet, &Control::default()).unwrap();
     fs::remove_dir_all(&bench.dest).unwrap();
     io.count(Kind::Sync)
@@ -54,7 +54,7 @@ fn a_name_that_cannot_be_made_durable_is_taken_back() {
             fs::create_dir(&bench.dest).unwrap();
         }
         let io = Arc::new(Faulty::failing(Kind::Sync, last, Errno::IO));
-        let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::End), io.clone()).unwrap());
+        let (backup, target) = bench.prepare_with(Point::End, &io);
         let result = backup.run(&*target.calls, &Quiet, &Control::default());
         assert!(matches!(&result, Err(Error::DestIo { op: "sync", path, .. }) if *path == bench.dest), "{result:?}");
         assert!(io.failed.load(Ordering::SeqCst));
@@ -129,7 +129,7 @@ fn a_backup_that_cannot_be_found_under_its_name_is_not_published() {
     let bench = bench();
     let at = syncs(&bench) - 1;
     let io = Arc::new(MovesLate { syncs: 0.into(), at, bench });
-    let (backup, target) = target_of(Backup::prepare_with(io.bench.spec(Point::End), io.clone()).unwrap());
+    let (backup, target) = io.bench.prepare_with(Point::End, &io);
     let result = backup.run(&*target.calls, &Quiet, &Control::default());
     assert!(matches!(&result, Err(Error::DestIo { op: "find", .. })), "{result:?}");
     assert!(names(io.bench.dir.path().join("away")).is_empty());
@@ -143,7 +143,7 @@ fn cancelling_lets_a_waiting_call_go_while_the_destination_stands_still() {
     bench.tuning.max_wait = Duration::from_secs(600);
     fs::write(bench.source.join("big"), pattern(2, 64 * BLOCK as usize)).unwrap();
     let io = Arc::new(Faulty::default());
-    let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
+    let (backup, target) = bench.prepare_with(Point::Start, &io);
     let (control, big) = (Control::new(Some(0)), bench.source.join("big"));
     std::thread::scope(|scope| {
         let drains = AtPhase::new(|phase| {
@@ -219,7 +219,7 @@ fn each_file_is_synced_through_the_descriptor_that_it_was_written_through() {
     for point in [Point::End, Point::Start] {
         let bench = bench();
         let io = Arc::new(Watches::default());
-        let (backup, target) = target_of(Backup::prepare_with(bench.spec(point), io.clone()).unwrap());
+        let (backup, target) = bench.prepare_with(point, &io);
         let a = bench.source.join("a");
         let writes = AtPhase::new(|phase| {
             if phase != Phase::Publish {
@@ -243,7 +243,7 @@ fn more_files_than_are_held_open_are_all_synced() {
     let mut bench = bench();
     bench.tuning.sync_each_below = 2;
     let io = Arc::new(Watches::default());
-    let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::End), io.clone()).unwrap());
+    let (backup, target) = bench.prepare_with(Point::End, &io);
     backup.run(&*target.calls, &Quiet, &Control::default()).unwrap();
     let each = io.synced_as_written.load(Ordering::SeqCst) + io.synced_otherwise.load(Ordering::SeqCst);
     // The whole file system and the manifest; or each where the file system does not sync as a whole.

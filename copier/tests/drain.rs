@@ -3,8 +3,8 @@
 mod common;
 
 use common::faulty::{Faulty, Kind};
-use common::{AtPhase, BLOCK, Bench, Target, pattern, target_of};
-use hotbackup_copier::{Backup, Control, Error, Phase, Point, Report};
+use common::{AtPhase, BLOCK, Bench, Target, pattern};
+use hotbackup_copier::{Control, Error, Phase, Point, Report};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -287,13 +287,17 @@ fn a_hole_that_is_written_to_stays_a_hole() {
     assert_eq!((copy.len(), copy.blocks()), (100 * BLOCK, 0));
 }
 
+/// Nothing is read but what calls wait for, and the destination can be shut.
+fn by_calls_alone() -> (Control, Arc<Faulty>) {
+    (Control::new(Some(0)), Arc::default())
+}
+
 #[test]
 fn a_call_waits_for_the_read_and_not_for_the_destination() {
     let bench = bench();
     let before = contents(&bench.source);
-    let control = Control::new(Some(0));
-    let io = Arc::new(Faulty::default());
-    let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
+    let (control, io) = by_calls_alone();
+    let (backup, target) = bench.prepare_with(Point::Start, &io);
     let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             // Nothing is written from here on, and yet all of this returns.
@@ -318,9 +322,8 @@ fn when_before_images_do_not_fit_the_backup_fails_and_the_call_goes_on() {
     std::fs::write(&path, pattern(3, 4 << 20)).unwrap();
     bench.tuning.before_image_bytes = 1 << 20;
     bench.tuning.max_wait = Duration::from_millis(100);
-    let control = Control::new(Some(0));
-    let io = Arc::new(Faulty::default());
-    let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
+    let (control, io) = by_calls_alone();
+    let (backup, target) = bench.prepare_with(Point::Start, &io);
     let changing = AtPhase::new(|phase| {
         if phase == Phase::Drain {
             io.writes.shut(true);
@@ -386,7 +389,7 @@ fn a_call_waits_for_what_somebody_else_is_reading() {
     let bench = bench();
     let before = contents(&bench.source);
     let io = Arc::new(Faulty::default());
-    let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::Start), io.clone()).unwrap());
+    let (backup, target) = bench.prepare_with(Point::Start, &io);
     let changing = AtPhase::new(|phase| io.reads.shut(phase == Phase::Drain));
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -31,7 +31,7 @@ fn assert_clean(bench: &Bench, target: &Target) {
 }
 
 fn run_with(bench: &Bench, io: Arc<Faulty>, point: Point) -> (Result<(), Error>, Target) {
-    let (backup, target) = target_of(Backup::prepare_with(bench.spec(point), io).unwrap());
+    let (backup, target) = bench.prepare_with(point, &io);
     let changing = AtPhase::new(|phase| {
         // Something for each phase to do.
         let a = bench.source.join("a");

@@ -3,8 +3,8 @@
 mod common;
 
 use common::faulty::Faulty;
-use common::{AtPhase, Bench, Target, pattern, target_of, until};
-use hotbackup_copier::{Backup, Control, Error, Phase, Point, Quiesce};
+use common::{AtPhase, Bench, Target, pattern, until};
+use hotbackup_copier::{Control, Error, Phase, Point, Quiesce};
 use hotbackup_event::Effect;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -182,7 +182,7 @@ fn names_that_pile_up_while_the_destination_stands_still_fail_the_backup_and_no_
     let (mut bench, _) = bench();
     bench.tuning.most_entry_marks = 1000;
     let io = Arc::new(Faulty::default());
-    let (backup, target) = target_of(Backup::prepare_with(bench.spec(Point::End), io.clone()).unwrap());
+    let (backup, target) = bench.prepare_with(Point::End, &io);
     io.writes.shut(true);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| backup.run(&*target.calls, &common::Quiet, &Control::default()));

@@ -3,7 +3,7 @@
 mod common;
 
 use common::model::{Model, Op};
-use common::random::Random;
+use common::random::{Random, seeds};
 use common::{Bench, Quiet, Target, target_of};
 use hotbackup_copier::{Backup, Control, Point, Report, verify};
 use std::path::{Path, PathBuf};
@@ -114,13 +114,6 @@ fn run(seed: u64, point: Point, cut: bool) -> u32 {
     let verified = verify(&report.dest, &Quiet).unwrap();
     assert_eq!(verified.problems, [], "seed {seed}");
     report.hold.abandoned
-}
-
-/// `COPIER_SEEDS` many, from `COPIER_FIRST_SEED` on.
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let first = number("COPIER_FIRST_SEED").unwrap_or(1);
-    first..first + number("COPIER_SEEDS").unwrap_or(default)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 mod common;
 
-use common::random::Random;
+use common::random::{Random, seeds};
 use common::{Bench, Quiet, Target, entry, id_of};
 use hotbackup_copier::{Control, Point, Report};
 use hotbackup_event::{Effect, FileId};
@@ -173,13 +173,6 @@ fn run(seed: u64, point: Point) {
     });
     let report = report.unwrap_or_else(|error| panic!("seed {seed} {point:?}: {error}"));
     check(seed, &report, &logs);
-}
-
-/// `COPIER_SEEDS` many, from `COPIER_FIRST_SEED` on.
-fn seeds(default: u64) -> std::ops::Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let first = number("COPIER_FIRST_SEED").unwrap_or(1);
-    first..first + number("COPIER_SEEDS").unwrap_or(default)
 }
 
 #[test]

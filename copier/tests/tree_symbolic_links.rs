@@ -170,6 +170,25 @@ fn a_link_to_what_is_too_deep_to_be_told_inside_from_outside_is_refused() {
     bench.back_up(Point::End).unwrap();
 }
 
+#[test]
+fn a_source_too_deep_to_tell_what_is_outside_of_it_is_refused_if_a_link_may_lead_there() {
+    let bench = Bench::new();
+    let (root, above) = (deep(bench.dir.path()), bench.dir.path());
+    rustix::fs::mkdirat(&root, "../volume", Mode::RWXU).unwrap();
+    rustix::fs::symlinkat("volume", &root, "link").unwrap();
+    let back_up = || {
+        let mut spec = bench.spec(Point::End);
+        spec.sources[0].root = deep(above);
+        let (backup, target) = target_of(Backup::prepare(spec).unwrap());
+        backup.run(&*target.calls, &Quiet, &Control::default())
+    };
+    back_up().unwrap();
+    fs::remove_dir_all(&bench.dest).unwrap();
+    rustix::fs::symlinkat("../volume", &root, "out").unwrap();
+    let refused = back_up();
+    assert!(matches!(refused, Err(Error::SourceUnreadable { .. })), "{refused:?}");
+}
+
 /// A backup of a source with a link out of it, to a directory where `make` has been at work, and works when the hold begins.
 fn with_volume(at: Phase, make: impl Fn(&common::Target, &Path) + Sync) -> (Result<Report, Error>, tempfile::TempDir) {
     let (bench, elsewhere) = (Bench::new(), tempfile::tempdir().unwrap());

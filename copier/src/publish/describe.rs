@@ -1,8 +1,8 @@
 //! The manifest of what was put into place.
 use super::{CHUNK, OtherKey, Publisher, owner};
-use crate::manifest::{self, Entries, Header, Record, SourceRecord, Text};
-use crate::stage::dest_error;
-use crate::tree::{Entry, OWN_DIR};
+use crate::interface::spec::OWN_DIR;
+use crate::publish::manifest::{self, Entries, Header, Record, SourceRecord, Text};
+use crate::tree::Entry;
 use crate::{Error, Report};
 use hotbackup_event::FileId;
 use std::collections::{HashMap, hash_map};
@@ -15,7 +15,7 @@ impl<P: Send + 'static> Publisher<'_, P> {
     pub(super) fn write_manifest(&mut self, report: &Report) -> Result<(), Error> {
         let stage = self.context.stage;
         let path = stage.path().join(OWN_DIR).join(manifest::FILE);
-        let failed = |error: io::Error| dest_error("write", path.clone(), error);
+        let failed = |error: io::Error| Error::at_dest("write", path.clone(), error);
         let fd = stage.io.create(stage.own.as_fd(), OsStr::new(manifest::FILE)).map_err(failed)?;
         let text = |path: &Path| Text::from(path.as_os_str());
         let source = |root: &crate::tree::Root| SourceRecord {
@@ -113,7 +113,7 @@ impl<K: Eq + std::hash::Hash> Names<K> {
 
 /// Writes to a staged file from its start to its end.
 struct StagedWriter<'a> {
-    io: &'a dyn crate::io::Io,
+    io: &'a dyn crate::base::io::Io,
     fd: &'a OwnedFd,
     at: u64,
 }

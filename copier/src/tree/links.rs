@@ -7,12 +7,13 @@
 //!
 //! What any other link leads to can change without a call that names the link, when something on its way is renamed.
 //! They are looked at again in every sync, and in the hold.
-use super::{Entry, Tree};
+use super::look::Look;
+use super::{Entry, Shown, Tree};
 use crate::Error;
-use crate::node::{Name, sys_gone};
-use crate::sys::{self, Found, Kind};
-use crate::tree::resolve::Look;
+use crate::base::sys::{self, Found, Kind};
+use crate::marks::node::Name;
 use hotbackup_event::FileId;
+use hotbackup_event::look::LookError;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use std::collections::HashSet;
@@ -24,25 +25,6 @@ use std::sync::Arc;
 
 /// With its end; what is longer cannot be asked for in one call (path_resolution(7)).
 const PATH_MAX: usize = 4096;
-
-/// What a symbolic link looks like in the backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Shown {
-    /// As it is, for whatever becomes of its surroundings.
-    Plain,
-    /// As it is, for now.
-    AsIs,
-    /// With another text.
-    As(OsString),
-    /// Leading to this path in that source.
-    InSource(usize, PathBuf),
-}
-
-impl Shown {
-    pub fn is_volatile(&self) -> bool {
-        *self != Self::Plain
-    }
-}
 
 /// Where a symbolic link leads.
 pub(super) enum Leads {
@@ -63,7 +45,11 @@ impl Tree {
             return Ok(Leads::Stays(Shown::Plain));
         }
         // The path is put together from the model: the kernel tells none that is longer than a page.
-        let top = self.top(id).map(|(top, below)| (sys::fd_path(&top.fd), below));
+        let top = match self.top(id) {
+            Some((top, below)) => Some((sys::path_of(&top.fd)?, below)),
+            None => None,
+        };
+        // Without a name: it is looked at again when it has one.
         let here = top.as_ref().map_or_else(|| sys::fd_path(dir), |(top, below)| top.join(below));
         let (open, real) = match self.follow(dir, &here, target)? {
             Some(fd) => match sys::path_of(&fd) {
@@ -75,7 +61,7 @@ impl Tree {
                 Err(error) => return Err(error.into()),
             },
             // It leads nowhere now. If it is ever to lead somewhere, then not into a source.
-            None if target.is_absolute() => (None, self.seen_from_outside(target)),
+            None if target.is_absolute() => (None, self.seen_from_outside(target)?),
             None => return Ok(Leads::Stays(Shown::AsIs)),
         };
         if let Some((top, below)) = top
@@ -86,7 +72,7 @@ impl Tree {
         }
         for (index, root) in self.roots.iter().enumerate() {
             let Some(node) = self.dirs.get(&root.id) else { continue };
-            if let Ok(rest) = real.strip_prefix(sys::fd_path(&node.dir.fd)) {
+            if let Ok(rest) = real.strip_prefix(sys::path_of(&node.dir.fd)?) {
                 return Ok(Leads::Stays(Shown::InSource(index, rest.to_owned())));
             }
         }
@@ -102,7 +88,7 @@ impl Tree {
     /// Opens what a link leads to, as the target would: below the target's root. `None`: it leads nowhere.
     fn follow(&self, dir: &OwnedFd, here: &Path, target: &Path) -> io::Result<Option<OwnedFd>> {
         let root = self.target_root.as_fd();
-        let inside = here.strip_prefix(sys::fd_path(root)).map_or_else(|_| here.to_owned(), Path::to_owned);
+        let inside = here.strip_prefix(sys::path_of(root)?).map_or_else(|_| here.to_owned(), Path::to_owned);
         let (mut from, mut path) = (root, inside.join(target));
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let mut how = ResolveFlags::NO_MAGICLINKS | ResolveFlags::IN_ROOT;
@@ -114,23 +100,12 @@ impl Tree {
             }
             (from, path, how) = (dir.as_fd(), target.to_owned(), ResolveFlags::NO_MAGICLINKS);
         }
-        for _ in 0..16 {
-            match openat2(from, &path, flags, Mode::empty(), how) {
-                Ok(fd) => return Ok(Some(fd)),
-                // Something on the way was renamed meanwhile.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // A name of more than 255 bytes, for one.
-                Err(Errno::ACCESS | Errno::XDEV | Errno::NAMETOOLONG) => return Ok(None),
-                Err(error) if sys_gone(&error.into()) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(None)
+        opened(|| openat2(from, &path, flags, Mode::empty(), how))
     }
 
     /// An absolute path of the target as paths of open files show it to us.
-    fn seen_from_outside(&self, target: &Path) -> PathBuf {
-        let mut path = sys::fd_path(&self.target_root);
+    fn seen_from_outside(&self, target: &Path) -> io::Result<PathBuf> {
+        let mut path = sys::path_of(&self.target_root)?;
         for component in target.components() {
             match component {
                 Component::Normal(name) => path.push(name),
@@ -138,12 +113,12 @@ impl Tree {
                 _ => {}
             }
         }
-        path
+        Ok(path)
     }
 
     /// The directory at the top of what a directory belongs to, a source or what a link out of one leads to; and the path
     /// from there.
-    fn top(&self, dir: FileId) -> Option<(&Arc<crate::node::Dir>, PathBuf)> {
+    fn top(&self, dir: FileId) -> Option<(&Arc<crate::marks::node::Dir>, PathBuf)> {
         let (mut at, mut names) = (dir, Vec::new());
         for _ in 0..4096 {
             let node = self.dirs.get(&at)?;
@@ -195,6 +170,24 @@ impl Tree {
     }
 }
 
+/// Opens what a path leads to, again while something on the way is being renamed. `None`: it leads nowhere. If that does
+/// not end, or we may not look, nobody knows where it leads.
+fn opened(open: impl Fn() -> rustix::io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    let mut tries = 16;
+    loop {
+        let error = match open() {
+            Ok(fd) => return Ok(Some(fd)),
+            Err(error) => error,
+        };
+        tries -= 1;
+        match LookError::of(error.raw_os_error()) {
+            LookError::Gone | LookError::Never => return Ok(None),
+            LookError::Again if tries > 0 => {}
+            _ => return Err(error.into()),
+        }
+    }
+}
+
 /// Whether a link's text stays below a directory, `below` which the link lies, whatever is renamed elsewhere.
 fn stays_below(target: &Path, below: &Path) -> bool {
     let up = target.components().take_while(|c| matches!(c, Component::ParentDir | Component::CurDir));
@@ -222,6 +215,28 @@ mod tests {
         assert_eq!(case("/a/b/c", "/a/d"), "../../d");
         assert_eq!(case("/a", "/a"), ".");
         assert_eq!(case("x", "y/z"), "../y/z");
+    }
+
+    #[test]
+    fn only_what_is_not_there_leads_nowhere() {
+        let opening = |error: Errno| opened(|| Err(error));
+        for nowhere in [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NAMETOOLONG, Errno::INVAL] {
+            assert!(opening(nowhere).unwrap().is_none(), "{nowhere}");
+        }
+        for unknown in [Errno::ACCESS, Errno::PERM, Errno::IO, Errno::MFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR] {
+            assert_eq!(opening(unknown).unwrap_err().raw_os_error(), Some(unknown.raw_os_error()));
+        }
+        // Whoever renames something on the way is done at some time.
+        let tries = std::cell::Cell::new(0);
+        let found = opened(|| {
+            tries.set(tries.get() + 1);
+            if tries.get() < 16 {
+                Err(Errno::AGAIN)
+            } else {
+                sys::open_dir(rustix::fs::CWD, OsStr::new("/")).map_err(|_| Errno::IO)
+            }
+        });
+        assert!(found.unwrap().is_some());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What a look makes of marks, step by step: of those that it has no time for, and of names that have changed since.
 use super::{Entry, Look, Tree};
-use crate::capture::{Capture, Hold};
-use crate::ledger::Ledger;
-use crate::sys;
+use crate::Capture;
+use crate::base::sys;
+use crate::marks::lease::Hold;
+use crate::marks::ledger::Ledger;
 use crate::{Error, Point, Source, Spec, Tuning};
 use hotbackup_event::{Effect, FileId};
 use rustix::fs::{CWD, Mode};
@@ -275,11 +276,50 @@ fn a_directory_is_known_by_all_its_names() {
 
 #[test]
 fn too_many_open_files_have_a_cause_of_their_own() {
-    let error = |number| super::unreadable("/x".into(), std::io::Error::from_raw_os_error(number));
+    let error = |number| Error::unreadable("/x".into(), std::io::Error::from_raw_os_error(number));
     let (emfile, enfile, eio) = (24, 23, 5);
     assert!(matches!(error(emfile), Error::TooManyOpenFiles { .. }));
     assert!(matches!(error(enfile), Error::TooManyOpenFiles { .. }));
     assert!(matches!(error(eio), Error::SourceUnreadable { .. }));
+}
+
+/// Looks from a thread that has no more rights than modes give it, whoever runs the test.
+fn look_without_rights(bench: &mut Bench, closed: &str) -> Result<bool, Error> {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let path = bench.at(closed);
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
+    let found = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut sets = capabilities(None).unwrap();
+            sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+            set_capabilities(None, sets).unwrap();
+            assert_eq!(fs::metadata(path.join("x")).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+            bench.look(Look::default())
+        });
+        looking.join().unwrap()
+    });
+    fs::set_permissions(bench.at(closed), PermissionsExt::from_mode(0o700)).unwrap();
+    found
+}
+
+#[test]
+fn a_status_that_we_may_not_look_at_is_not_taken_for_gone() {
+    let mut bench = Bench::new(|at| {
+        fs::create_dir(at("closed")).unwrap();
+        fifo(at("closed/fifo"));
+    });
+    bench.ledger.mark(&Effect::Metadata { file: bench.id("closed/fifo") });
+    let refused = look_without_rights(&mut bench, "closed");
+    assert!(matches!(refused, Err(Error::SourceUnreadable { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_link_that_we_may_not_follow_is_not_taken_for_one_that_leads_nowhere() {
+    let mut bench = Bench::new(|at| fs::create_dir_all(at("../closed/volume")).unwrap());
+    symlink("../closed/volume", bench.at("link")).unwrap();
+    bench.mark_entry("link");
+    let refused = look_without_rights(&mut bench, "../closed");
+    assert!(matches!(refused, Err(Error::SourceUnreadable { .. })), "{refused:?}");
 }
 
 #[test]
@@ -288,8 +328,6 @@ fn a_name_that_nothing_can_have_is_no_entry() {
     bench.mark_entry(&"n".repeat(256));
     assert!(bench.look(Look::default()).unwrap());
     assert_eq!(bench.tree.entries, 0);
-    let eio = 5;
-    assert!(!super::resolve::is_no_name(&std::io::Error::from_raw_os_error(eio)), "that says nothing about the name");
 }
 
 #[test]
@@ -323,14 +361,14 @@ fn a_number_used_again_may_be_another_file_where_there_are_no_birth_times() {
     let mut bench = Bench::new(|_| ());
     for (btime_ns, is_due) in [(0, true), (1, false)] {
         let stat = sys::Stat { size: 1, ..sys::Stat::default() };
-        let file = Arc::new(crate::node::File::new(FileId { dev: 1, ino: 2, btime_ns }, 0, stat));
+        let file = Arc::new(crate::marks::node::File::new(FileId { dev: 1, ino: 2, btime_ns }, 0, stat));
         file.state().map.take();
         file.state().map.done(0..1);
         let before = bench.ledger.lacking_bytes();
         bench.tree.seen_again(&file);
         assert_eq!(file.state().map.due(), u64::from(is_due));
         assert_eq!(bench.ledger.lacking_bytes() > before, is_due);
-        assert_eq!(bench.tree.moved.pop(), Some(crate::node::Node::File(file)));
+        assert_eq!(bench.tree.moved.pop(), Some(crate::marks::node::Node::File(file)));
     }
 }
 

@@ -7,9 +7,10 @@ mod links;
 mod look;
 mod resolve;
 
-use crate::ledger::Ledger;
-use crate::node::{Dir, DirState, File, Name, Node};
-use crate::sys::{self, Kind, Stat};
+use crate::base::sys::{self, Kind, Stat};
+use crate::interface::spec::OWN_DIR;
+use crate::marks::ledger::Ledger;
+use crate::marks::node::{Dir, DirState, File, Name, Node};
 use crate::{Error, Spec};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use hotbackup_event::FileId;
@@ -19,11 +20,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use links::{Shown, relative};
-pub(crate) use resolve::Look;
-
-/// Manifest and staged data of a backup; left out when a source is a restored backup itself.
-pub(crate) const OWN_DIR: &str = ".hotbackup";
+pub(crate) use links::relative;
+pub(crate) use look::Look;
 
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -89,11 +87,30 @@ pub(crate) struct Other {
     pub xattrs: sys::Attributes,
 }
 
+/// What a symbolic link looks like in the backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// As it is, for whatever becomes of its surroundings.
+    Plain,
+    /// As it is, for now.
+    AsIs,
+    /// With another text.
+    As(OsString),
+    /// Leading to this path in that source.
+    InSource(usize, PathBuf),
+}
+
+impl Shown {
+    pub fn is_volatile(&self) -> bool {
+        *self != Self::Plain
+    }
+}
+
 impl Tree {
     pub fn new(ledger: Arc<Ledger>, spec: Spec, staging: FileId) -> Result<Self, Error> {
         let target_root = match spec.root {
             Some(root) => root,
-            None => sys::open_dir(rustix::fs::CWD, OsStr::new("/")).map_err(|e| unreadable("/".into(), e))?,
+            None => sys::open_dir(rustix::fs::CWD, OsStr::new("/")).map_err(|e| Error::unreadable("/".into(), e))?,
         };
         let mut tree = Self {
             ledger,
@@ -148,7 +165,7 @@ impl Tree {
 
     /// Makes a directory known; its entries are read later.
     fn add_dir(&mut self, found: sys::Found, fd: OwnedFd, is_root: bool) -> Result<(), Error> {
-        let xattrs = sys::xattrs(&fd).map_err(|source| unreadable(sys::fd_path(&fd), source))?;
+        let xattrs = sys::xattrs(&fd).map_err(|source| Error::unreadable(sys::fd_path(&fd), source))?;
         let dir = Arc::new(Dir::new(found.id, fd, DirState { stat: found.stat, xattrs }));
         self.ledger.register(Node::Dir(Arc::clone(&dir)));
         self.dirs.insert(found.id, DirNode { dir, entries: BTreeMap::new(), parents: Vec::new(), is_root });
@@ -199,15 +216,6 @@ impl Tree {
     pub fn totals(&self) -> (u64, u64) {
         let files = self.ledger.files();
         (files.iter().map(|file| file.state().map.size()).sum(), files.len() as u64)
-    }
-}
-
-/// What went wrong with something in a source, with what to do about it where that is known.
-pub(crate) fn unreadable(path: PathBuf, source: std::io::Error) -> Error {
-    use rustix::io::Errno;
-    match Errno::from_io_error(&source) {
-        Some(Errno::MFILE | Errno::NFILE) => Error::TooManyOpenFiles { path },
-        _ => Error::SourceUnreadable { path, source },
     }
 }
 

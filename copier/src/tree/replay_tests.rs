@@ -1,11 +1,11 @@
 //! The replay of names against the real tree: random calls on a real directory, marked before they run and run in any order
 //! that the tracer admits, with looks in between. In a hold, the model must be what a walk of the directory finds.
 use super::{Entry, Look, Tree};
-use crate::blockmap::BLOCK;
-use crate::capture::Capture;
-use crate::ledger::{Ledger, Taken};
-use crate::node::{File as Known, Node, OpenError};
-use crate::sys::{self, Kind, Stat};
+use crate::Capture;
+use crate::base::sys::{self, Kind, Stat};
+use crate::marks::blockmap::BLOCK;
+use crate::marks::ledger::{Ledger, Taken};
+use crate::marks::node::{File as Known, Node, OpenError};
 use crate::{Point, Source, Spec, Tuning};
 use calls::{Call, Op};
 use hotbackup_event::FileId;

@@ -1,41 +1,18 @@
 //! Taking over names: each marked entry is looked at, and the model is made to agree with what is there.
-use super::{Entry, Other, Shown, Tree, links::Leads};
+use super::{Entry, Look, Other, Shown, Tree, links::Leads};
 use crate::Error;
-use crate::capture::Hold;
-use crate::ledger::{EntryMark, Taken};
-use crate::node::{File, Link, Name, Node, sys_gone};
-use crate::sys::{self, Found, Kind};
+use crate::base::sys::{self, Found, Kind};
+use crate::marks::ledger::{EntryMark, Taken};
+use crate::marks::node::{File, Link, Name, Node};
 use hotbackup_event::FileId;
-use rustix::io::Errno;
+use hotbackup_event::look::LookError;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// How often an entry that changes while it is looked at is looked at again before it is left to the next sync.
 const TRIES: u32 = 4;
-
-/// How a sync looks.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Look<'a> {
-    /// In this hold. As long as it was not cut nothing moves, and what does not fit together was changed by somebody
-    /// else. `None`: everything may move.
-    pub hold: Option<&'a Hold>,
-    /// When to stop; what is left stays marked.
-    pub deadline: Option<Instant>,
-}
-
-impl Look<'_> {
-    fn is_over(&self) -> bool {
-        self.hold.is_some_and(Hold::is_cut) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
-    /// Whether what was looked at until now stood still. To be asked after the look: see `capture`.
-    pub fn was_exact(&self) -> bool {
-        self.hold.is_some_and(|hold| !hold.is_cut())
-    }
-}
 
 /// What is found under a name.
 enum New {
@@ -50,12 +27,6 @@ enum New {
         open: Option<(Found, OwnedFd)>,
     },
     Other(Other),
-}
-
-/// Whether an error says that nothing can have such a name on this file system: it is too long, or in an encoding that is
-/// not allowed. The call that tried to use it fails as well.
-pub(super) fn is_no_name(error: &std::io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ))
 }
 
 /// What is neither file nor directory.
@@ -115,7 +86,7 @@ impl Tree {
         while let Some(id) = self.unread.pop() {
             let Some(node) = self.dirs.get(&id) else { continue };
             let dir = Arc::clone(&node.dir);
-            let mut names = sys::names(&dir.fd).map_err(|source| super::unreadable(dir.path(), source))?;
+            let mut names = sys::names(&dir.fd).map_err(|source| Error::unreadable(dir.path(), source))?;
             if !node.entries.is_empty() {
                 let there: HashSet<&OsStr> = names.iter().map(OsString::as_os_str).collect();
                 let gone = node.entries.keys().filter(|name| !there.contains(&***name));
@@ -181,28 +152,29 @@ impl Tree {
     pub(super) fn seen_again(&mut self, file: &Arc<File>) {
         if file.id.btime_ns == 0 {
             // The file system keeps no birth times: this may be a new file under a number used again.
-            let mut state = file.state();
-            let all = state.map.touched(0, u64::MAX);
-            let added = state.map.mark(all);
-            drop(state);
-            self.ledger.add_lacking(added as i64);
+            self.ledger.mark_whole(file);
         }
         self.moved.push(Node::File(Arc::clone(file)));
     }
 
     /// What a name leads to. The outer `None`: it keeps changing.
     fn find(&mut self, dir: &OwnedFd, id: FileId, name: &OsStr) -> Result<Option<Option<New>>, Error> {
-        let unreadable = |source| super::unreadable(sys::fd_path(dir).join(name), source);
+        let unreadable = |source| Error::unreadable(sys::fd_path(dir).join(name), source);
         for _ in 0..TRIES {
             let found = match sys::stat_at(dir, name) {
                 Ok(found) => found,
-                Err(error) if sys_gone(&error) || is_no_name(&error) => return Ok(Some(None)),
-                Err(error) => return Err(unreadable(error)),
+                Err(error) => match LookError::from(&error) {
+                    // The call that tried to use a name that nothing can have fails as well.
+                    LookError::Gone | LookError::Never => return Ok(Some(None)),
+                    LookError::Again => continue,
+                    LookError::Ours(_) | LookError::Disk => return Err(unreadable(error)),
+                },
             };
             let new = match found.stat.kind() {
                 Kind::File => Ok(New::File { found, via: None }),
                 Kind::Dir => self.find_dir(found, false, || sys::open_dir(dir, name)),
                 Kind::Symlink => match sys::read_link(dir, name) {
+                    Err(error) if error.raw_os_error().map(LookError::of_readlink) == Some(LookError::Gone) => continue,
                     Err(error) => Err(error),
                     Ok(target) => match self.leads(id, dir, &target) {
                         Ok(Leads::Stays(shown)) => other(dir, name, found, Some((target, shown))),
@@ -219,8 +191,8 @@ impl Tree {
                     return Err(Error::DestInsideSource { dest: self.dest.clone(), source_path });
                 }
                 Ok(new) => return Ok(Some(Some(new))),
-                // It is another kind of thing by now: look again. EINVAL: no symbolic link any more.
-                Err(error) if sys_gone(&error) || error.kind() == std::io::ErrorKind::InvalidInput => {}
+                // It is another kind of thing by now, or something on the way to what a link leads to has changed.
+                Err(error) if matches!(LookError::from(&error), LookError::Gone | LookError::Again) => {}
                 Err(error) => return Err(unreadable(error)),
             }
         }
@@ -282,7 +254,7 @@ impl Tree {
     }
 
     /// Puts an entry into the model; what it names becomes known if it is not.
-    fn link(&mut self, dir: FileId, owner: &Arc<crate::node::Dir>, name: &OsStr, new: New) -> Result<(), Error> {
+    fn link(&mut self, dir: FileId, owner: &Arc<crate::marks::node::Dir>, name: &OsStr, new: New) -> Result<(), Error> {
         let name: Name = Arc::from(name);
         let entry = match new {
             New::File { found, via } => {

@@ -6,6 +6,7 @@ pub mod faulty;
 pub mod model;
 pub mod random;
 
+use hotbackup_copier::io::Io;
 use hotbackup_copier::{Backup, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Source, Spec, Tuning};
 use hotbackup_event::{Effect, FileId};
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags};
@@ -262,6 +263,11 @@ impl Bench {
 
     pub fn prepare(&self, point: Point) -> (Backup<Permit>, Target) {
         target_of(Backup::prepare(self.spec(point)).unwrap())
+    }
+
+    /// The same, with a destination (and source) of its own kind.
+    pub fn prepare_with(&self, point: Point, io: &Arc<impl Io + 'static>) -> (Backup<Permit>, Target) {
+        target_of(Backup::prepare_with(self.spec(point), io.clone()).unwrap())
     }
 
     /// Takes a backup of a source that nobody changes.

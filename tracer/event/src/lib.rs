@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod failpoint;
+pub mod look;
 
 use std::ffi::OsString;
 

@@ -1,6 +1,6 @@
 //! Calls on a real directory: what each is decoded to, in the same way as in the tracer, and the call itself.
-use crate::blockmap::BLOCK;
-use crate::sys::{self, Found, Kind};
+use crate::base::sys::{self, Found, Kind};
+use crate::marks::blockmap::BLOCK;
 use hotbackup_event::Effect;
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};

@@ -1,0 +1,4 @@
+//! What everything rests on: file system calls, moving data, locks. Knows nothing of backups.
+pub mod io;
+pub(crate) mod sys;
+pub(crate) mod util;

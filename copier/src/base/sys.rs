@@ -1,0 +1,260 @@
+//! File system calls in the form that the copier needs: identities, times as nanoseconds, no path that leads astray.
+use hotbackup_event::FileId;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+/// What is kept of a file's status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub size: u64,
+    pub mtime: i64,
+    pub atime: i64,
+    pub ctime: i64,
+    /// Type and permissions.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+}
+
+/// What a name or an fd leads to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub id: FileId,
+    pub stat: Stat,
+    /// Fewer bytes are allocated than the file is long: holes are worth looking for.
+    pub sparse: bool,
+}
+
+/// The kinds of entries that are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    Device,
+}
+
+impl Stat {
+    pub fn kind(&self) -> Kind {
+        match self.mode & 0o170_000 {
+            0o100_000 => Kind::File,
+            0o040_000 => Kind::Dir,
+            0o120_000 => Kind::Symlink,
+            0o010_000 => Kind::Fifo,
+            0o140_000 => Kind::Socket,
+            _ => Kind::Device,
+        }
+    }
+
+    /// The permission bits, setuid and its kin included.
+    pub fn permissions(&self) -> u32 {
+        self.mode & 0o7777
+    }
+}
+
+fn nanos(t: StatxTimestamp) -> i64 {
+    t.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(t.tv_nsec))
+}
+
+fn found(s: Statx) -> Found {
+    let has_btime = StatxFlags::from_bits_retain(s.stx_mask).contains(StatxFlags::BTIME);
+    Found {
+        id: FileId {
+            dev: u64::from(s.stx_dev_major) << 32 | u64::from(s.stx_dev_minor),
+            ino: s.stx_ino,
+            btime_ns: if has_btime { nanos(s.stx_btime) as u64 } else { 0 },
+        },
+        stat: Stat {
+            size: s.stx_size,
+            mtime: nanos(s.stx_mtime),
+            atime: nanos(s.stx_atime),
+            ctime: nanos(s.stx_ctime),
+            mode: u32::from(s.stx_mode),
+            uid: s.stx_uid,
+            gid: s.stx_gid,
+            nlink: s.stx_nlink,
+        },
+        sparse: s.stx_blocks.saturating_mul(512) < s.stx_size,
+    }
+}
+
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+/// The status of what `name` in `dir` is, itself, not of what it may lead to.
+pub(crate) fn stat_at(dir: impl AsFd, name: &OsStr) -> io::Result<Found> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    Ok(found(rustix::fs::statx(dir, name, flags, WANTED)?))
+}
+
+/// The status of an open file.
+pub(crate) fn stat_fd(fd: impl AsFd) -> io::Result<Found> {
+    Ok(found(rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, WANTED)?))
+}
+
+/// Whether an open directory is where something is mounted.
+pub(crate) fn is_mount_point(fd: impl AsFd) -> io::Result<bool> {
+    let s = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, WANTED)?;
+    Ok(s.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
+}
+
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
+
+/// Opens a file to read it, without a trace of that in its access time where that is allowed.
+pub(crate) fn open_file(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = READ | OFlags::NOFOLLOW;
+    match rustix::fs::openat(&dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => Ok(rustix::fs::openat(&dir, name, flags, Mode::empty())?),
+        other => Ok(other?),
+    }
+}
+
+/// Opens for reading what an `O_PATH` fd holds, even when it has no name any more.
+pub(crate) fn reopen(fd: impl AsFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    match rustix::fs::openat(CWD, &path, READ | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => Ok(rustix::fs::openat(CWD, &path, READ, Mode::empty())?),
+        other => Ok(other?),
+    }
+}
+
+/// Opens a directory below another.
+pub(crate) fn open_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
+/// The path of an open file, for messages.
+pub(crate) fn fd_path(fd: impl AsFd) -> PathBuf {
+    path_of(fd).unwrap_or_else(|_| PathBuf::from("?"))
+}
+
+/// The path of an open file, for telling inside from outside. As the kernel tells it: seen from the root of the mount
+/// namespace that the file was opened in. Fails with `ENAMETOOLONG` when it is longer than a page.
+pub(crate) fn path_of(fd: impl AsFd) -> rustix::io::Result<PathBuf> {
+    let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    Ok(OsString::from_vec(rustix::fs::readlink(link, Vec::new())?.into_bytes()).into())
+}
+
+/// The target of a symbolic link.
+pub(crate) fn read_link(dir: impl AsFd, name: &OsStr) -> io::Result<OsString> {
+    Ok(OsString::from_vec(rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes()))
+}
+
+/// The names in an open directory, apart from `.` and `..`. Reads from its beginning each time.
+pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
+    rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(0))?;
+    let mut buffer = Vec::with_capacity(64 << 10);
+    let mut entries = rustix::fs::RawDir::new(dir, buffer.spare_capacity_mut());
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = match entry {
+            // The directory was removed; only an empty one can be.
+            Err(Errno::NOENT) => break,
+            entry => entry?,
+        };
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Extended attributes: name and value.
+pub(crate) type Attributes = Vec<(CString, Vec<u8>)>;
+
+/// All extended attributes of an open file that can be read; none where the file system has none.
+pub(crate) fn xattrs(fd: impl AsFd) -> io::Result<Attributes> {
+    xattrs_by(|buffer| rustix::fs::flistxattr(&fd, buffer), |name, buffer| rustix::fs::fgetxattr(&fd, name, buffer))
+}
+
+/// The same of what `name` in `dir` is, itself: a symbolic link, or what is not to be opened.
+pub(crate) fn xattrs_at(dir: impl AsFd, name: &OsStr) -> io::Result<Attributes> {
+    let path = path_at(dir, name);
+    xattrs_by(|buffer| rustix::fs::llistxattr(&path, buffer), |name, buffer| rustix::fs::lgetxattr(&path, name, buffer))
+}
+
+/// A path to `name` in `dir`, for calls that take no directory.
+pub(crate) fn path_at(dir: impl AsFd, name: &OsStr) -> PathBuf {
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()));
+    path.push(name);
+    path
+}
+
+fn xattrs_by(
+    list: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&CStr, &mut [u8]) -> Result<usize, Errno>,
+) -> io::Result<Attributes> {
+    let names = match read_growing(list) {
+        Ok(names) => names,
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut all = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        let name = CString::new(name).unwrap_or_default();
+        match read_growing(|buffer| get(&name, buffer)) {
+            Ok(value) => all.push((name, value)),
+            // Removed since it was listed, or not ours to read.
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// Calls `read` with a buffer that grows until what is read fits.
+fn read_growing(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut small = [0; 256];
+    match read(&mut small) {
+        Ok(n) => return Ok(small[..n].to_vec()),
+        Err(Errno::RANGE) => {}
+        Err(error) => return Err(error),
+    }
+    let mut buffer = vec![0; 4 << 10];
+    loop {
+        match read(&mut buffer) {
+            Ok(n) => {
+                buffer.truncate(n);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 4, 0),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Raises the number of files that may be open at once as far as allowed: every directory of the sources is kept open.
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Cannot fail in a way that matters: without it, opening too many files is an error of its own.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// How many files this process may have open at once.
+pub(crate) fn open_files() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize)
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn now_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as u64
+}
+
+/// Whether a directory is on overlayfs (`linux/magic.h`), where a file or directory becomes another one when it is copied to the upper layer.
+pub(crate) fn is_on_overlayfs(dir: &OwnedFd) -> io::Result<bool> {
+    const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
+    Ok(rustix::fs::fstatfs(dir)?.f_type == OVERLAYFS)
+}

@@ -1,0 +1,66 @@
+//! Reading the source of one file: where it holds data, and keeping it open until it is saved.
+use crate::Error;
+use crate::base::{io::Io, sys};
+use crate::marks::node::{File, Opened};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// Blocks read at once: 1 MiB.
+pub(crate) const RUN: u64 = 16;
+
+/// A range of a source file, and whether it holds data.
+pub(crate) type Segment = (Range<u64>, bool);
+
+/// Splits a range into data and holes.
+pub(crate) fn segments(io: &dyn Io, source: &Opened, range: Range<u64>) -> std::io::Result<Vec<Segment>> {
+    if !source.sparse {
+        return Ok(vec![(range, true)]);
+    }
+    let (mut all, mut at) = (Vec::new(), range.start);
+    while at < range.end {
+        let data = io.data_after(source.fd.as_fd(), at)?.unwrap_or(range.end..range.end);
+        let (start, end) = (data.start.clamp(at, range.end), data.end.clamp(at, range.end));
+        if start > at {
+            all.push((at..start, false));
+        }
+        if end > start {
+            all.push((start..end, true));
+        }
+        at = end.max(start);
+    }
+    Ok(all)
+}
+
+/// The source of a file that is not wholly saved, opened and kept open until it is. `None`: it is saved.
+///
+/// Opening by name may fail because the name has changed since the point in time. Then the call that changed it waited
+/// until the file was open, and that is found on the second look.
+pub(crate) fn to_save(file: &File, pid: i32) -> Result<Option<Arc<Opened>>, Error> {
+    let kept = || {
+        let state = file.state();
+        if state.is_open() { state.open.clone().map(Some) } else { Some(None) }
+    };
+    if let Some(known) = kept() {
+        return Ok(known);
+    }
+    match file.open() {
+        Ok(opened) => {
+            let mut state = file.state();
+            Ok(if state.is_open() { Some(Arc::clone(state.open.get_or_insert(Arc::new(opened)))) } else { None })
+        }
+        Err(error) => match (kept(), error) {
+            (Some(known), _) => Ok(known),
+            (None, error) => Err(error.while_held(file, pid)),
+        },
+    }
+}
+
+/// Saves the extended attributes, unless somebody else does.
+pub(crate) fn save_xattrs(file: &File, source: &Opened) -> Result<(), Error> {
+    if file.claim_xattrs() {
+        let all = sys::xattrs(&source.fd).map_err(|error| Error::unreadable(file.path(), error))?;
+        file.done_xattrs(all);
+    }
+    Ok(())
+}

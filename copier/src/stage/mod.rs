@@ -1,0 +1,316 @@
+//! The staging directory: where a backup grows until it is complete.
+//!
+//! It lies beside the destination, so that it can take the destination's name in one step, and nobody else can look
+//! inside. While a backup runs it is locked; one that is left over from a process that was killed is not, and is removed by
+//! the next backup to the same destination. Staged data is kept by file, not by name, so renames in the source cost nothing.
+mod check;
+mod kept;
+mod remove;
+
+use crate::base::util::lock;
+use crate::base::{io::Io, sys};
+use crate::interface::spec::OWN_DIR;
+use crate::{Error, Spec};
+use check::{check_apart, check_empty, check_sources, split};
+use hotbackup_event::look::is_gone;
+use hotbackup_event::{FileId, failpoint};
+use kept::{Kept, most_open, syncs_as_a_whole};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Directory of the staged data, below [`OWN_DIR`].
+const DATA_DIR: &str = "data";
+
+/// A staging directory. Removed when dropped, unless it was published.
+pub(crate) struct Stage {
+    pub io: Arc<dyn Io>,
+    /// The destination without links on its way.
+    pub dest: PathBuf,
+    pub parent: OwnedFd,
+    pub root: OwnedFd,
+    pub own: OwnedFd,
+    data: OwnedFd,
+    name: OsString,
+    published: bool,
+    kept: Mutex<Kept>,
+    /// Whether the whole file system can be synced instead of each file.
+    whole: bool,
+    /// Something failed here: there may be more errors of it that nobody was told yet.
+    troubled: AtomicBool,
+    /// Bytes written.
+    pub written: AtomicU64,
+}
+
+impl std::fmt::Debug for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stage").field("dest", &self.dest).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Stage {
+    /// Checks the destination, and makes the staging directory beside it.
+    pub fn prepare(spec: &Spec, io: Arc<dyn Io>) -> Result<Self, Error> {
+        check_sources(&spec.sources)?;
+        let (parent_path, last) = split(&spec.dest)?;
+        let open = |path: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)
+        };
+        let parent = open(&parent_path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::DestParentMissing { path: parent_path.clone() },
+            io::ErrorKind::NotADirectory => Error::DestNotDirectory { path: parent_path.clone() },
+            _ => Error::at_dest("open", parent_path.clone(), error),
+        })?;
+        let dest = parent_path.join(&last);
+        for source in &spec.sources {
+            check_apart(source, &parent, &dest)?;
+        }
+        check_empty(&parent, &last, &dest)?;
+        let mut name = OsString::from(".");
+        name.push(&last);
+        name.push(".hotbackup-partial-");
+        remove::leftovers(&parent, &name);
+        name.push(std::process::id().to_string());
+        let root =
+            make(&parent, &mut name).map_err(|error| Error::at_dest("create", parent_path.join(&name), error))?;
+        let path = parent_path.join(&name);
+        let below = |dir: &OwnedFd, name: &str| -> Result<OwnedFd, Error> {
+            rustix::fs::mkdirat(dir, name, Mode::RWXU)
+                .map_err(io::Error::from)
+                .and_then(|()| sys::open_dir(dir, OsStr::new(name)))
+                .map_err(|error| Error::at_dest("create", path.join(name), error))
+        };
+        let made = below(&root, OWN_DIR).and_then(|own| Ok((below(&own, DATA_DIR)?, own)));
+        let (data, own) = made.inspect_err(|_| drop(remove::staging(&parent, &name, &root)))?;
+        let whole = syncs_as_a_whole(&root);
+        let kept =
+            Mutex::new(Kept::new(if whole { spec.tuning.sync_each_below.min(most_open()) } else { most_open() }));
+        let (published, troubled, written) = (false, AtomicBool::new(false), AtomicU64::new(0));
+        Ok(Self { io, dest, parent, root, own, data, name, published, kept, whole, troubled, written })
+    }
+
+    /// The staging directory's identity: it must not turn up in a source.
+    pub fn id(&self) -> Result<FileId, Error> {
+        Ok(sys::stat_fd(&self.root).map_err(|error| Error::at_dest("look at", self.path(), error))?.id)
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dest.with_file_name(&self.name)
+    }
+
+    fn data_path(&self, number: u64) -> PathBuf {
+        self.path().join(OWN_DIR).join(DATA_DIR).join(number.to_string())
+    }
+
+    pub fn data(&self) -> impl AsFd {
+        self.data.as_fd()
+    }
+
+    /// Opens the staged data of a file; makes it if there is none.
+    pub fn open(&self, number: u64) -> Result<OwnedFd, Error> {
+        let failed = |error| self.failed("create", self.data_path(number), error);
+        let mut kept = lock(&self.kept);
+        if let Some(fd) = kept.get(number).map_err(failed)? {
+            return Ok(fd);
+        }
+        let fd = self.io.create(self.data.as_fd(), OsStr::new(&number.to_string())).map_err(failed)?;
+        kept.keep(number, &fd).map_err(failed)?;
+        Ok(fd)
+    }
+
+    /// Whether each of `files` staged files must be synced by itself.
+    pub fn syncs_each(&self, files: usize, at_most: usize) -> bool {
+        !self.whole || (files <= at_most && !lock(&self.kept).overflowed)
+    }
+
+    /// Makes a staged file durable that was put into place as `name` in `dir`.
+    pub fn sync_file(&self, number: u64, dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        let kept = lock(&self.kept).take(number);
+        let fd = match kept {
+            Some(fd) => fd,
+            None => rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?,
+        };
+        self.io.sync(fd.as_fd())
+    }
+
+    /// The error for something that failed here.
+    fn failed(&self, op: &'static str, path: PathBuf, source: io::Error) -> Error {
+        self.troubled.store(true, Ordering::Relaxed);
+        Error::at_dest(op, path, source)
+    }
+
+    pub fn write(&self, number: u64, fd: &OwnedFd, data: &[u8], offset: u64) -> Result<(), Error> {
+        self.io.write_at(fd.as_fd(), data, offset).map_err(|e| self.failed("write", self.data_path(number), e))?;
+        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub fn punch(&self, number: u64, fd: &OwnedFd, range: std::ops::Range<u64>) -> Result<(), Error> {
+        self.io.punch(fd.as_fd(), range).map_err(|e| self.failed("punch a hole into", self.data_path(number), e))
+    }
+
+    pub fn set_len(&self, number: u64, fd: &OwnedFd, len: u64) -> Result<(), Error> {
+        self.io.set_len(fd.as_fd(), len).map_err(|e| self.failed("set the length of", self.data_path(number), e))
+    }
+
+    /// Frees the staged data of a file that is gone from the sources.
+    pub fn remove(&self, number: u64) {
+        drop(lock(&self.kept).take(number));
+        // There may be none, and what is left is removed at the end anyway.
+        let _ = rustix::fs::unlinkat(&self.data, number.to_string(), AtFlags::empty());
+    }
+
+    /// Removes what was staged and not moved into place, and the directory it was in.
+    pub fn clear_data(&self) -> Result<(), Error> {
+        let failed = |error| Error::at_dest("clear", self.path().join(OWN_DIR).join(DATA_DIR), error);
+        for name in sys::names(&self.data).map_err(failed)? {
+            rustix::fs::unlinkat(&self.data, &*name, AtFlags::empty()).map_err(|e| failed(e.into()))?;
+        }
+        rustix::fs::unlinkat(&self.own, DATA_DIR, AtFlags::REMOVEDIR).map_err(|error| failed(error.into()))
+    }
+
+    /// Gives the staging directory the destination's name, durably, where the destination's path leads. If any of that
+    /// fails, it has its old name again, and an error means that nothing was published.
+    pub fn publish(&mut self) -> Result<(), Error> {
+        use rustix::fs::{renameat, renameat_with};
+        self.check_parent()?;
+        let last = self.dest.file_name().unwrap_or_default().to_owned();
+        let failed = |error: Errno| match error {
+            Errno::NOTEMPTY | Errno::EXIST => Error::DestNotEmpty { path: self.dest.clone() },
+            Errno::NOTDIR => Error::DestNotDirectory { path: self.dest.clone() },
+            Errno::BUSY => Error::DestMountPoint { path: self.dest.clone() },
+            error => Error::at_dest("rename the staging directory to", self.dest.clone(), error),
+        };
+        let mut replaced = None;
+        let renamed = match renameat_with(&self.parent, &*self.name, &self.parent, &*last, RenameFlags::NOREPLACE) {
+            // There is a directory, or the file system knows no such flag. Only an empty directory is replaced.
+            Err(Errno::EXIST | Errno::INVAL) => {
+                replaced = match sys::stat_at(&self.parent, &last) {
+                    Ok(found) => Some(found.stat),
+                    Err(error) if is_gone(&error) => None,
+                    Err(error) => return Err(Error::at_dest("look at", self.dest.clone(), error)),
+                };
+                renameat(&self.parent, &*self.name, &self.parent, &*last)
+            }
+            other => other,
+        };
+        // A network file system may report that a rename failed which it has done.
+        let is_done = || {
+            let (there, ours) = (sys::stat_at(&self.parent, &last), sys::stat_fd(&self.root));
+            there.is_ok_and(|there| ours.is_ok_and(|ours| ours.id == there.id))
+        };
+        if let Err(error) = renamed
+            && !is_done()
+        {
+            return Err(failed(error));
+        }
+        failpoint::hit("publish.renamed");
+        let durable = self.io.sync(self.parent.as_fd());
+        let settled = durable.map_err(|error| Error::at_dest("sync", self.dest.clone(), error));
+        if let Err(error) = settled.and_then(|()| self.check_visible()) {
+            return Err(self.take_back(&last, replaced, error));
+        }
+        self.published = true;
+        Ok(())
+    }
+
+    /// Gives the staging directory its old name again, so that it is removed, after `error`.
+    fn take_back(&mut self, last: &OsStr, replaced: Option<sys::Stat>, error: Error) -> Error {
+        let flags = RenameFlags::NOREPLACE;
+        let back = match rustix::fs::renameat_with(&self.parent, last, &self.parent, &*self.name, flags) {
+            Err(Errno::INVAL) => rustix::fs::renameat(&self.parent, last, &self.parent, &*self.name),
+            other => other,
+        };
+        if let Err(undo) = back {
+            // Removing it where it stands could be cut short, and leave half of it there.
+            self.published = true;
+            let words =
+                format!("{error}; and it cannot be taken back ({undo}): it stands there, complete, but may not last");
+            return Error::DestIo { op: "publish", path: self.dest.clone(), source: io::Error::other(words) };
+        }
+        if let Some(stat) = replaced {
+            // The empty directory that was there.
+            let mode = Mode::from_raw_mode(stat.permissions());
+            if rustix::fs::mkdirat(&self.parent, last, mode).is_ok() {
+                let (uid, gid) = (rustix::fs::Uid::from_raw(stat.uid), rustix::fs::Gid::from_raw(stat.gid));
+                let _ = rustix::fs::chownat(&self.parent, last, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+            }
+        }
+        // Where that works, no power failure shows the name on what is being removed.
+        let _ = self.io.sync(self.parent.as_fd());
+        error
+    }
+
+    /// Whether the path of the destination's directory still leads to where the staging directory is. It does not after a
+    /// lazy unmount, or when a directory further up was renamed: nobody would find a backup published there.
+    pub fn check_parent(&self) -> Result<(), Error> {
+        let path = self.dest.parent().unwrap_or(Path::new("/"));
+        self.check_leads_to(path, &self.parent)
+    }
+
+    fn check_visible(&self) -> Result<(), Error> {
+        self.check_leads_to(&self.dest, &self.root)
+    }
+
+    fn check_leads_to(&self, path: &Path, fd: &OwnedFd) -> Result<(), Error> {
+        let held = sys::stat_fd(fd).map_err(|error| Error::at_dest("look at", path.to_owned(), error))?;
+        match sys::stat_at(CWD, path.as_os_str()) {
+            Ok(found) if found.id == held.id => return Ok(()),
+            Err(error) if !is_gone(&error) => return Err(Error::at_dest("look at", path.to_owned(), error)),
+            _ => {}
+        }
+        let gone = "what was there when the backup began was unmounted, moved or replaced; mount it again";
+        Err(Error::DestIo { op: "find", path: path.to_owned(), source: io::Error::other(gone) })
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        // Open files keep their space.
+        *lock(&self.kept) = Kept::new(0);
+        let _ = remove::staging(&self.parent, &self.name, &self.root);
+        if self.troubled.load(Ordering::Relaxed) {
+            // The file system tells each error of writing back once. Nobody needs those of what is now removed, least of
+            // all the next backup.
+            let _ = self.io.sync_all(self.root.as_fd());
+        }
+    }
+}
+
+/// Makes and locks a staging directory. `name` grows if another backup of this process has it.
+fn make(parent: &OwnedFd, name: &mut OsString) -> io::Result<OwnedFd> {
+    loop {
+        match rustix::fs::mkdirat(parent, &**name, Mode::RWXU) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                name.push("-");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        // Until it is locked, another backup to the same place may take it for a leftover.
+        let root = match sys::open_dir(parent, name) {
+            Err(error) if is_gone(&error) => continue,
+            other => other?,
+        };
+        // Where there are no locks, nothing is ever taken for a leftover either.
+        let locked = rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive);
+        let id = sys::stat_fd(&root)?.id;
+        let there = match sys::stat_at(parent, name) {
+            Err(error) if is_gone(&error) => None,
+            found => Some(found?.id),
+        };
+        if locked != Err(Errno::WOULDBLOCK) && there == Some(id) {
+            return Ok(root);
+        }
+    }
+}

@@ -49,6 +49,8 @@ causes! {
     SeveralProcesses = 15,
     /// The process could not be stopped to copy what it has mapped for writing.
     NotFrozen = 16,
+    /// The process is paused: a cgroup of its own, or one above, is frozen.
+    Frozen = 17,
     /// The destination holds something already.
     DestNotEmpty = 20,
     /// The destination and a source lie inside one another.
@@ -163,6 +165,7 @@ impl Cause {
             | Error::ForeignArchitecture(_) => Self::CannotFollow,
             Error::KernelTooOld { .. } => Self::KernelTooOld,
             Error::NoRoom { .. } => Self::NoRoom,
+            Error::Frozen { .. } => Self::Frozen,
             Error::NoThread(..) | Error::Injected { .. } => Self::AttachFailed,
             Error::Keeper { .. } => Self::Keeper,
             Error::Ptracer { .. } => Self::AttachFailed,

@@ -94,6 +94,16 @@ pub enum Error {
         /// Which limit, and how it is raised.
         what: String,
     },
+    /// a cgroup of the target is frozen
+    #[error(
+        "process {pid} is paused, and so cannot be backed up: {what}; let it go on (`docker unpause`), then try again"
+    )]
+    Frozen {
+        /// The target.
+        pid: i32,
+        /// Which of its cgroups is frozen, and how it is thawed.
+        what: String,
+    },
     /// the injected call failed
     #[error("the {call} call injected into process {pid} failed: {errno}")]
     Injected {

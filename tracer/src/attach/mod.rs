@@ -25,6 +25,7 @@ use crate::error::{Error, errno};
 use crate::ptracer::client::Ptracer;
 use crate::ptracer::payload::{Call, PENDING};
 use crate::ptracer::site;
+use crate::target::cgroups;
 use crate::target::process::Process;
 use crate::target::room;
 
@@ -32,6 +33,8 @@ use crate::target::room;
 const RUN_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take when the ptracer was killed, and perhaps before it let any thread run them.
 const DOUBT_LIMIT: Duration = Duration::from_secs(1);
+/// How often it is looked at whether the target was frozen meanwhile.
+const FROZEN_LOOK: Duration = Duration::from_millis(100);
 /// Bytes mapped for the results, the header and the filter: room for the longest filter there may be.
 const PAGE_BYTES: u64 = 36 << 10;
 /// Each attempt has a word for its result.
@@ -99,6 +102,8 @@ pub(crate) fn install(
         let limit = if asked.is_ok() { RUN_LIMIT } else { DOUBT_LIMIT };
         let stopped = match asked {
             Ok(stopped) => stopped,
+            // As it was frozen, perhaps on its way.
+            Err(frozen @ Error::Frozen { .. }) => return Err(NotInstalled { error: frozen, in_doubt: true }),
             // It was killed, and nobody knows whether a thread runs the code.
             Err(ended @ Error::Ptracer { .. }) => {
                 in_doubt = true;
@@ -169,12 +174,17 @@ fn wait_for<T>(
     done: impl Fn() -> Option<T>,
 ) -> Result<T, Error> {
     let (pid, limit) = (process.pid(), Instant::now() + limit);
+    let mut looked = Instant::now();
     loop {
         if let Some(result) = done() {
             return Ok(result);
         }
         if !process.is_alive() {
             return Err(Error::TargetExited(pid));
+        }
+        if looked.elapsed() > FROZEN_LOOK {
+            looked = Instant::now();
+            cgroups::check_thawed(process)?;
         }
         if Instant::now() > limit {
             return Err(Error::NoThread(pid, format!("its {call} call did not come about")));

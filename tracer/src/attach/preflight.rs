@@ -1,11 +1,15 @@
-//! What must hold before anything of the target is touched: kernel features, permission, architecture.
+//! What must hold before anything of the target is touched: kernel features, permission, architecture, a target that is not
+//! frozen, and room below the limits.
 
 use nix::errno::Errno;
 
 use crate::calls::filter::USER_NOTIF;
 use crate::error::Error;
 use crate::sys::notify;
+use crate::target::cgroups;
+use crate::target::listener::has_listener;
 use crate::target::process::Process;
+use crate::target::{quota, room};
 
 const TSYNC: u64 = 1 << 0; // 3.17
 const SPEC_ALLOW: u64 = 1 << 2; // 4.17: or speculation controls slow the target before 5.16
@@ -29,11 +33,34 @@ pub fn kernel_features() -> Vec<(&'static str, &'static str, bool)> {
     ]
 }
 
-/// Checks kernel, permission and architecture, without touching the target.
+/// Checks all of it, without touching the target.
 ///
 /// # Errors
 /// The first thing that is missing.
 pub fn check(process: &Process) -> Result<(), Error> {
+    check_right(process)?;
+    // Before anything of ours joins its cgroups, or waits for it.
+    cgroups::check_thawed(process)?;
+    check_room(process)
+}
+
+/// Checks whether its limits, those above it, and ours leave room.
+///
+/// # Errors
+/// [`Error::NoRoom`]
+pub fn check_room(process: &Process) -> Result<(), Error> {
+    let is_kept = has_listener(process);
+    if !is_kept {
+        room::check(process)?;
+    }
+    quota::check(process, is_kept)
+}
+
+/// Checks kernel, permission and architecture.
+///
+/// # Errors
+/// The first thing that is missing.
+pub fn check_right(process: &Process) -> Result<(), Error> {
     if let Some((feature, since, _)) = kernel_features().into_iter().find(|(_, _, there)| !there) {
         return Err(Error::KernelTooOld { feature, since });
     }

@@ -12,6 +12,7 @@ use super::rescue;
 use crate::attach::{NotInstalled, install, preflight};
 use crate::calls::filter;
 use crate::error::Error;
+use crate::helper::process::{self as helper, KEEPER};
 use crate::keeper::find::{self, TakenOver};
 use crate::keeper::spawn;
 use crate::ptracer::client::Ptracer;
@@ -116,9 +117,17 @@ fn install_with(
         let _ = memory.armed.compare_exchange(ARMED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
     };
     let installed = install(process, &mut ptracer, &program, no_new_privs).map_err(|not| {
-        let NotInstalled { error, in_doubt } = not;
+        let NotInstalled { error, mut in_doubt } = not;
+        if matches!(error, Error::Frozen { .. }) && memory.armed.load(Ordering::SeqCst) == UNARMED {
+            // The ptracer, killed by now, had not come to it.
+            in_doubt = false;
+        }
         if !in_doubt {
             unarm();
+            // They would stay until it is thawed.
+            if matches!(error, Error::Frozen { .. }) && !in_doubt_before {
+                helper::end_all(KEEPER, process);
+            }
         }
         error
     })?;

@@ -14,6 +14,7 @@ use crate::helper::process::{self as helper, KEEPER};
 use crate::keeper::{find, spawn};
 use crate::receive::answering::Answering;
 use crate::sys::pidfd;
+use crate::target::cgroups;
 
 /// How often the keeper is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -66,6 +67,10 @@ impl Replacement {
             // One that is there has a second: it may hang, and `start` finds out.
             let patience = if self.is_there() { HANG_LIMIT } else { LOOK * LOOKS };
             if missing.get_or_insert_with(Instant::now).elapsed() > patience {
+                // Frozen with the target, they act as soon as there is something to do.
+                if cgroups::check_thawed(&self.shared.process).is_err() {
+                    return;
+                }
                 self.start();
                 missing = None;
             }

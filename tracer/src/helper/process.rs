@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use hotbackup_event::failpoint;
 use nix::sys::signal::Signal;
@@ -16,10 +15,8 @@ use super::place::place;
 use crate::shared::memory::Memory;
 use crate::sys::pidfd;
 use crate::sys::process as low;
+use crate::target::cgroups;
 use crate::target::process::{Process, list_numbers};
-
-/// How long a killed process may take to end.
-const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// The process that answers when no supervisor does.
 pub const KEEPER: Kind = Kind { name: c"hotbackup-keep", subcommand: "keeper" };
@@ -75,8 +72,7 @@ pub(crate) fn end_all(kind: Kind, target: &Process) {
             && let Ok(process) = pidfd::open(pid)
             && is(pid, kind, target)
         {
-            let _ = pidfd::kill(process.as_fd());
-            pidfd::ends_within(process.as_fd(), END_LIMIT);
+            cgroups::end(target.proc(), pid, process.as_fd());
         }
     }
 }

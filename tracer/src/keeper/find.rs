@@ -16,6 +16,7 @@ use crate::shared::control::{Control, Role};
 use crate::shared::memory::{CLOSED, MEMORY_NAME, Memory};
 use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
+use crate::target::cgroups;
 use crate::target::listener::{listener_of, target_listener};
 use crate::target::process::{Process, list_numbers};
 
@@ -23,6 +24,8 @@ use crate::target::process::{Process, list_numbers};
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 /// How long a keeper may take to give a sign of life.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
+/// How often it is looked at whether the target, and a keeper with it, was frozen.
+const FROZEN_LOOK: Duration = Duration::from_millis(200);
 /// How long the ptracer of a dead supervisor may take to end.
 const PTRACER_LIMIT: Duration = Duration::from_secs(1);
 
@@ -39,12 +42,14 @@ pub struct Found {
 /// is stopped is replaced by its twin in half a second.
 ///
 /// # Errors
-/// [`Error::Keeper`] when there is one of another version, or one that gives no sign of life, as in a frozen cgroup.
+/// [`Error::Frozen`] when the target is frozen, and they with it. [`Error::Keeper`] when there is one of another version, or one
+/// that gives no sign of life.
 pub fn find(target: &Process) -> Result<Option<Found>, Error> {
     let limit = Instant::now() + ALIVE_LIMIT;
     loop {
+        cgroups::check_thawed(target)?;
         let Some(found) = look_for(target)? else { return Ok(None) };
-        if found.is_alive(limit) {
+        if found.is_alive(limit.min(Instant::now() + FROZEN_LOOK)) {
             let pid = found.memory.keeper.load(Ordering::SeqCst);
             return Ok(Some(Found { pid, ..found }));
         }
@@ -53,7 +58,10 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
             // Both of a pair were stopped, by a signal: nothing else will end that.
             let _ = pidfd::kill(found.pidfd.as_fd());
         } else if Instant::now() >= limit + ALIVE_LIMIT {
-            return Err(Error::Keeper { pid: target.pid(), problem: "does not answer (is its cgroup frozen?)".into() });
+            return Err(Error::Keeper {
+                pid: target.pid(),
+                problem: "does not answer (is a cgroup frozen that it is in?)".into(),
+            });
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -1,23 +1,28 @@
 //! The supervisor's side of the ptracer: starts it, asks it, and starts another when it is gone.
 
+use std::io::ErrorKind::WouldBlock;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::payload::Call;
 use super::request::{Reply, Request};
 use crate::error::Error;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::shared::memory::Memory;
+use crate::sys::pidfd;
+use crate::target::cgroups;
 use crate::target::process::Process;
 
 /// How long a thread may take to be found, stopped and redirected.
 const RUN_LIMIT: Duration = Duration::from_secs(12);
 /// How long a round of pauses may take: the round itself is bounded to 20 ms.
 const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+/// How often it is looked at whether the target was frozen meanwhile.
+const FROZEN_LOOK: Duration = Duration::from_millis(100);
 /// How often another ptracer is started when one ends amid a request.
 const TRIES: u32 = 3;
 
@@ -113,11 +118,12 @@ impl Ptracer {
                 }
             }
             let Some(running) = &mut self.running else { continue };
-            match running.ask(request, limit) {
+            match running.ask(request, limit, || cgroups::check_thawed(process).is_ok()) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => problem = error.to_string(),
             }
             self.end();
+            cgroups::check_thawed(process)?;
             if !process.is_alive() {
                 return Err(Error::TargetExited(pid));
             }
@@ -132,6 +138,16 @@ impl Ptracer {
     pub fn end(&mut self) {
         if let Some(Running { mut child, socket }) = self.running.take() {
             drop(socket);
+            let pid = child.id() as i32;
+            let proc = std::fs::File::open("/proc");
+            let process = pidfd::open(pid);
+            if let (Ok(proc), Ok(process)) = (&proc, &process)
+                && !cgroups::end(proc.as_fd(), pid, process.as_fd())
+            {
+                // Frozen where it cannot be taken out: it ends when it is thawed.
+                let _ = std::thread::Builder::new().spawn(move || drop(child.wait()));
+                return;
+            }
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -159,7 +175,7 @@ impl Frozen<'_> {
     fn ask(&mut self) -> bool {
         self.thawed = true;
         let Some(running) = &mut self.ptracer.running else { return false };
-        match running.ask(&Request::Thaw, PAUSE_LIMIT) {
+        match running.ask(&Request::Thaw, PAUSE_LIMIT, || true) {
             Ok(Reply::Thawed(in_time)) => in_time,
             Ok(_) | Err(_) => {
                 self.ptracer.end(); // whatever it holds goes on
@@ -195,16 +211,23 @@ impl Running {
         Ok(Self { child, socket: BufReader::new(ours) })
     }
 
-    fn ask(&mut self, request: &Request, limit: Duration) -> std::io::Result<Reply> {
+    /// Asks, and waits for the answer for so long, as long as there is hope.
+    fn ask(&mut self, request: &Request, limit: Duration, hope: impl Fn() -> bool) -> std::io::Result<Reply> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         let mut socket = self.socket.get_ref();
-        socket.set_read_timeout(Some(limit))?;
+        socket.set_read_timeout(Some(limit.min(FROZEN_LOOK)))?;
         socket.write_all(&line)?;
+        let limit = Instant::now() + limit;
         let mut answer = String::new();
-        match self.socket.read_line(&mut answer)? {
-            0 => Err(std::io::Error::other("it was killed")),
-            _ => Ok(serde_json::from_str(&answer)?),
+        loop {
+            // What has been read of a line so far stays in `answer`.
+            match self.socket.read_line(&mut answer) {
+                Ok(0) => return Err(std::io::Error::other("it was killed")),
+                Ok(_) => return Ok(serde_json::from_str(&answer)?),
+                Err(late) if late.kind() == WouldBlock && Instant::now() < limit && hope() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }

@@ -162,6 +162,7 @@ impl Cause {
             | Error::ForeignListener(_)
             | Error::ThreadDiverges(_)
             | Error::OwnFilter(_)
+            | Error::UnreadFilter { .. }
             | Error::ForeignArchitecture(_) => Self::CannotFollow,
             Error::KernelTooOld { .. } => Self::KernelTooOld,
             Error::NoRoom { .. } => Self::NoRoom,

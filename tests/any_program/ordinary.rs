@@ -209,7 +209,7 @@ fn a_program_of_the_user_with_a_filter_of_its_own_is_refused() {
     let _alone = alone();
     let (mut guest, hotbackup) = Home::new().start("harmless_filter", &[]);
     let said = refused_by(user(&hotbackup), &mut guest, "cannot_follow");
-    assert_names(&said, &["seccomp filter of its own", "as root"]);
+    assert_names(&said, &["seccomp filter of its own", "CAP_SYS_ADMIN", "root"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! attempt has said so.
 
 pub mod preflight;
+mod rights;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -2,7 +2,10 @@
 //! frozen, and room below the limits.
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
+use super::rights;
+pub use super::rights::{check_filters, check_root};
 use crate::calls::filter::USER_NOTIF;
 use crate::error::Error;
 use crate::sys::notify;
@@ -39,6 +42,7 @@ pub fn kernel_features() -> Vec<(&'static str, &'static str, bool)> {
 /// The first thing that is missing.
 pub fn check(process: &Process) -> Result<(), Error> {
     check_right(process)?;
+    rights::check_filters(process)?;
     // Before anything of ours joins its cgroups, or waits for it.
     cgroups::check_thawed(process)?;
     check_room(process)
@@ -80,10 +84,14 @@ pub fn check_right(process: &Process) -> Result<(), Error> {
         Err(Errno::ESRCH | Errno::ENOENT) => return Err(Error::NoSuchProcess(pid)),
         // Somebody else's tracee, or not ours to trace.
         Err(_) => {
-            let not_permitted = || Error::not_permitted(pid, "trace");
+            let not_permitted = || Error::not_permitted(pid, "tracing");
             return Err(process.tracer(pid).map_or_else(not_permitted, |tracer| Error::AlreadyTraced { pid, tracer }));
         }
     }
+    if !has_listener(process) {
+        process.open_file("mem", OFlag::O_RDWR).map_err(Error::os(pid, "writing to the memory of"))?;
+    }
+    rights::check_own_calls(process)?;
     check_architecture(process)
 }
 
@@ -105,8 +113,7 @@ fn check_architecture(process: &Process) -> Result<(), Error> {
     const CLASS_64: u8 = 2;
     const MACHINE_X86_64: u16 = 62;
     let pid = process.pid();
-    let exe =
-        process.open_file("exe", nix::fcntl::OFlag::O_RDONLY).map_err(Error::os(pid, "reading the program of"))?;
+    let exe = process.open_file("exe", OFlag::O_RDONLY).map_err(Error::os(pid, "reading the program of"))?;
     let mut header = [0u8; 20];
     let read = std::fs::File::from(exe).read_exact(&mut header);
     let machine = u16::from_le_bytes([header[18], header[19]]);

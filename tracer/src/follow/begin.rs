@@ -76,7 +76,7 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
             Attached { memory, listener, generation, wake, ptracer, stopped: None }
         }
         None => {
-            let memory = Memory::create(pid).map_err(Error::os(pid, "making shared memory"))?;
+            let memory = Memory::create(pid).map_err(Error::os(pid, "making shared memory for"))?;
             failpoint::hit("attach.memory-made");
             let keeper = spawn::spawn(process, &options.keeper_program, &memory)?;
             let wake = pidfd::open(keeper).ok().and_then(|keeper| find::wake_fd(&keeper));

@@ -50,7 +50,7 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
 
 /// Memory for a target whose own copy is lost.
 fn new_memory(process: &Process) -> Result<Memory, Error> {
-    Memory::create(process.pid()).map_err(Error::os(process.pid(), "making shared memory"))
+    Memory::create(process.pid()).map_err(Error::os(process.pid(), "making shared memory for"))
 }
 
 /// Whether the listener that the target holds belongs to our filter.

@@ -77,6 +77,12 @@ pub(crate) fn end_all(kind: Kind, target: &Process) {
     }
 }
 
+/// Whether process `pid` runs as our own user.
+pub(crate) fn is_ours(pid: i32) -> bool {
+    let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
+    owner.is_ok_and(|owner| owner == nix::unistd::geteuid().as_raw())
+}
+
 /// Whether process `pid` is one of `kind`, for whatever target.
 pub(crate) fn is_any(pid: i32, kind: Kind) -> bool {
     arguments(pid, kind).is_some()

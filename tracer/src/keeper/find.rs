@@ -67,7 +67,8 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
     }
 }
 
-fn look_for(target: &Process) -> Result<Option<Found>, Error> {
+/// The same without waking it, and without waiting for a sign of life.
+pub(crate) fn look_for(target: &Process) -> Result<Option<Found>, Error> {
     for pid in list_numbers(target.proc(), ".") {
         if !helper::is(pid, KEEPER, target) {
             continue;
@@ -82,8 +83,12 @@ fn look_for(target: &Process) -> Result<Option<Found>, Error> {
             Ok(memory) => memory,
             // To start others beside them would be to have two that act.
             Err(Errno::EPERM) => {
-                let remedy = "they are another user's, so run as root, or as that user";
-                return Err(Error::NotPermitted { pid: target.pid(), action: "use the keepers of", remedy });
+                let remedy = if helper::is_ours(pid) {
+                    "give hotbackup CAP_SYS_PTRACE"
+                } else {
+                    "they are another user's, so run as root, or as that user, or give hotbackup CAP_SYS_PTRACE"
+                };
+                return Err(Error::NotPermitted { pid: target.pid(), action: "using the keepers of", remedy });
             }
             Err(_) => continue,
         };

@@ -49,6 +49,8 @@ causes! {
     SeveralProcesses = 15,
     /// The process could not be stopped to copy what it has mapped for writing.
     NotFrozen = 16,
+    /// The process is paused: a cgroup of its own, or one above, is frozen.
+    Frozen = 17,
     /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup.
     CannotOutlive = 18,
     /// The destination holds something already.
@@ -161,9 +163,11 @@ impl Cause {
             | Error::ForeignListener(_)
             | Error::ThreadDiverges(_)
             | Error::OwnFilter(_)
+            | Error::UnreadFilter { .. }
             | Error::ForeignArchitecture(_) => Self::CannotFollow,
             Error::KernelTooOld { .. } => Self::KernelTooOld,
             Error::NoRoom { .. } => Self::NoRoom,
+            Error::Frozen { .. } => Self::Frozen,
             Error::NoThread(..) | Error::Injected { .. } => Self::AttachFailed,
             Error::Keeper { .. } => Self::Keeper,
             Error::Ptracer { .. } => Self::AttachFailed,

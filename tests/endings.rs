@@ -187,7 +187,7 @@ fn a_process_that_gets_a_dead_targets_number_is_a_new_one() {
 
     let (code, said) = hotbackup("rescue", number, &[]);
     assert_eq!(code, Some(54), "a rescue of a process that needs none: {said}");
-    let (code, said) = hotbackup("check", number, &["--source", path(&new.dir)]);
+    let (code, said) = hotbackup("check", number, &["--probe", "--source", path(&new.dir)]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("filter installed"), "the old keepers were taken for the new process's: {said}");
     let outcome = backup::take(number, &new.beside("backup"), &["--source", path(&new.dir)]);

@@ -169,12 +169,12 @@ fn a_second_backup_goes_through_the_keeper_and_stops_no_thread() {
 }
 
 #[test]
-fn check_sees_every_call_and_harms_nothing() {
+fn check_with_a_probe_sees_every_call_and_harms_nothing() {
     let _alone = alone();
     for linked in [Linked::Dynamically, Linked::Statically] {
         let mut guest = rings(linked);
         let mut check = Command::new(HOTBACKUP);
-        check.args(["check", "--pid", &guest.pid().to_string(), "--source"]).arg(&guest.dir);
+        check.args(["check", "--probe", "--pid", &guest.pid().to_string(), "--source"]).arg(&guest.dir);
         let output = check.output().expect("it starts");
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         println!("{said}");

@@ -18,8 +18,9 @@ const COPIER: [&str; 12] =
     ["error", "base", "interface", "marks", "tree", "gate", "stage", "context", "passes", "drain", "hold", "publish"];
 
 /// The same of `tracer/src`.
-const TRACER: [&str; 11] =
-    ["error", "sys", "shared", "target", "calls", "flight", "ptracer", "attach", "keeper", "receive", "follow"];
+const TRACER: [&str; 12] = [
+    "error", "sys", "shared", "target", "calls", "helper", "ptracer", "attach", "keeper", "flight", "receive", "follow",
+];
 
 #[test]
 fn imports_of_the_copier_run_down() {

@@ -36,7 +36,7 @@ enum Verb {
     Backup(Backup),
     /// Say whether a backup still holds what its manifest says
     Verify(Verify),
-    /// Say whether a process can be backed up, with a live probe
+    /// Say whether a process can be backed up, without touching it
     Check(Check),
     /// Answer a process whose calls nobody answers
     Rescue(Rescue),
@@ -137,8 +137,15 @@ struct Check {
     /// A directory that would be backed up (default: mongod's dbpath)
     #[arg(long, value_name = "DIR")]
     source: Vec<PathBuf>,
-    /// As for the first backup, which this counts for
+    /// As for the backup: up to this size, files with writable shared mappings are no reason to refuse
+    #[arg(long, value_name = "SIZE", value_parser = size::bytes, default_value = "0")]
+    mapped: u64,
+    /// Attach as well, as a backup does, and have the process make a harmless call that must be seen; filter and keeper
+    /// stay. Without it nothing of the process is touched
     #[arg(long)]
+    probe: bool,
+    /// As for the first backup, which this counts for with --probe
+    #[arg(long, requires = "probe")]
     show_all_writes: bool,
     #[command(flatten)]
     output: Output,

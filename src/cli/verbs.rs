@@ -87,8 +87,14 @@ pub(super) fn verify(flags: &Verify) -> Result<(), Failure> {
 }
 
 pub(super) fn check(flags: &Check) -> Result<(), Failure> {
-    let report = session::check(flags.pid, &flags.source, flags.show_all_writes)
-        .map_err(|error| Failure::new(Cause::of(&error), error))?;
+    let options = session::CheckOptions {
+        pid: flags.pid,
+        sources: flags.source.clone(),
+        mapped: flags.mapped,
+        probe: flags.probe,
+        show_all_writes: flags.show_all_writes,
+    };
+    let report = session::check(&options).map_err(|error| Failure::new(Cause::of(&error), error))?;
     show(flags.output, &report, || {
         let width = report.items.iter().map(|item| item.name.len()).max().unwrap_or(0);
         let line = |item: &session::CheckItem| {

@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hotbackup_tracer::preflight;
-use hotbackup_tracer::{Event, Process, Sink, Ticket, Tracer, outsiders};
+use hotbackup_copier::Source;
+use hotbackup_tracer::{Event, FileId, Process, Sink, Ticket, Tracer, outlook, outsiders, preflight};
 use serde::Serialize;
 
-use super::{Error, limits, sources, tracer_options};
+use super::{Error, limits, reach, sources, tracer_options};
 
 /// What `check` found.
 #[derive(Debug, Clone, Serialize)]
 pub struct CheckReport {
     /// One by one.
     pub items: Vec<CheckItem>,
+    /// Whether the process was attached to, and a call made by it. Else nothing of it was touched.
+    pub probed: bool,
 }
 
 /// One thing looked at.
@@ -47,39 +49,107 @@ impl CheckReport {
     fn add(&mut self, name: &str, ok: bool, detail: impl Into<String>) {
         self.items.push(CheckItem { name: name.into(), ok, detail: detail.into() });
     }
+
+    fn add_found(&mut self, name: &str, found: Result<String, String>) {
+        match found {
+            Ok(fine) => self.add(name, true, fine),
+            Err(why) => self.add(name, false, why),
+        }
+    }
 }
 
-/// Looks whether a process can be backed up, and whether every call is seen. It attaches to do so: filter and keeper
-/// stay, as after a backup; see [`super::Options::show_all_writes`].
+/// What to look at.
+#[derive(Debug, Clone, Default)]
+pub struct CheckOptions {
+    /// The target.
+    pub pid: i32,
+    /// Sources as the target names them; empty: find mongod's dbpath.
+    pub sources: Vec<PathBuf>,
+    /// As in [`super::Options::mapped`].
+    pub mapped: u64,
+    /// Whether to attach, as a backup does, and to have a call made that must be seen. Filter and keeper stay.
+    pub probe: bool,
+    /// See [`super::Options::show_all_writes`]; counts with `probe`.
+    pub show_all_writes: bool,
+}
+
+/// Looks whether a process can be backed up, from the outside: nothing of it is touched, unless [`CheckOptions::probe`] asks for
+/// it. Whatever a backup would be refused for, and can be known beforehand, is found.
 ///
 /// # Errors
 /// Only when there is no such process; everything else is an item of the report.
-pub fn check(pid: i32, paths: &[PathBuf], show_all_writes: bool) -> Result<CheckReport, Error> {
-    let mut report = CheckReport { items: Vec::new() };
+pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
+    let mut report = CheckReport { items: Vec::new(), probed: false };
     for (feature, since, there) in preflight::kernel_features() {
         let detail = if there { "there".into() } else { format!("missing: Linux {since} has it") };
         report.add(feature, there, detail);
     }
-    let process = Process::open(pid)?;
-    match preflight::check(&process) {
-        Ok(()) => report.add("permission to trace", true, "granted"),
-        Err(error) => report.add("permission to trace", false, error.to_string()),
+    let process = Process::open(options.pid)?;
+    for outlook::Finding { name, found } in outlook::look(&process) {
+        report.add_found(name, found);
     }
-    match sources::open(&process, paths) {
+    match sources::open(&process, &options.sources) {
         Ok(found) => {
-            match outsiders::check_children(&process, &sources::places(&found)) {
-                Ok(()) => report.add("one process", true, "no child of its can change the source unseen"),
-                Err(error) => report.add("one process", false, error.to_string()),
-            }
+            let one = outsiders::check_children(&process, &sources::places(&found));
+            let one = one.map(|()| "no child of its can change the source unseen".into());
+            report.add_found("one process", one.map_err(|error| error.to_string()));
             let names: Vec<String> = found.iter().map(|source| source.path.display().to_string()).collect();
             report.add("source", true, names.join(", "));
+            look_below(&process, &found, options.mapped, &mut report);
         }
         Err(error) => report.add("source", false, error.to_string()),
     }
-    if report.is_ok() {
-        attach(pid, show_all_writes, &mut report)?;
+    if options.probe && report.is_ok() {
+        report.probed = true;
+        attach(options.pid, options.show_all_writes, &mut report)?;
     }
     Ok(report)
+}
+
+/// What is below the sources and cannot be followed, or not be read.
+fn look_below(process: &Process, sources: &[Source], most: u64, report: &mut CheckReport) {
+    let mapped = match outlook::mapped(process) {
+        Ok(mapped) => mapped,
+        Err(cause) => return report.add("nothing mapped for writing", false, cause),
+    };
+    let elsewhere = outlook::written_elsewhere(process);
+    let wanted: Vec<FileId> = mapped.iter().chain(&elsewhere).copied().collect();
+    let found = reach::walk(process, sources, &wanted, !reads_all());
+    let names = |all: &[FileId]| -> Vec<String> {
+        let of = found.files.iter().filter(|(file, _)| all.contains(file));
+        of.map(|(_, name)| name.display().to_string()).collect()
+    };
+    let (mapped, elsewhere) = (names(&mapped), names(&elsewhere));
+    report.add_found(
+        "nothing mapped for writing",
+        match (&mapped[..], most) {
+            ([], _) => Ok("no file of the source is".into()),
+            (some, 0) => Err(format!("{}: a backup takes --mapped SIZE, or --exclude", some.join(", "))),
+            (some, _) => Ok(format!("{}: copied while the process stands still", some.join(", "))),
+        },
+    );
+    report.add_found(
+        "nobody else writes",
+        match &elsewhere[..] {
+            [] => Ok("no other process has a file of the source open for writing".into()),
+            some => Err(format!("{} is open for writing by another process, which is not followed", some.join(", "))),
+        },
+    );
+    report.add_found(
+        "all can be read",
+        match &found.unreadable {
+            None => Ok("by this user".into()),
+            Some(name) => Err(format!("{} cannot: run as root, or give hotbackup CAP_DAC_READ_SEARCH", name.display())),
+        },
+    );
+}
+
+/// Whether this process may read any file (capabilities(7)).
+fn reads_all() -> bool {
+    const DAC_OVERRIDE_OR_READ_SEARCH: u64 = 0b110;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    set.is_some_and(|set| set & DAC_OVERRIDE_OR_READ_SEARCH != 0)
 }
 
 fn attach(pid: i32, show_all_writes: bool, report: &mut CheckReport) -> Result<(), Error> {

@@ -11,6 +11,7 @@
 mod check;
 mod join;
 mod limits;
+mod reach;
 mod sources;
 
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use hotbackup_copier::{Backup, Spec, Tuning};
 use hotbackup_tracer::{MountTable, Process, Tracer, outsiders};
 use serde::Serialize;
 
-pub use check::{CheckItem, CheckReport, RescueReport, check, rescue};
+pub use check::{CheckItem, CheckOptions, CheckReport, RescueReport, check, rescue};
 pub use hotbackup_copier::{Control, Monitor, Phase, Point, Progress};
 
 /// What to back up, and how.

@@ -63,7 +63,7 @@ fn open_root(process: &Process) -> Result<OwnedFd, Error> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     process.open_file("root", flags).map_err(|errno| {
         let pid = process.pid();
-        hotbackup_tracer::Error::Os { pid, operation: "opening the root directory", errno }.into()
+        hotbackup_tracer::Error::Os { pid, operation: "opening the root directory of", errno }.into()
     })
 }
 

@@ -10,6 +10,7 @@ mod common {
     pub mod process;
 }
 mod bench;
+mod capabilities;
 
 mod descriptors;
 mod go;

@@ -19,11 +19,11 @@ pub enum Error {
     )]
     FirstThreadEnded(i32),
     /// not permitted
-    #[error("not permitted to {action} process {pid}: {remedy}")]
+    #[error("{action} process {pid} is not permitted: {remedy}")]
     NotPermitted {
         /// The target.
         pid: i32,
-        /// What was tried.
+        /// What was tried, as in "tracing".
         action: &'static str,
         /// What would allow it.
         remedy: &'static str,
@@ -51,9 +51,20 @@ pub enum Error {
     /// the target's own filter would not let it install ours
     #[error(
         "process {0} has a seccomp filter of its own that forbids, or may forbid, the calls it takes to follow it (a sandbox, \
-         systemd's SystemCallFilter): allow it mmap, prctl and seccomp; hotbackup must run as root to see that"
+         systemd's SystemCallFilter): allow it mmap, prctl and seccomp"
     )]
     OwnFilter(i32),
+    /// the target has a filter, and we may not read it
+    #[error(
+        "process {pid} has a seccomp filter of its own (a container runtime, a sandbox, systemd), and whether that allows the \
+         calls it takes to follow it cannot be read: {remedy}"
+    )]
+    UnreadFilter {
+        /// The target.
+        pid: i32,
+        /// What would allow it.
+        remedy: &'static str,
+    },
     /// kernel too old
     #[error("this kernel lacks {feature} (Linux {since} has it): hotbackup cannot follow a process here")]
     KernelTooOld {
@@ -94,6 +105,16 @@ pub enum Error {
         /// Which limit, and how it is raised.
         what: String,
     },
+    /// a cgroup of the target is frozen
+    #[error(
+        "process {pid} is paused, and so cannot be backed up: {what}; let it go on (`docker unpause`), then try again"
+    )]
+    Frozen {
+        /// The target.
+        pid: i32,
+        /// Which of its cgroups is frozen, and how it is thawed.
+        what: String,
+    },
     /// the injected call failed
     #[error("the {call} call injected into process {pid} failed: {errno}")]
     Injected {
@@ -129,8 +150,9 @@ pub enum Error {
     CannotOutlive(i32),
     /// a child of a process that is kept
     #[error(
-        "process {pid} shares the filter of process {other} (it was forked from it), so it cannot be followed by itself: \
-         back up process {other}, or start process {pid} anew"
+        "process {pid} carries the filter of what hotbackup's keepers know as process {other}, so it cannot be followed by \
+         itself: if it was forked from that one, back up that one; if it is the same one under another number, as in a \
+         container with process numbers of its own, do so from where it has the number {other}"
     )]
     KeptForAnother {
         /// The process asked for.
@@ -160,11 +182,11 @@ pub enum Error {
         waited_ms: u64,
     },
     /// any other call of ours
-    #[error("{operation} for process {pid} failed: {errno}")]
+    #[error("{operation} process {pid} failed: {errno}")]
     Os {
         /// The target.
         pid: i32,
-        /// What was tried.
+        /// What was tried, as in "writing to the memory of".
         operation: &'static str,
         /// The errno.
         errno: Errno,
@@ -178,7 +200,26 @@ impl Error {
         let status = read(format!("/proc/{pid}/status"));
         let owner = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
         let is_ours = owner == Some(nix::unistd::getuid().as_raw());
-        Self::NotPermitted { pid, action, remedy: remedy(&read("/proc/sys/kernel/yama/ptrace_scope".into()), is_ours) }
+        Self::NotPermitted {
+            pid,
+            action,
+            remedy: remedy(
+                &read("/proc/sys/kernel/yama/ptrace_scope".into()),
+                is_ours,
+                nix::unistd::geteuid().is_root(),
+            ),
+        }
+    }
+
+    /// Process `pid` has a filter that we may not read, for want of this.
+    pub(crate) fn unread_filter(pid: i32, is_filtered: bool) -> Self {
+        let remedy = if is_filtered {
+            "hotbackup itself runs under a seccomp filter, and the kernel lets no such process read one; run it without \
+             (docker: --security-opt seccomp=unconfined)"
+        } else {
+            "give hotbackup CAP_SYS_ADMIN, which root has outside of containers (docker: --cap-add SYS_ADMIN)"
+        };
+        Self::UnreadFilter { pid, remedy }
     }
 
     /// For `map_err`: a call of ours failed on process `pid`.
@@ -193,10 +234,14 @@ impl Error {
 
 /// What would allow us to trace a process, of our own user or another's, where Yama's ptrace_scope is this (kernel:
 /// admin-guide/LSM/Yama.rst).
-fn remedy(scope: &str, is_ours: bool) -> &'static str {
+fn remedy(scope: &str, is_ours: bool, is_root: bool) -> &'static str {
     match (scope.trim(), is_ours) {
         ("3", _) => {
             "kernel.yama.ptrace_scope is 3, so that nobody may trace anything until the machine is started anew"
+        }
+        _ if is_root => {
+            "give hotbackup CAP_SYS_PTRACE and, for another user's process, CAP_DAC_OVERRIDE: root has them outside of containers \
+             (docker: --cap-add SYS_PTRACE)"
         }
         ("1" | "2", true) => "run as root, or give hotbackup CAP_SYS_PTRACE: kernel.yama.ptrace_scope forbids it else",
         (_, true) => {
@@ -220,9 +265,11 @@ mod tests {
     fn the_remedy_is_one_that_helps_under_this_scope() {
         let cases = [("", false, "its own user"), ("1\n", true, "CAP_SYS_PTRACE"), ("0\n", true, "not dumpable")];
         for (scope, is_ours, word) in cases {
-            let words = remedy(scope, is_ours);
+            let words = remedy(scope, is_ours, false);
             assert!(words.contains(word) && words.contains("run as root"), "{scope}: {words}");
         }
-        assert!(!remedy("3\n", true).contains("root"));
+        assert!(!remedy("3\n", true, true).contains("root"));
+        let words = remedy("1\n", true, true);
+        assert!(words.contains("CAP_SYS_PTRACE") && !words.contains("run as root"), "{words}");
     }
 }

@@ -319,6 +319,8 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     }
 
     fn lack(&mut self, what: &str, path: &Path) {
+        // The destination itself has no name within it.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         self.lacking.entry(what.into()).or_insert_with(|| (0, path.to_owned())).0 += 1;
     }
 }

@@ -14,6 +14,7 @@
 
 mod page;
 pub mod preflight;
+mod rights;
 
 use std::fs::File;
 use std::os::fd::RawFd;
@@ -32,6 +33,7 @@ use crate::ptracer::client::Ptracer;
 use crate::ptracer::payload::{Call, PENDING};
 use crate::ptracer::site;
 use crate::shared::memory::{Memory, SEALS};
+use crate::target::cgroups;
 use crate::target::process::Process;
 use crate::target::room;
 
@@ -39,6 +41,8 @@ use crate::target::room;
 const RUN_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take when the ptracer was killed, and perhaps before it let any thread run them.
 const DOUBT_LIMIT: Duration = Duration::from_secs(1);
+/// How often it is looked at whether the target was frozen meanwhile.
+const FROZEN_LOOK: Duration = Duration::from_millis(100);
 
 /// The page in the target through which the lines get what they work on, and tell what came of it.
 pub(crate) struct Place<'a> {
@@ -187,6 +191,8 @@ impl<'a> Place<'a> {
             let limit = if asked.is_ok() { RUN_LIMIT } else { DOUBT_LIMIT };
             match asked {
                 Ok(stopped) => longest = longest.max(stopped),
+                // As it was frozen, perhaps on its way.
+                Err(frozen @ Error::Frozen { .. }) => return Err(NotInstalled { error: frozen, in_doubt: true }),
                 // It was killed, and nobody knows whether a thread runs the code.
                 Err(ended @ Error::Ptracer { .. }) => {
                     in_doubt = true;
@@ -249,12 +255,17 @@ fn wait_for<T>(
     done: impl Fn() -> Option<T>,
 ) -> Result<T, Error> {
     let (pid, limit) = (process.pid(), Instant::now() + limit);
+    let mut looked = Instant::now();
     loop {
         if let Some(result) = done() {
             return Ok(result);
         }
         if !process.is_alive() {
             return Err(Error::TargetExited(pid));
+        }
+        if looked.elapsed() > FROZEN_LOOK {
+            looked = Instant::now();
+            cgroups::check_thawed(process)?;
         }
         if Instant::now() > limit {
             return Err(Error::NoThread(pid, format!("its {call} call did not come about")));

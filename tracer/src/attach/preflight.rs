@@ -1,12 +1,19 @@
-//! What must hold before anything of the target is touched: kernel features, permission, architecture.
+//! What must hold before anything of the target is touched: kernel features, permission, architecture, a target that is not
+//! frozen, and room below the limits.
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
+use super::rights;
+pub use super::rights::{check_filters, check_root};
 use crate::calls::filter::USER_NOTIF;
 use crate::error::Error;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::sys::notify;
+use crate::target::cgroups;
+use crate::target::listener::has_listener;
 use crate::target::process::Process;
+use crate::target::{quota, room};
 
 const TSYNC: u64 = 1 << 0; // 3.17
 const SPEC_ALLOW: u64 = 1 << 2; // 4.17: or speculation controls slow the target before 5.16
@@ -30,11 +37,35 @@ pub fn kernel_features() -> Vec<(&'static str, &'static str, bool)> {
     ]
 }
 
-/// Checks kernel, permission and architecture, without touching the target.
+/// Checks all of it, without touching the target.
 ///
 /// # Errors
 /// The first thing that is missing.
 pub fn check(process: &Process) -> Result<(), Error> {
+    check_right(process)?;
+    rights::check_filters(process)?;
+    // Before anything of ours joins its cgroups, or waits for it.
+    cgroups::check_thawed(process)?;
+    check_room(process)
+}
+
+/// Checks whether its limits, those above it, and ours leave room.
+///
+/// # Errors
+/// [`Error::NoRoom`]
+pub fn check_room(process: &Process) -> Result<(), Error> {
+    let is_kept = has_listener(process);
+    if !is_kept {
+        room::check(process)?;
+    }
+    quota::check(process, is_kept)
+}
+
+/// Checks kernel, permission and architecture.
+///
+/// # Errors
+/// The first thing that is missing.
+pub fn check_right(process: &Process) -> Result<(), Error> {
     if let Some((feature, since, _)) = kernel_features().into_iter().find(|(_, _, there)| !there) {
         return Err(Error::KernelTooOld { feature, since });
     }
@@ -54,10 +85,14 @@ pub fn check(process: &Process) -> Result<(), Error> {
         Err(Errno::ESRCH | Errno::ENOENT) => return Err(Error::NoSuchProcess(pid)),
         // Somebody else's tracee, or not ours to trace.
         Err(_) => {
-            let not_permitted = || Error::not_permitted(pid, "trace");
+            let not_permitted = || Error::not_permitted(pid, "tracing");
             return Err(process.tracer(pid).map_or_else(not_permitted, |tracer| traced_by(process, tracer)));
         }
     }
+    if !has_listener(process) {
+        process.open_file("mem", OFlag::O_RDWR).map_err(Error::os(pid, "writing to the memory of"))?;
+    }
+    rights::check_own_calls(process)?;
     check_architecture(process)
 }
 
@@ -85,8 +120,7 @@ fn check_architecture(process: &Process) -> Result<(), Error> {
     const CLASS_64: u8 = 2;
     const MACHINE_X86_64: u16 = 62;
     let pid = process.pid();
-    let exe =
-        process.open_file("exe", nix::fcntl::OFlag::O_RDONLY).map_err(Error::os(pid, "reading the program of"))?;
+    let exe = process.open_file("exe", OFlag::O_RDONLY).map_err(Error::os(pid, "reading the program of"))?;
     let mut header = [0u8; 20];
     let read = std::fs::File::from(exe).read_exact(&mut header);
     let machine = u16::from_le_bytes([header[18], header[19]]);

@@ -13,6 +13,7 @@ use super::rescue;
 use crate::attach::{NotInstalled, Place, preflight};
 use crate::calls::filter;
 use crate::error::Error;
+use crate::helper::process::{self as helper, KEEPER, PARENT};
 use crate::keeper::find::{self, Adopted, TakenOver};
 use crate::keeper::spawn;
 use crate::ptracer::client::Ptracer;
@@ -114,7 +115,7 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
             failpoint::hit("attach.session-made");
             let begun = |fd| Memory::begin(fd, process.name());
             let memory = process.open_file(&format!("fd/{}", session.memory), OFlag::O_RDWR);
-            let memory = memory.map_err(Error::os(pid, "look at the descriptors of"))?;
+            let memory = memory.map_err(Error::os(pid, "looking at the descriptors of"))?;
             let problem = |why: NotOurs| Error::Keeper { pid, problem: format!("has no memory to share: {why}") };
             let memory = begun(memory).map_err(problem)?;
             let part = find::take_part(&memory, pid)?;
@@ -156,9 +157,18 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
         let _ = memory.armed.compare_exchange(ARMED, UNARMED, Ordering::SeqCst, Ordering::SeqCst);
     };
     let installed = place.install(&mut ptracer, &program, no_new_privs).map_err(|not| {
-        let NotInstalled { error, in_doubt } = not;
+        let NotInstalled { error, mut in_doubt } = not;
+        if matches!(error, Error::Frozen { .. }) && memory.armed.load(Ordering::SeqCst) == UNARMED {
+            // The ptracer, killed by now, had not come to it.
+            in_doubt = false;
+        }
         if !in_doubt {
             unarm();
+            // They would stay until it is thawed.
+            if matches!(error, Error::Frozen { .. }) && !in_doubt_before {
+                helper::end_all(KEEPER, process);
+                helper::end_all(PARENT, process);
+            }
         }
         error
     })?;

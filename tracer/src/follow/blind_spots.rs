@@ -30,19 +30,13 @@ pub(super) fn find_own(process: &Process, sink: &dyn Sink) {
 }
 
 fn look_at(process: &Process, pid: i32, sink: &dyn Sink) {
-    let maps = read_maps(process, pid).map(|(_, maps)| maps).unwrap_or_default();
-    let descriptors = process.descriptors_of(pid);
-    let has_ring = descriptors.iter().any(|(_, link)| link == IO_URING);
-    if descriptors.iter().any(|(_, link)| link == USERFAULTFD) {
+    for cause in rings(process, pid) {
+        sink.blind(cause.into());
+    }
+    if process.descriptors_of(pid).iter().any(|(_, link)| link == USERFAULTFD) {
         let cause = "a userfaultfd, by which its missing pages are filled in";
         let mapped = shared_mappings(process, pid, |_| true).unwrap_or_default();
         tell(sink, mapped.into_iter().map(|file| Effect::Untraceable { file, cause }).collect());
-    }
-    if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
-        sink.blind("the target has an io_uring, whose writes are no system calls".into());
-    }
-    if maps.lines().any(|line| line.ends_with(AIO)) {
-        sink.blind("the target uses io_submit, which returns before its writes are done".into());
     }
     match mapped_for_writing(process, pid) {
         Ok(mapped) => tell(sink, mapped.into_iter().map(|file| Effect::Mapped { file }).collect()),
@@ -50,6 +44,20 @@ fn look_at(process: &Process, pid: i32, sink: &dyn Sink) {
         Err(_) if pid != process.pid() && process.has_ended(pid) => {}
         Err(cause) => sink.blind(cause),
     }
+}
+
+/// The rings of a process, through which files change without a call that shows it.
+pub(super) fn rings(process: &Process, pid: i32) -> Vec<&'static str> {
+    let maps = read_maps(process, pid).map(|(_, maps)| maps).unwrap_or_default();
+    let has_ring = process.descriptors_of(pid).iter().any(|(_, link)| link == IO_URING);
+    let mut found = Vec::new();
+    if has_ring || maps.lines().any(|line| line.ends_with(IO_URING)) {
+        found.push("the target has an io_uring, whose writes are no system calls");
+    }
+    if maps.lines().any(|line| line.ends_with(AIO)) {
+        found.push("the target uses io_submit, which returns before its writes are done");
+    }
+    found
 }
 
 fn tell(sink: &dyn Sink, effects: Vec<Effect>) {

@@ -78,7 +78,7 @@ impl Tracer {
         let pid = process.pid();
         let threads = |error: std::io::Error| Error::Os {
             pid,
-            operation: "starting threads",
+            operation: "starting threads for",
             errno: crate::error::errno(&error),
         };
         let Attached { memory, listener, generation, wake, part, ptracer, stopped } = attached;

@@ -13,6 +13,7 @@ use crate::helper::program::Program;
 use crate::keeper::{find, spawn};
 use crate::receive::answering::Answering;
 use crate::shared::roles::Part;
+use crate::target::cgroups;
 
 /// How often the keeper is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -67,6 +68,10 @@ impl Replacement {
             // One that is there has a second: it may hang, and `start` finds out.
             let patience = if self.is_there() { HANG_LIMIT } else { LOOK * LOOKS };
             if missing.get_or_insert_with(Instant::now).elapsed() > patience {
+                // Frozen with the target, they act as soon as there is something to do.
+                if cgroups::check_thawed(&self.shared.process).is_err() {
+                    return;
+                }
                 self.start();
                 missing = None;
             }

@@ -30,6 +30,21 @@ pub(crate) fn is_with(target: &Process, pid: i32) -> bool {
     groups(target.pid()) == groups(pid)
 }
 
+/// Whether our helpers may be put there, as far as that can be told without trying.
+pub(crate) fn may_join(target: &Process) -> bool {
+    let read = |pid: &str| read_below(target.proc(), &format!("{pid}/cgroup")).unwrap_or_default();
+    let (theirs, ours) = (read(&target.pid().to_string()), read("self"));
+    let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else { return theirs == ours };
+    theirs.lines().filter(|line| !ours.lines().any(|our| our == *line)).all(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return false };
+        cgroup_mount(&mounts, controllers).is_some_and(|mount| {
+            let procs = mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+            nix::unistd::access(&procs, nix::unistd::AccessFlags::W_OK).is_ok()
+        })
+    })
+}
+
 /// Where a hierarchy is mounted: version 2 has no controllers in /proc/PID/cgroup (cgroups(7)).
 fn cgroup_mount(mounts: &str, controllers: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {

@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use hotbackup_event::failpoint;
 use nix::errno::Errno;
@@ -22,10 +21,8 @@ use super::program::Program;
 use crate::sys::inherited;
 use crate::sys::pidfd;
 use crate::sys::process as low;
+use crate::target::cgroups;
 use crate::target::process::{Process, list_numbers};
-
-/// How long a killed process may take to end.
-const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// The process that answers when no supervisor does.
 pub const KEEPER: Kind = Kind(c"hotbackup-keep");
@@ -118,10 +115,15 @@ pub(crate) fn end_all(kind: Kind, target: &Process) {
             && let Ok(process) = pidfd::open(pid)
             && is(pid, kind, target)
         {
-            let _ = pidfd::kill(process.as_fd());
-            pidfd::ends_within(process.as_fd(), END_LIMIT);
+            cgroups::end(target.proc(), pid, process.as_fd());
         }
     }
+}
+
+/// Whether process `pid` runs as our own user.
+pub(crate) fn is_ours(pid: i32) -> bool {
+    let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
+    owner.is_ok_and(|owner| owner == nix::unistd::geteuid().as_raw())
 }
 
 /// Whether process `pid` is one of `kind`, for whatever target.

@@ -21,6 +21,7 @@ use crate::shared::memory::{CLOSED, MEMORY_NAME, Memory, NotOurs};
 use crate::shared::roles::{self, Held, Part};
 use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
+use crate::target::cgroups;
 use crate::target::listener::{listener_of, target_listener};
 use crate::target::process::{Process, list_numbers};
 
@@ -28,6 +29,8 @@ use crate::target::process::{Process, list_numbers};
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 /// How long a keeper may take to give a sign of life.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
+/// How often it is looked at whether the target, and a keeper with it, was frozen.
+const FROZEN_LOOK: Duration = Duration::from_millis(200);
 
 /// The session memory of `target`, whoever lives.
 ///
@@ -64,7 +67,7 @@ fn memories(target: &Process) -> Result<Vec<Result<Memory, NotOurs>>, Error> {
         match target.open_file(&format!("fd/{number}"), OFlag::O_RDWR) {
             Ok(fd) => found.push(Memory::open(fd)),
             Err(Errno::ENOENT | Errno::ESRCH) => {} // closed meanwhile
-            Err(errno) => return Err(Error::os(target.pid(), "look at the descriptors of")(errno)),
+            Err(errno) => return Err(Error::os(target.pid(), "looking at the descriptors of")(errno)),
         }
     }
     Ok(found)
@@ -86,8 +89,12 @@ fn memory_of_keepers(target: &Process) -> Result<Option<Memory>, Error> {
             Ok(memory) => memory,
             // To start others beside them would be to have two that act.
             Err(Errno::EPERM) => {
-                let remedy = "they are another user's, so run as root, or as that user";
-                return Err(Error::NotPermitted { pid: target.pid(), action: "use the keepers of", remedy });
+                let remedy = if helper::is_ours(pid) {
+                    "give hotbackup CAP_SYS_PTRACE"
+                } else {
+                    "they are another user's, so run as root, or as that user, or give hotbackup CAP_SYS_PTRACE"
+                };
+                return Err(Error::NotPermitted { pid: target.pid(), action: "using the keepers of", remedy });
             }
             Err(_) => continue,
         };
@@ -108,10 +115,12 @@ pub struct Found {
 /// twin, and so is, in half a second, one that is stopped.
 ///
 /// # Errors
-/// [`Error::Keeper`] when there is one of another version, or one that gives no sign of life, as in a frozen cgroup.
+/// [`Error::Frozen`] when the target is frozen, and they with it. [`Error::Keeper`] when there is one of another version, or one
+/// that gives no sign of life.
 pub fn find(target: &Process) -> Result<Option<Found>, Error> {
     let limit = Instant::now() + ALIVE_LIMIT;
     loop {
+        cgroups::check_thawed(target)?;
         let Some(memory) = session_memory(target)? else { return Ok(None) };
         let acts = memory.lives(Part::Keeper);
         if !acts && !memory.lives(Part::Twin) {
@@ -119,7 +128,7 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
         }
         let wake = wake_fd(target, &memory);
         let found = Found { memory, wake };
-        if acts && found.gives_sign(limit) {
+        if acts && found.gives_sign(limit.min(Instant::now() + FROZEN_LOOK)) {
             return Ok(Some(found));
         }
         if Instant::now() >= limit {
@@ -127,7 +136,10 @@ pub fn find(target: &Process) -> Result<Option<Found>, Error> {
             found.kill_stopped(target);
         }
         if Instant::now() >= limit + ALIVE_LIMIT {
-            return Err(Error::Keeper { pid: target.pid(), problem: "does not answer (is its cgroup frozen?)".into() });
+            return Err(Error::Keeper {
+                pid: target.pid(),
+                problem: "does not answer (is a cgroup frozen that it is in?)".into(),
+            });
         }
         std::thread::sleep(Duration::from_millis(1));
     }

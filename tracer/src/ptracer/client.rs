@@ -1,10 +1,11 @@
 //! The supervisor's side of the ptracer: starts it, asks it, and starts another when it is gone.
 
+use std::io::ErrorKind::WouldBlock;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::payload::Call;
 use super::request::{Reply, Request};
@@ -13,6 +14,7 @@ use crate::helper::process::{self as helper, PTRACER};
 use crate::helper::program::Program;
 use crate::shared::memory::Memory;
 use crate::sys::pidfd;
+use crate::target::cgroups;
 use crate::target::process::Process;
 
 /// How long a thread may take to be found, stopped and redirected.
@@ -21,6 +23,8 @@ const RUN_LIMIT: Duration = Duration::from_secs(12);
 const PAUSE_LIMIT: Duration = Duration::from_millis(500);
 /// How long one may take to end.
 const END_LIMIT: Duration = Duration::from_millis(200);
+/// How often it is looked at whether the target was frozen meanwhile.
+const FROZEN_LOOK: Duration = Duration::from_millis(100);
 /// How often another ptracer is started when one ends amid a request.
 const TRIES: u32 = 3;
 
@@ -116,11 +120,12 @@ impl Ptracer {
                 }
             }
             let Some(running) = &mut self.running else { continue };
-            match running.ask(request, limit) {
+            match running.ask(request, limit, || cgroups::check_thawed(process).is_ok()) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => problem = error.to_string(),
             }
             self.end();
+            cgroups::check_thawed(process)?;
             if !process.is_alive() {
                 return Err(Error::TargetExited(pid));
             }
@@ -144,8 +149,10 @@ impl Ptracer {
         if let Some(Running { mut child, socket }) = self.running.take() {
             // By that the guard kills the ptracer and ends, unless it is stopped.
             drop(socket);
-            if !pidfd::open(child.id() as i32).is_ok_and(|guard| pidfd::ends_within(guard.as_fd(), END_LIMIT)) {
-                let _ = child.kill();
+            if !end_pair(child.id() as i32) {
+                // Frozen where it cannot be taken out: it ends when it is thawed.
+                let _ = std::thread::Builder::new().spawn(move || drop(child.wait()));
+                return;
             }
             let _ = child.wait();
         }
@@ -173,7 +180,7 @@ impl Frozen<'_> {
     fn ask(&mut self) -> bool {
         self.thawed = true;
         let Some(running) = &mut self.ptracer.running else { return false };
-        match running.ask(&Request::Thaw, PAUSE_LIMIT) {
+        match running.ask(&Request::Thaw, PAUSE_LIMIT, || true) {
             Ok(Reply::Thawed(in_time)) => in_time,
             Ok(_) | Err(_) => {
                 self.ptracer.end(); // whatever it holds goes on
@@ -189,6 +196,22 @@ impl Drop for Frozen<'_> {
             self.ask();
         }
     }
+}
+
+/// Ends a guard and its ptracer, if they do not end by themselves; whether both have ended. They may have been frozen with the
+/// target.
+fn end_pair(guard: i32) -> bool {
+    let (Ok(proc), Ok(pidfd)) = (std::fs::File::open("/proc"), pidfd::open(guard)) else { return true };
+    if pidfd::ends_within(pidfd.as_fd(), END_LIMIT) {
+        return true;
+    }
+    let children = std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    let ended = children.filter_map(|pid| Some((pid, pidfd::open(pid).ok()?))).all(|(pid, ptracer)| {
+        // It is a child of the guard still, which is not waiting for it.
+        cgroups::end(proc.as_fd(), pid, ptracer.as_fd())
+    });
+    cgroups::end(proc.as_fd(), guard, pidfd.as_fd()) && ended
 }
 
 impl Drop for Ptracer {
@@ -210,16 +233,23 @@ impl Running {
         Ok(Self { child, socket: BufReader::new(ours) })
     }
 
-    fn ask(&mut self, request: &Request, limit: Duration) -> std::io::Result<Reply> {
+    /// Asks, and waits for the answer for so long, as long as there is hope.
+    fn ask(&mut self, request: &Request, limit: Duration, hope: impl Fn() -> bool) -> std::io::Result<Reply> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         let mut socket = self.socket.get_ref();
-        socket.set_read_timeout(Some(limit))?;
+        socket.set_read_timeout(Some(limit.min(FROZEN_LOOK)))?;
         socket.write_all(&line)?;
+        let limit = Instant::now() + limit;
         let mut answer = String::new();
-        match self.socket.read_line(&mut answer)? {
-            0 => Err(std::io::Error::other("it was killed")),
-            _ => Ok(serde_json::from_str(&answer)?),
+        loop {
+            // What has been read of a line so far stays in `answer`.
+            match self.socket.read_line(&mut answer) {
+                Ok(0) => return Err(std::io::Error::other("it was killed")),
+                Ok(_) => return Ok(serde_json::from_str(&answer)?),
+                Err(late) if late.kind() == WouldBlock && Instant::now() < limit && hope() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }

@@ -73,11 +73,11 @@ impl Failure {
             Self::NoThread(why) => Error::NoThread(pid, why),
             Self::TargetExited => Error::TargetExited(pid),
             Self::AlreadyTraced(tracer) => Error::AlreadyTraced { pid, tracer },
-            Self::NotPermitted => Error::not_permitted(pid, "trace"),
+            Self::NotPermitted => Error::not_permitted(pid, "tracing"),
             Self::ForeignArchitecture => Error::ForeignArchitecture(pid),
             Self::OwnFilter => Error::OwnFilter(pid),
             Self::NoKeeper => Error::Keeper { pid, problem: "ended during the attach".into() },
-            Self::Ptrace(errno) => Error::os(pid, "ptrace")(Errno::from_raw(errno)),
+            Self::Ptrace(errno) => Error::os(pid, "tracing")(Errno::from_raw(errno)),
             Self::Memory(errno) => Error::os(pid, "writing to the memory of")(Errno::from_raw(errno)),
         }
     }

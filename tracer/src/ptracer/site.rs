@@ -100,6 +100,26 @@ pub fn restarts_unseen(nr: i64) -> bool {
     rank_of(nr).is_some()
 }
 
+/// Whether any thread may run the code just now, and there is room for it: seen from outside, with nothing touched.
+///
+/// # Errors
+/// What is missing.
+pub fn look(process: &Process) -> Result<(), String> {
+    const LINE: usize = 320; // the longest line of code, amply
+    let memory = process.open_file("mem", nix::fcntl::OFlag::O_RDONLY).map(File::from);
+    let memory = memory.map_err(|errno| format!("its memory cannot be read: {errno}"))?;
+    if find_padding(process, &memory, LINE).is_none() {
+        return Err("no room for code in any executable mapping".into());
+    }
+    if find_hole(process).is_none() {
+        return Err("no room in its address space".into());
+    }
+    if candidates(process, || ()).into_iter().any(|tid| process.shares_descriptors(tid)) {
+        return Ok(());
+    }
+    Err("none of its threads that has the process's descriptors sleeps in a restartable call or runs".into())
+}
+
 /// The threads that may run the code, best first. `looked` is called for each: there may be thousands.
 pub fn candidates(process: &Process, looked: impl Fn()) -> Vec<i32> {
     let mut found: Vec<(u8, i32)> = process

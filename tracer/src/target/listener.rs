@@ -14,6 +14,11 @@ pub fn target_listener(target: &Process) -> Option<(OwnedFd, RawFd)> {
     Some((listener_of(target.pidfd(), found.0)?, found.0))
 }
 
+/// Whether the target holds one: then it has been attached to before.
+pub fn has_listener(target: &Process) -> bool {
+    target.descriptors().iter().any(|(_, link)| link == LISTENER)
+}
+
 /// A copy of a process's descriptor `number`, if it is a listener: what /proc shows, or a number in shared memory says, was
 /// so at some time.
 pub fn listener_of(process: BorrowedFd<'_>, number: RawFd) -> Option<OwnedFd> {

@@ -77,10 +77,10 @@ impl Process {
             // EINVAL, ENOENT: the number of a thread, not of a process.
             Errno::ESRCH | Errno::EINVAL | Errno::ENOENT => Error::NoSuchProcess(pid),
             Errno::ENOSYS => Error::KernelTooOld { feature: "pidfd_open", since: "5.3" },
-            errno => Error::Os { pid, operation: "pidfd_open", errno },
+            errno => Error::Os { pid, operation: "opening a pidfd of", errno },
         })?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let proc = nix::fcntl::open("/proc", flags, Mode::empty()).map_err(Error::os(pid, "opening /proc"))?;
+        let proc = nix::fcntl::open("/proc", flags, Mode::empty()).map_err(Error::os(pid, "opening /proc for"))?;
         let mut process = Self { pid, start: 0, pidfd, proc };
         process.start = process.start_time().ok_or(Error::NoSuchProcess(pid))?;
         Ok(process)

@@ -97,7 +97,7 @@ pub fn check(process: &Process) -> Result<(), Error> {
 }
 
 /// The soft limits of /proc/PID/limits that are numbers.
-fn parse_limits(text: &str) -> HashMap<&str, u64> {
+pub(super) fn parse_limits(text: &str) -> HashMap<&str, u64> {
     const NAME: usize = 26; // the width of the first column
     text.lines()
         .filter_map(|line| {

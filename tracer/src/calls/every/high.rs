@@ -1,6 +1,6 @@
 //! The calls from 200 on.
 
-use super::Verdict::{self, Cannot, Fails, Net, Shown};
+use super::verdict::Verdict::{self, Cannot, Fails, Net, Shown};
 
 /// Number, name, verdict, reason.
 #[rustfmt::skip]

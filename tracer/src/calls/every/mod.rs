@@ -6,21 +6,11 @@
 
 mod high;
 mod low;
+mod verdict;
 
 use std::fmt::Write as _;
 
-/// What becomes of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is shown where it can change something, and what it may change is marked.
-    Shown,
-    /// It is shown where it can change something, and fails the backup if it concerns a source.
-    Fails,
-    /// It is shown where the net under writes of 8 bytes needs it.
-    Net,
-    /// It changes nothing unseen.
-    Cannot,
-}
+pub use verdict::Verdict;
 
 /// One call and its answer.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,73 @@
+//! What this process may do: its own capabilities, and a seccomp filter on itself, as a container runtime's, which may
+//! forbid calls whatever the capabilities are.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
+use crate::calls::resolve::Resolver;
+use crate::error::Error;
+use crate::sys::{pidfd, process as low};
+use crate::target::listener::has_listener;
+use crate::target::process::Process;
+
+const SYS_ADMIN: u64 = 1 << 21;
+const FORBIDS: &str = "a seccomp filter on hotbackup itself forbids it; run it without one (docker: --security-opt \
+                       seccomp=unconfined)";
+
+/// Checks that no filter on ourselves forbids what every backup takes, by calls that are always permitted else: they concern this
+/// process alone.
+///
+/// # Errors
+/// [`Error::NotPermitted`], with the call.
+pub(super) fn check_own_calls(process: &Process) -> Result<(), Error> {
+    let forbidden = |action| Error::NotPermitted { pid: process.pid(), action, remedy: FORBIDS };
+    let own = std::process::id() as i32;
+    let myself = pidfd::open(own).map_err(|_| forbidden("calling pidfd_open(2) for"))?;
+    // There is no such descriptor: that is said after permission.
+    if !matches!(pidfd::get_fd(myself.as_fd(), -1), Err(Errno::EBADF)) {
+        return Err(forbidden("calling pidfd_getfd(2) for"));
+    }
+    if low::share_descriptors(own, own).is_err_and(|errno| matches!(errno, Errno::EPERM | Errno::EACCES)) {
+        return Err(forbidden("calling kcmp(2) for"));
+    }
+    in_a_thread(|| Resolver::new(process).map(drop)).map_err(|_| forbidden("calling unshare(2) for"))
+}
+
+/// Checks that the target's filters can be read, if it has any and is to get ours.
+///
+/// # Errors
+/// [`Error::UnreadFilter`]
+pub fn check_filters(process: &Process) -> Result<(), Error> {
+    const NONE: &str = "0"; // SECCOMP_MODE_DISABLED
+    let pid = process.pid();
+    let has_filter = |tid| process.status_field(tid, "Seccomp").is_some_and(|mode| mode != NONE);
+    if has_listener(process) || !has_filter(pid) {
+        return Ok(());
+    }
+    let own = std::process::id() as i32;
+    if has_filter(own) {
+        return Err(Error::unread_filter(pid, true));
+    }
+    let set = process.status_field(own, "CapEff").and_then(|set| u64::from_str_radix(&set, 16).ok()).unwrap_or(0);
+    if set & SYS_ADMIN == 0 { Err(Error::unread_filter(pid, false)) } else { Ok(()) }
+}
+
+/// Checks that we can follow the target's paths: its root, if it is another one than ours, is entered by a thread of ours.
+///
+/// # Errors
+/// Why not, in words.
+pub fn check_root(process: &Process) -> Result<(), String> {
+    in_a_thread(|| Resolver::new(process)?.enter(process, process.pid())).map_err(|errno| match errno {
+        Errno::EPERM => "it has a root or mounts of its own, which takes CAP_SYS_CHROOT to follow its paths in".into(),
+        errno => format!("its root cannot be entered: {errno}"),
+    })
+}
+
+/// Does something that changes the calling thread for good.
+fn in_a_thread(work: impl FnOnce() -> Result<(), Errno> + Send) -> Result<(), Errno> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, work).map_err(|_| Errno::EAGAIN)?;
+        thread.join().unwrap_or(Err(Errno::EINVAL))
+    })
+}

@@ -1,0 +1,160 @@
+//! What a backup would meet, told from outside: nothing of the target is touched, no keeper is woken, nothing is injected.
+//!
+//! Whatever makes an attach fail for a reason that can be known beforehand is found here, by the same checks that an attach
+//! makes, and by a look at what it would find out later.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hotbackup_event::FileId;
+
+use super::{blind_spots, outsiders};
+use crate::attach::preflight;
+use crate::error::Error;
+use crate::helper::place;
+use crate::keeper::find;
+use crate::ptracer::site;
+use crate::shared::memory::Memory;
+use crate::shared::roles::Part;
+use crate::target::cgroups;
+use crate::target::listener::has_listener;
+use crate::target::maps::mapped_for_writing;
+use crate::target::process::Process;
+
+/// How long a thread that can be used is looked for: an attach takes as long.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// One thing that was looked at.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// What.
+    pub name: &'static str,
+    /// How it is, or why a backup would be refused.
+    pub found: Result<String, String>,
+}
+
+/// Looks at the target as an attach would.
+pub fn look(process: &Process) -> Vec<Finding> {
+    let mut all = Vec::new();
+    let mut add = |name, found: Result<String, String>| all.push(Finding { name, found });
+    let told = |done: Result<(), Error>, fine: &str| done.map(|()| fine.to_owned()).map_err(|error| error.to_string());
+    add("permission to trace", told(preflight::check_right(process), "granted"));
+    add("no other tracer", told(untraced(process), "no thread is traced"));
+    add("not paused", told(cgroups::check_thawed(process), "none of its cgroups is frozen").and_then(running(process)));
+    add("room", told(preflight::check_room(process), "enough below its limits, those of its cgroups, and ours"));
+    add(
+        "filters",
+        told(preflight::check_filters(process), "none of its own that cannot be read").and_then(alike(process)),
+    );
+    add("its paths", preflight::check_root(process).map(|()| "can be followed".into()));
+    add("not at work", not_at_work(process));
+    add("keepers", keepers(process));
+    if !has_listener(process) {
+        add("a thread to attach by", thread(process).map(|()| "there is one, and room for what it is to run".into()));
+    }
+    add("calls alone change its files", no_rings(process));
+    all
+}
+
+/// The files that the target, or a child that carries its filter, has mapped for writing; those cannot be followed.
+///
+/// # Errors
+/// Which mapping could not be looked at.
+pub fn mapped(process: &Process) -> Result<Vec<FileId>, String> {
+    let mut files = mapped_for_writing(process, process.pid())?;
+    for child in outsiders::followed_children(process) {
+        match mapped_for_writing(process, child) {
+            Ok(more) => files.extend(more),
+            Err(_) if process.has_ended(child) => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(files)
+}
+
+/// The files that processes which would not be followed can write to.
+pub fn written_elsewhere(process: &Process) -> Vec<FileId> {
+    outsiders::written_elsewhere(process)
+}
+
+fn untraced(process: &Process) -> Result<(), Error> {
+    let pid = process.pid();
+    match process.threads().into_iter().find_map(|tid| process.tracer(tid)) {
+        Some(tracer) => Err(Error::AlreadyTraced { pid, tracer }),
+        None => Ok(()),
+    }
+}
+
+/// A thread that a signal has stopped runs nothing, as long as its user leaves it so.
+fn running(process: &Process) -> impl FnOnce(String) -> Result<String, String> {
+    let state = process.status(process.pid()).and_then(|status| status.state());
+    let is_kept = has_listener(process);
+    move |fine| match state {
+        Some('T') if !is_kept => Err("it is stopped by a signal: continue it (kill -CONT)".into()),
+        _ => Ok(fine),
+    }
+}
+
+/// One filter for all threads is possible only where all have the same until then.
+fn alike(process: &Process) -> impl FnOnce(String) -> Result<String, String> {
+    let count = |tid: i32| process.status_field(tid, "Seccomp_filters");
+    let first = count(process.pid());
+    let other = process.threads().into_iter().find(|&tid| count(tid).is_some_and(|count| Some(count) != first));
+    let other = other.filter(|_| !has_listener(process));
+    move |fine| match other {
+        Some(tid) => Err(format!("thread {tid} has other seccomp filters than the first thread")),
+        None => Ok(fine),
+    }
+}
+
+/// Whether a hotbackup has its lock on the target: what flock(2) has locked is told by /proc/locks.
+fn not_at_work(process: &Process) -> Result<String, String> {
+    let locks = crate::target::process::read_below(process.proc(), "locks").unwrap_or_default();
+    // By its pidfd or, before Linux 6.9, its directory; by the session, where that is in another namespace.
+    let is_held = |memory: Memory| memory.lives(Part::Supervisor);
+    let directory = std::fs::metadata(format!("/proc/{}", process.pid())).map(|found| found.ino()).ok();
+    let pidfd = nix::sys::stat::fstat(process.pidfd()).map(|found| found.st_ino).ok();
+    let is_it = |line: &str| {
+        let file = line.split_whitespace().find(|word| word.matches(':').count() == 2)?;
+        let inode = file.rsplit(':').next()?.parse::<u64>().ok()?;
+        Some(line.contains("FLOCK") && [directory, pidfd].contains(&Some(inode)))
+    };
+    let in_session = find::session_memory(process).ok().flatten().is_some_and(is_held);
+    if in_session || locks.lines().any(|line| is_it(line) == Some(true)) {
+        return Err(Error::Busy(process.pid()).to_string());
+    }
+    Ok("no other hotbackup is at work on it".into())
+}
+
+fn keepers(process: &Process) -> Result<String, String> {
+    let memory = find::session_memory(process).map_err(|error| error.to_string())?;
+    match memory {
+        Some(memory) if memory.lives(Part::Keeper) || memory.lives(Part::Twin) => {
+            Ok(format!("process {} and its twin", memory.keeper.load(Ordering::SeqCst)))
+        }
+        _ if !place::may_join(process) => Err(Error::CannotOutlive(process.pid()).to_string()),
+        _ if has_listener(process) => {
+            Ok("gone: the next backup, or `hotbackup rescue`, starts others and answers what waits".into())
+        }
+        _ => Ok("none yet: the first backup starts them".into()),
+    }
+}
+
+fn thread(process: &Process) -> Result<(), String> {
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        match site::look(process) {
+            Err(_) if Instant::now() < limit && process.is_alive() => std::thread::sleep(Duration::from_millis(1)),
+            found => return found,
+        }
+    }
+}
+
+fn no_rings(process: &Process) -> Result<String, String> {
+    let children = outsiders::followed_children(process);
+    match std::iter::once(process.pid()).chain(children).flat_map(|pid| blind_spots::rings(process, pid)).next() {
+        Some(cause) => Err(cause.into()),
+        None => Ok("no io_uring and no io_submit".into()),
+    }
+}

@@ -38,6 +38,8 @@ pub struct RescueReport {
     pub keeper_pid: i32,
     /// Whether a keeper was there already, so that nothing was to be done.
     pub was_kept: bool,
+    /// Whether it stands in the process's cgroups. Else it ends with hotbackup's own, and the process waits again.
+    pub outlives: bool,
 }
 
 impl CheckReport {
@@ -198,5 +200,10 @@ impl Sink for Observer {
 /// When there is no such process, or it has no listener.
 pub fn rescue(pid: i32) -> Result<RescueReport, Error> {
     let rescued = hotbackup_tracer::rescue(pid, &tracer_options(limits::LEASE, false))?;
-    Ok(RescueReport { answered: rescued.answered, keeper_pid: rescued.keeper_pid, was_kept: rescued.was_kept })
+    Ok(RescueReport {
+        answered: rescued.answered,
+        keeper_pid: rescued.keeper_pid,
+        was_kept: rescued.was_kept,
+        outlives: rescued.outlives_us,
+    })
 }

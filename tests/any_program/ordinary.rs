@@ -105,14 +105,18 @@ fn root_backs_up_by_a_users_keepers_and_the_user_again() {
 }
 
 #[test]
-fn a_program_of_the_user_that_roots_keepers_keep_is_refused() {
+fn a_program_of_the_user_that_roots_keepers_keep_is_backed_up_beside_them() {
     let _alone = alone();
     let (mut guest, hotbackup) = rings();
     let dest = guest.beside("roots");
     let source = guest.dir.clone();
     assert_right(&backup::take(guest.pid(), &dest, &["--source", path(&source)]), 4);
-    let said = refused_by(user(&hotbackup), &mut guest, "not_permitted");
-    assert_names(&said, &["keeper", "root"]);
+    let before = pair(guest.pid());
+    let dest = guest.beside("users");
+    let outcome = backup::start_command(user(&hotbackup), guest.pid(), &dest, &["--source", path(&source)]).finish();
+    assert_right(&outcome, 4);
+    guest.assert_goes_on();
+    assert_eq!(pair(guest.pid()), before, "a keeper was replaced");
 }
 
 #[test]
@@ -244,16 +248,16 @@ fn files_of_others_are_backed_up_with_a_warning_that_names_one() {
 }
 
 #[test]
-fn a_keeper_that_may_not_be_moved_to_the_programs_cgroup_is_a_warning() {
+fn a_program_in_a_cgroup_that_keepers_may_not_join_is_refused() {
     let _alone = alone();
     let group = Slow::new();
     let (mut guest, hotbackup) = rings();
     group.take_in(&guest);
     let (dest, source) = (guest.beside("backup"), guest.dir.clone());
     let outcome = backup::start_command(user(&hotbackup), guest.pid(), &dest, &["--source", path(&source)]).finish();
-    assert_right(&outcome, 4);
-    let is_told =
-        |event: &serde_json::Value| event["event"] == "warning" && event["message"].to_string().contains("cgroup");
-    assert!(outcome.events.iter().any(is_told), "{:?}", outcome.events);
+    let said = outcome.failure("cannot_outlive");
+    outcome.assert_nothing_left();
+    assert_names(&said, &["cgroup", "root"]);
+    assert!(!guest.is_filtered(), "a refused attach left a filter");
     guest.assert_goes_on();
 }

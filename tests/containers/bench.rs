@@ -45,7 +45,7 @@ pub fn right_or_refused(outcome: &Outcome, what: &str) -> bool {
 }
 
 /// By what a backup may be refused that is not alone with its target, or does not have all that it needs.
-pub const REFUSALS: [&str; 4] = ["not_permitted", "busy", "cannot_follow", "keeper"];
+pub const REFUSALS: [&str; 5] = ["not_permitted", "busy", "cannot_follow", "keeper", "cannot_outlive"];
 
 /// What is random in a test: xorshift64.
 pub struct Noise(u64);

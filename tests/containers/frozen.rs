@@ -32,8 +32,7 @@ fn finish_soon(mut running: Running, what: &str, thaw: impl FnOnce()) -> Outcome
 }
 
 fn assert_refused_as_frozen(outcome: &Outcome) {
-    let kinds = ["attach_failed", "cannot_follow", "keeper", "not_permitted"];
-    let said = outcome.failure_of(&kinds);
+    let said = outcome.failure("frozen");
     outcome.assert_nothing_left();
     assert!(said.contains("frozen") || said.contains("paused"), "not told why: {said}");
 }

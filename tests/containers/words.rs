@@ -90,16 +90,21 @@ fn a_sidecar_beside_a_filter_of_the_hosts_is_told_of_its_own_seccomp_filter() {
     assert_unharmed(&mut target, "beside the host's keepers");
 }
 
+/// A sidecar with a cgroup of its own: what it starts ends with it.
 #[test]
-fn a_live_sidecars_keepers_are_not_taken_for_those_of_a_parent() {
+fn a_sidecar_whose_keepers_would_end_with_it_is_told_so_and_the_host_is_not_in_its_way() {
     let _alone = alone();
     let mut target = Boxed::in_container();
     begin(&mut target);
     let sidecar = target.idle_sidecar();
+    let (ok, checked) = check(&target, &sidecar);
     let outcome = backup::start_command(sidecar.exec(HOTBACKUP), 1, &target.beside("first"), &target.what()).finish();
-    outcome.report();
+    let said = outcome.failure("cannot_outlive");
+    outcome.assert_nothing_left();
+    assert!(said.contains("cgroup") && said.contains("docker exec"), "no remedy is told: {said}");
+    assert!(!ok && checked.contains("cgroup"), "check says that it is possible: {checked}");
+    assert!(memories(target.pid()).is_empty(), "something is left among the target's descriptors");
     let outcome = backup::take(target.pid(), &target.beside("second"), &target.what());
-    assert!(!outcome.stderr.contains("forked from it"), "{}", outcome.stderr);
     outcome.report();
-    assert_unharmed(&mut target, "with a sidecar's keepers");
+    assert_unharmed(&mut target, "after a sidecar that was refused");
 }

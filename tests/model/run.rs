@@ -79,6 +79,8 @@ fn may_be_refused(settings: &Settings, error: &Error) -> bool {
         Error::BeforeImageSlow { .. } => has_far(settings),
         // Opening a file of the lower layer to write makes another file of it, which no call shows: found out.
         Error::ForeignChange { .. } => settings.on == Disk::Overlay,
+        // A child that was forked in the instant before the filter carries none, and is found out.
+        Error::Untraceable { cause, .. } => cause.contains("is not followed"),
         _ => false,
     }
 }

@@ -240,7 +240,7 @@ fn remedy(scope: &str, is_ours: bool, is_root: bool) -> &'static str {
             "kernel.yama.ptrace_scope is 3, so that nobody may trace anything until the machine is started anew"
         }
         _ if is_root => {
-            "give hotbackup CAP_SYS_PTRACE and, for another user's process, CAP_DAC_OVERRIDE: root has them outside of containers \
+            "give hotbackup CAP_SYS_PTRACE and, for a process of another user, CAP_DAC_OVERRIDE: root has them outside of containers \
              (docker: --cap-add SYS_PTRACE)"
         }
         ("1" | "2", true) => "run as root, or give hotbackup CAP_SYS_PTRACE: kernel.yama.ptrace_scope forbids it else",

@@ -32,7 +32,6 @@ use crate::error::{Error, errno};
 use crate::ptracer::client::Ptracer;
 use crate::ptracer::payload::{Call, PENDING};
 use crate::ptracer::site;
-use crate::shared::memory::{Memory, SEALS};
 use crate::target::cgroups;
 use crate::target::process::Process;
 use crate::target::room;
@@ -58,7 +57,7 @@ pub(crate) struct Place<'a> {
 /// The numbers, in the target, of the two descriptors that a session needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Session {
-    /// The memory, sealed and all zeros.
+    /// The memory, empty.
     pub memory: RawFd,
     /// The eventfd that wakes the keeper.
     pub wake: RawFd,
@@ -105,7 +104,7 @@ impl<'a> Place<'a> {
         Ok(place)
     }
 
-    /// Has a thread of the target make the session's memory, sealed, and the eventfd.
+    /// Has a thread of the target make the session's memory and the eventfd.
     ///
     /// # Errors
     /// As [`Self::map`]; [`Error::Injected`] when the target may not make them.
@@ -113,13 +112,9 @@ impl<'a> Place<'a> {
         let (page, high) = (self.page, self.high);
         let line = |attempt: usize| {
             let [memory, wake] = page.session(attempt);
-            let seals = u64::from(SEALS.bits().cast_unsigned());
             let flags = u64::from(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
-            let mut calls = vec![
-                memory.made_by(Call::new(libc::SYS_memfd_create, [page.name(), flags])),
-                Call::of(libc::SYS_ftruncate, memory.low(), [Memory::LENGTH]),
-                Call::of(libc::SYS_fcntl, memory.low(), [libc::F_ADD_SEALS as u64, seals]),
-            ];
+            // Its length and its seals it gets from us, by its high number: the low one may be another file's by the next call.
+            let mut calls = vec![memory.made_by(Call::new(libc::SYS_memfd_create, [page.name(), flags]))];
             calls.extend(memory.moved(high));
             let flags = (libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) as u64;
             calls.push(wake.made_by(Call::new(libc::SYS_eventfd2, [0, flags])));

@@ -44,6 +44,11 @@ pub fn kernel_features() -> Vec<(&'static str, &'static str, bool)> {
 pub fn check(process: &Process) -> Result<(), Error> {
     check_right(process)?;
     rights::check_filters(process)?;
+    rights::check_root(process).map_err(|remedy| Error::NotPermitted {
+        pid: process.pid(),
+        action: "following the paths of",
+        remedy,
+    })?;
     // Before anything of ours joins its cgroups, or waits for it.
     cgroups::check_thawed(process)?;
     check_room(process)

@@ -56,12 +56,16 @@ pub fn check_filters(process: &Process) -> Result<(), Error> {
 /// Checks that we can follow the target's paths: its root, if it is another one than ours, is entered by a thread of ours.
 ///
 /// # Errors
-/// Why not, in words.
-pub fn check_root(process: &Process) -> Result<(), String> {
-    in_a_thread(|| Resolver::new(process)?.enter(process, process.pid())).map_err(|errno| match errno {
-        Errno::EPERM => "it has a root or mounts of its own, which takes CAP_SYS_CHROOT to follow its paths in".into(),
-        errno => format!("its root cannot be entered: {errno}"),
-    })
+/// What would permit it.
+pub fn check_root(process: &Process) -> Result<(), &'static str> {
+    match in_a_thread(|| Resolver::new(process)?.enter(process, process.pid())) {
+        Err(Errno::EPERM) => {
+            Err("it has a root or mounts of its own, so give hotbackup CAP_SYS_CHROOT, which root has outside of \
+                                  containers (docker: --cap-add SYS_CHROOT)")
+        }
+        // That is found out, and said, when its paths are followed.
+        Err(_) | Ok(()) => Ok(()),
+    }
 }
 
 /// Does something that changes the calling thread for good.

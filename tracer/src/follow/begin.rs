@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use hotbackup_event::failpoint;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 
 use super::options::Options;
-use super::rescue;
+use super::{lock, rescue};
 use crate::attach::{NotInstalled, Place, preflight};
 use crate::calls::filter;
 use crate::error::Error;
@@ -44,6 +43,7 @@ pub(crate) struct Attached {
 /// Takes a target over, or installs the filter, with a keeper behind us either way.
 pub(crate) fn attach(process: &Process, options: &Options) -> Result<Attached, Error> {
     let pid = process.pid();
+    let _one_at_a_time = lock::attaching(process)?;
     // Keepers may end, or be killed, at any moment of this.
     let mut tries = 1..=TRIES;
     loop {
@@ -62,6 +62,10 @@ pub(crate) fn attach(process: &Process, options: &Options) -> Result<Attached, E
 fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>, Error> {
     let mut keeper = find::find(process)?;
     if keeper.is_none() && target_listener(process).is_some() {
+        // A pair that ends with us is worse than none that is waited for: a rescue may start one, which says so.
+        if !Ptracer::start(process, options.keeper_program, None)?.is_with(process)? {
+            return Err(Error::CannotOutlive(process.pid()));
+        }
         // Its keepers were killed: what waits is answered first.
         rescue::revive(process, options)?;
         keeper = find::find(process)?;
@@ -113,11 +117,9 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
         None => {
             let session = place.make_session(&mut ptracer)?;
             failpoint::hit("attach.session-made");
-            let begun = |fd| Memory::begin(fd, process.name());
-            let memory = process.open_file(&format!("fd/{}", session.memory), OFlag::O_RDWR);
-            let memory = memory.map_err(Error::os(pid, "looking at the descriptors of"))?;
+            let memory = find::made_at(process, session.memory)?;
             let problem = |why: NotOurs| Error::Keeper { pid, problem: format!("has no memory to share: {why}") };
-            let memory = begun(memory).map_err(problem)?;
+            let memory = Memory::begin(memory, process.name()).map_err(problem)?;
             let part = find::take_part(&memory, pid)?;
             if let Ok(wake) = pidfd::get_fd(process.pidfd(), session.wake) {
                 memory.target_wake.store(session.wake, Ordering::SeqCst);
@@ -176,7 +178,7 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     let number = match listener_number(pid, installed.result) {
         Ok(number) => number,
         // Of two attempts, one may have been told that the other was quicker.
-        Err(error) => match target_listener(process) {
+        Err(error) => match target_listener(process).filter(|_| installed.in_doubt || in_doubt_before) {
             Some((_, number)) => number,
             None => {
                 if !installed.in_doubt {

@@ -47,7 +47,7 @@ pub fn look(process: &Process) -> Vec<Finding> {
         "filters",
         told(preflight::check_filters(process), "none of its own that cannot be read").and_then(alike(process)),
     );
-    add("its paths", preflight::check_root(process).map(|()| "can be followed".into()));
+    add("its paths", preflight::check_root(process).map(|()| "can be followed".into()).map_err(str::to_owned));
     add("not at work", not_at_work(process));
     add("keepers", keepers(process));
     if !has_listener(process) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::lock;
 use super::options::Options;
 use crate::error::Error;
+use crate::helper::place;
 use crate::keeper::{find, spawn};
 use crate::ptracer::client::Ptracer;
 use crate::shared::control::{Control, Role};
@@ -23,6 +24,8 @@ pub struct Rescued {
     pub keeper_pid: i32,
     /// Whether it was there already, so that nothing was to be done.
     pub was_kept: bool,
+    /// Whether it stands in the target's cgroups. Else it ends with hotbackup's own, and the target waits again.
+    pub outlives_us: bool,
     /// Calls that had been waiting, and were answered by this; where it was kept, those that keepers have answered so far.
     pub answered: u64,
 }
@@ -38,6 +41,7 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     let found = |keeper: &find::Found, was_kept| Rescued {
         keeper_pid: keeper.memory.keeper.load(Ordering::SeqCst),
         was_kept,
+        outlives_us: place::is_with(&process, keeper.memory.keeper.load(Ordering::SeqCst)),
         answered: keeper.memory.answered.load(Ordering::SeqCst),
     };
     if let Some(keeper) = find::find(&process)? {

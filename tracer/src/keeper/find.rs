@@ -22,7 +22,7 @@ use crate::shared::roles::{self, Held, Part};
 use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
 use crate::target::cgroups;
-use crate::target::listener::{listener_of, target_listener};
+use crate::target::listener::{listener_at, listener_of, target_listener};
 use crate::target::process::{Process, list_numbers};
 
 /// How long a keeper may take to look at a new supervisor.
@@ -53,10 +53,22 @@ pub fn session_memory(target: &Process) -> Result<Option<Memory>, Error> {
             Ok(_) | Err(_) => {}
         }
     }
+    // One that nobody has a part in may be left from before the target executed another program.
     match found {
-        Some(memory) => Ok(Some(memory)),
-        None => memory_of_keepers(target),
+        Some(memory) if memory.lives(Part::Keeper) || memory.lives(Part::Twin) => Ok(Some(memory)),
+        left => Ok(memory_of_keepers(target)?.or(left)),
     }
+}
+
+/// What the target has just made at this number, if it is no other file by now.
+///
+/// # Errors
+/// [`Error::Os`] with `EBADF` when it is another.
+pub fn made_at(target: &Process, number: RawFd) -> Result<OwnedFd, Error> {
+    let failed = Error::os(target.pid(), "looking at the descriptors of");
+    let fd = target.open_file(&format!("fd/{number}"), OFlag::O_RDWR).map_err(&failed)?;
+    let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
+    if link.as_os_str() == &*format!("/memfd:{MEMORY_NAME} (deleted)") { Ok(fd) } else { Err(failed(Errno::EBADF)) }
 }
 
 /// All memories of sessions among the target's descriptors, each by an open file of our own.
@@ -254,12 +266,16 @@ impl Found {
     }
 
     fn listener(&self, target: &Process) -> Option<OwnedFd> {
+        let known = || listener_at(target, self.memory.target_listener.load(Ordering::SeqCst));
         let from_keeper = || {
             let number = self.memory.keeper_listener.load(Ordering::SeqCst);
-            let acting = pidfd::open(self.memory.keeper.load(Ordering::SeqCst)).ok()?;
-            (number >= 0).then(|| listener_of(acting.as_fd(), number)).flatten()
+            let pid = self.memory.keeper.load(Ordering::SeqCst);
+            let acting = pidfd::open(pid).ok()?;
+            // Another's listener would be taken from whom the target names.
+            let acts = roles::is_held_by(self.memory.fd().as_fd(), Part::Keeper, pid);
+            (acts && number >= 0).then(|| listener_of(acting.as_fd(), number)).flatten()
         };
-        target_listener(target).map(|(fd, _)| fd).or_else(from_keeper)
+        known().or_else(|| target_listener(target).map(|(fd, _)| fd)).or_else(from_keeper)
     }
 }
 

@@ -25,7 +25,7 @@ use super::twin::{Twin, wait_for_end};
 use super::{LOOK, LOOKS};
 use crate::shared::control::{Control, Role};
 use crate::shared::memory::{CLOSED, Memory, SLOTS, SUPERVISOR_SLOTS, UNARMED};
-use crate::shared::roles::{Held, Part};
+use crate::shared::roles::{self, Held, Part};
 use crate::sys::notify::{self, Slot};
 use crate::sys::{pidfd, process as low};
 use crate::target::listener::{listener_at, listener_of, target_listener};
@@ -293,7 +293,10 @@ impl Keeper {
         self.listener = found.or_else(|| {
             let number = self.memory.supervisor_listener.load(Ordering::SeqCst);
             let supervisor = self.supervisor.as_ref().filter(|_| number >= 0)?.pidfd.as_ref()?;
-            listener_of(supervisor.as_fd(), number)
+            // The number is a hint, and another's listener is not to be answered.
+            let pid = self.memory.supervisor_here()?;
+            let is_it = roles::is_held_by(self.memory.fd().as_fd(), Part::Supervisor, pid);
+            is_it.then(|| listener_of(supervisor.as_fd(), number)).flatten()
         });
         self.listener_is_there();
     }
@@ -305,8 +308,8 @@ impl Keeper {
         if self.listener.is_none() || self.twin.pidfd().is_none() {
             return;
         }
-        // First the new one: in between nobody would take our place. Should we die before the old one is ended, both would, and
-        // the lock has one of them wait for the other's end.
+        // First the new one: in between nobody would take our place. Should we die before the old one is ended, both would, but for
+        // the lock: one of them finds that it is not needed.
         let (mut old, this) = (std::mem::take(&mut self.twin), std::process::id());
         self.renew_twin();
         // The new one comes back from there as well.

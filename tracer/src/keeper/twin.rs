@@ -21,6 +21,8 @@ use crate::shared::roles::{Held, Part};
 use crate::sys::pidfd;
 use crate::sys::process::{Forked, fork_single_threaded, lock_memory};
 
+/// How long the keeper's part may be held after its end, by a child that it has only just made.
+const FREE_LIMIT: Duration = Duration::from_millis(100);
 /// A twin that cannot be made is tried again after this long.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -105,11 +107,9 @@ impl Twin {
                 lock_memory();
                 // What we share with the keeper would live on after it.
                 *part = None;
-                *part = memory.wait_for(Part::Twin).ok();
                 memory.twin.store(std::process::id() as i32, Ordering::SeqCst);
-                outlive(parent.as_fd(), memory);
-                // Whoever else has it acts: then it is not our turn before that one has ended as well.
-                *part = memory.wait_for(Part::Keeper).ok();
+                outlive(parent.as_fd(), memory, part);
+                *part = Some(acts_now(memory));
                 failpoint::hit("twin.acting");
                 failpoint::disarm();
                 true
@@ -136,11 +136,29 @@ impl Twin {
     }
 }
 
+/// The keeper has ended: its part is ours, unless a second twin was quicker, which there is while one takes the other's place. Then
+/// there is nothing left to do for this one.
+fn acts_now(memory: &Memory) -> Held {
+    let limit = Instant::now() + FREE_LIMIT;
+    loop {
+        match memory.take(Part::Keeper) {
+            Ok(held) => return held,
+            Err(_) if Instant::now() < limit => std::thread::sleep(Duration::from_millis(1)),
+            Err(_) => std::process::exit(0),
+        }
+    }
+}
+
 /// Waits until the keeper that acts has ended, and ends it when it hangs.
-fn outlive(keeper: BorrowedFd<'_>, memory: &Memory) {
+fn outlive(keeper: BorrowedFd<'_>, memory: &Memory, part: &mut Option<Held>) {
     let mut pulse = Pulse::default();
     let look = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
+    // The twin before may have it still.
+    *part = memory.take(Part::Twin).ok();
     while !wait_for_end(keeper, look) {
+        if part.is_none() {
+            *part = memory.take(Part::Twin).ok();
+        }
         memory.twin_beat.fetch_add(1, Ordering::SeqCst);
         if pulse.look(&memory.keeper_beat) >= LOOKS {
             let _ = pidfd::kill(keeper);

@@ -27,7 +27,7 @@ pub const MEMORY_NAME: &str = "hotbackup-session";
 pub const MAGIC: u64 = 0x686f_7462_6b70_0005;
 
 /// What the memory is sealed with: nobody can make it shorter or longer, or undo that.
-pub const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// A process, by what is the same in every namespace. (A child has another start, or is the first of a namespace of its own.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,13 +148,15 @@ pub struct Memory(Region<Layout>);
 
 impl Memory {
     /// How long it is.
-    pub const LENGTH: u64 = size_of::<Layout>() as u64;
+    const LENGTH: u64 = size_of::<Layout>() as u64;
 
-    /// Makes what the target has just made, and is all zeros, the session memory of the process that `target` names.
+    /// Makes the empty memfd that the target has just made the session memory of the process that `target` names.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn begin(fd: OwnedFd, target: Target) -> Result<Self, NotOurs> {
+        nix::unistd::ftruncate(&fd, Self::LENGTH as i64).map_err(NotOurs::Os)?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).map_err(NotOurs::Os)?;
         let memory = Self::map(fd)?;
         memory.target_start.store(target.start, Ordering::SeqCst);
         memory.target_inner.store(target.inner, Ordering::SeqCst);
@@ -220,14 +222,6 @@ impl Memory {
         roles::take(self.fd().as_fd(), part)
     }
 
-    /// Takes a part as soon as nobody has it.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn wait_for(&self, part: Part) -> Result<Held, Errno> {
-        roles::wait_for(self.fd().as_fd(), part)
-    }
-
     /// Whether anybody has a part.
     pub fn lives(&self, part: Part) -> bool {
         roles::is_held(self.fd().as_fd(), part)
@@ -263,5 +257,52 @@ impl Layout {
         let lease = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
         self.lease_ms.store(lease, Ordering::SeqCst);
         self.hold_lease_ms.store(HOLD_LEASE_MS.min(lease), Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    /// `docs/protocol.md` has them: another version's keepers and supervisors rely on it.
+    #[test]
+    fn what_is_frozen_stands_where_it_always_stood() {
+        let offsets = [
+            offset_of!(Layout, magic),
+            offset_of!(Layout, control),
+            offset_of!(Layout, target_start),
+            offset_of!(Layout, target_inner),
+            offset_of!(Layout, target_listener),
+            offset_of!(Layout, target_wake),
+            offset_of!(Layout, keeper_listener),
+            offset_of!(Layout, keeper),
+            offset_of!(Layout, supervisor_listener),
+            offset_of!(Layout, supervisor),
+            offset_of!(Layout, lease_ms),
+            offset_of!(Layout, hold_lease_ms),
+            offset_of!(Layout, holding),
+            offset_of!(Layout, supervisor_namespace),
+            offset_of!(Layout, armed),
+            offset_of!(Layout, watched),
+            offset_of!(Layout, kept),
+            offset_of!(Layout, eight_bytes_unseen),
+            offset_of!(Layout, beat),
+            offset_of!(Layout, keeper_beat),
+            offset_of!(Layout, twin_beat),
+            offset_of!(Layout, answered),
+            offset_of!(Layout, wake_id),
+            offset_of!(Layout, twin),
+            offset_of!(Layout, slots),
+        ];
+        let page = include_str!("../../../docs/protocol.md");
+        let table = page.split("| offset | bytes | what |").nth(1).expect("the table").lines().skip(2);
+        let told = table.take_while(|line| line.starts_with('|')).filter(|line| !line.contains("zero; new words"));
+        let told: Vec<usize> =
+            told.map(|line| line.split('|').nth(1).expect("a column").trim().parse().expect("a number")).collect();
+        assert_eq!(offsets[..], told[..]);
+        assert_eq!((size_of::<Slot>(), Memory::LENGTH), (128, 528_384));
+        assert!(page.contains("0x686f_7462_6b70_0005"));
+        assert_eq!(MAGIC, 0x686f_7462_6b70_0005);
     }
 }

@@ -72,20 +72,6 @@ pub fn take(memory: BorrowedFd<'_>, part: Part) -> Result<Held, Errno> {
     Ok(Held { _file: file })
 }
 
-/// Takes a part as soon as nobody has it.
-///
-/// # Errors
-/// The kernel's.
-pub fn wait_for(memory: BorrowedFd<'_>, part: Part) -> Result<Held, Errno> {
-    let file = open_anew(memory)?;
-    loop {
-        match fcntl(&file, FcntlArg::F_OFD_SETLKW(&part.lock())) {
-            Err(Errno::EINTR) => {}
-            other => return other.map(|_| Held { _file: file }),
-        }
-    }
-}
-
 /// Whether anybody has a part. `memory` must not be the open file through which we hold it ourselves.
 pub fn is_held(memory: BorrowedFd<'_>, part: Part) -> bool {
     let mut lock = part.lock();

@@ -20,6 +20,7 @@ mod common {
     pub mod guest;
     pub mod load;
     pub mod mongod;
+    pub mod names;
     pub mod validate;
 }
 #[path = "faults/against_mongod.rs"]
@@ -30,8 +31,6 @@ mod args;
 mod disk;
 #[path = "faults/judge.rs"]
 mod judge;
-#[path = "faults/names.rs"]
-mod names;
 #[path = "faults/page.rs"]
 mod page;
 #[path = "faults/plan.rs"]

@@ -1,6 +1,5 @@
 //! What each verb does: call the library, show the result.
 use std::io::{self, Write};
-use std::path::Path;
 
 use hotbackup_copier::Mapped;
 use serde::Serialize;
@@ -126,11 +125,6 @@ pub(super) fn demo(flags: &Demo) -> Result<(), Failure> {
 
 pub(super) fn demo_writer(options: &crate::demo::writer::Options) -> Result<(), Failure> {
     crate::demo::writer::run(options).map_err(|error| Failure::new(Cause::DemoFailed, format!("demo-writer: {error}")))
-}
-
-pub(super) fn demo_check(dir: &Path) -> Result<(), Failure> {
-    let summary = crate::demo::check::check_tree(dir).map_err(|what| Failure::new(Cause::DemoWrong, what))?;
-    print_json(&summary).map_err(|error| Failure::output(&error))
 }
 
 /// The result: text for people unless they asked for none, or its JSON event.

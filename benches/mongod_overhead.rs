@@ -18,10 +18,12 @@ use tempfile::TempDir;
 
 #[path = "../tests/common"]
 mod common {
+    pub mod acks;
     pub mod backup;
     pub mod guest;
     pub mod load;
     pub mod mongod;
+    pub mod random;
 }
 use common::backup::{self, Outcome, number_from, scratch};
 use common::guest::{Guest, Linked};

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 mod common {
     pub mod backup;
     pub mod guest;
-    pub mod load;
-    pub mod mongod;
     pub mod names;
+    pub mod random;
 }
-use common::backup::{self, Outcome, alone, number_from, scratch, seed, verify};
-use common::guest::{Guest, Linked, check_rings};
-use common::load::{Noise, now};
+use common::backup::{self, Outcome, alone, now, number_from, scratch, seed, verify};
+use common::guest::{Guest, Linked, check_numbers, check_rings};
 use common::names::{self, Held};
+use common::random::Random;
 
 const WORKERS: usize = 4;
 /// With three files of records of 4 KiB for each worker, 12 MiB.
@@ -128,10 +127,10 @@ fn judge(outcome: &Outcome, times: &Times) -> Vec<Held> {
 
 fn backups_at_random_moments(point: &str, throttle: &str) {
     let _alone = alone();
-    let mut noise = Noise::new(seed());
+    let mut random = Random::new(seed());
     let mut writer = Writer::start("100");
     for round in 0..number_from("HOTBACKUP_ROUNDS", 4) {
-        std::thread::sleep(Duration::from_millis(noise.next() % 150));
+        std::thread::sleep(Duration::from_millis(random.below(150)));
         let began = now();
         let more = ["--point", point, "--throttle", throttle];
         let (outcome, times) = writer.take(&format!("backup{round}"), &more);
@@ -265,22 +264,7 @@ fn eight_byte_writes_to_files_are_captured() {
         let outcome =
             backup::take(guest.pid(), &dest, &["--source", path(&guest.dir), "--point", point, "--throttle", "32MiB"]);
         verify(&dest);
-        let numbers = |name: &str| -> Vec<u64> {
-            let content = fs::read(dest.join(name)).expect("the backup holds it");
-            assert!(content.len().is_multiple_of(8), "{name} ends within a number");
-            content.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
-        };
-        let (odd, even) = (numbers("odd"), numbers("even"));
-        let total = (odd.len() + even.len()) as u64;
-        let expected = |first: u64| (first..=total).step_by(2).collect::<Vec<_>>();
-        assert!(
-            odd == expected(1) && even == expected(2),
-            "{} odd and {} even numbers: {}",
-            odd.len(),
-            even.len(),
-            outcome.report()
-        );
-        assert!(total > 0);
+        check_numbers(&dest).unwrap_or_else(|wrong| panic!("{wrong}: {}", outcome.report()));
         guest.assert_goes_on();
     }
 }

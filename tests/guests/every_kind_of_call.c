@@ -101,18 +101,14 @@ struct worker {
 
 static void timed_ring_write(struct worker *self) {
     uint64_t record[RECORD / sizeof(uint64_t)];
-    struct ring *ring = &self->ring;
-    uint64_t n = ring->newest + 1;
-    for (size_t i = 0; i < sizeof record / sizeof *record; i++)
-        record[i] = n;
-    off_t at = (off_t)(n / RING_FILES % ring->slots * RECORD);
-    int fd = ring->fd[n % RING_FILES];
+    off_t at;
+    int fd = ring_next(&self->ring, record, &at);
     struct iovec halves[2] = {{record, RECORD / 2}, {record + RECORD / 16, RECORD / 2}};
-    if (n % 2)
+    if (record[0] % 2)
         TIMED(self->times, pwrite(fd, record, sizeof record, at) == (ssize_t)sizeof record);
     else
         TIMED(self->times, pwritev(fd, halves, 2, at) == (ssize_t)sizeof record);
-    ring->newest = n;
+    self->ring.newest++;
 }
 
 static int make(struct worker *self, const char *path, int flags) {

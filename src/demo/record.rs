@@ -2,26 +2,26 @@
 use super::writer::THREADS;
 
 /// Size of a record in bytes; every file of the writer is a whole number of them.
-pub const RECORD: usize = 4096;
+pub(super) const RECORD: usize = 4096;
 const HEAD: usize = (3 + THREADS) * 8;
 
 /// What one record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Record {
+pub(super) struct Record {
     /// The thread that wrote it.
-    pub thread: u64,
+    pub(super) thread: u64,
     /// The record's slot in its file, from 0.
-    pub slot: u64,
+    pub(super) slot: u64,
     /// The writing thread's step; 0 is the content laid down before the first.
-    pub step: u64,
+    pub(super) step: u64,
     /// Steps that each thread had completed when this one was about to begin: whoever holds this record also holds all
     /// those.
-    pub clock: [u64; THREADS],
+    pub(super) clock: [u64; THREADS],
 }
 
 impl Record {
     /// The record's bytes: what it says, and what follows from that, so that no part of it can be of another.
-    pub fn encode(&self) -> [u8; RECORD] {
+    pub(super) fn encode(&self) -> [u8; RECORD] {
         let mut out = [0; RECORD];
         let words = [self.thread, self.slot, self.step].into_iter().chain(self.clock);
         out[..HEAD].iter_mut().zip(words.flat_map(u64::to_le_bytes)).for_each(|(place, byte)| *place = byte);
@@ -31,7 +31,7 @@ impl Record {
     }
 
     /// Reads a record back; `None` for what is none, or a torn one.
-    pub fn decode(bytes: &[u8; RECORD]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8; RECORD]) -> Option<Self> {
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at * 8 + i]));
         let record =
             Self { thread: word(0), slot: word(1), step: word(2), clock: std::array::from_fn(|i| word(3 + i)) };

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{RECORD, Record};
 
 /// How many threads write.
-pub const THREADS: usize = 4;
+pub(super) const THREADS: usize = 4;
 /// How often the writer reports.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// What a thread hashes before each step: a database parses, sorts and compresses between its writes.
@@ -30,15 +30,15 @@ const LOG_STEPS: u64 = 128;
 const WINDOW: u64 = 256;
 
 /// Overwritten in place, as a database does with its tables.
-pub const TABLE: &str = "table";
+pub(super) const TABLE: &str = "table";
 /// What is appended to.
-pub const LOG: &str = "log";
+pub(super) const LOG: &str = "log";
 /// The log before that.
-pub const OLD_LOG: &str = "log.old";
+pub(super) const OLD_LOG: &str = "log.old";
 
 /// One step: one changing call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub(super) enum Op {
     /// Overwrite a slot of the table.
     Overwrite(u64),
     /// Append to the log.
@@ -51,7 +51,7 @@ pub enum Op {
 
 impl Op {
     /// Step `step`, from 1, of a thread whose table has `slots` slots.
-    pub fn of(step: u64, slots: u64) -> Self {
+    pub(super) fn of(step: u64, slots: u64) -> Self {
         match step % LOG_STEPS {
             1 => Self::Create,
             0 => Self::Rename,
@@ -87,7 +87,7 @@ pub struct Line {
 }
 
 /// The directory of one thread.
-pub fn thread_dir(dir: &Path, thread: usize) -> PathBuf {
+pub(super) fn thread_dir(dir: &Path, thread: usize) -> PathBuf {
     dir.join(format!("thread{thread}"))
 }
 
@@ -134,7 +134,7 @@ pub fn run(options: &Options) -> io::Result<()> {
 ///
 /// # Errors
 /// The directory is not empty, or a call fails.
-pub fn prepare(dir: &Path, slots: u64) -> io::Result<()> {
+pub(super) fn prepare(dir: &Path, slots: u64) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     if fs::read_dir(dir)?.next().is_some() {
         return Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, format!("{} is not empty", dir.display())));
@@ -157,9 +157,9 @@ fn now_ns() -> u64 {
 
 /// What the threads share.
 #[derive(Default)]
-pub struct Shared {
+pub(super) struct Shared {
     /// For each thread the last step it completed.
-    pub steps: [AtomicU64; THREADS],
+    pub(super) steps: [AtomicU64; THREADS],
     longest_ns: AtomicU64,
     stop: AtomicBool,
 }
@@ -181,7 +181,7 @@ impl Shared {
 }
 
 /// One thread's work.
-pub struct Worker<'a> {
+pub(super) struct Worker<'a> {
     shared: &'a Shared,
     dir: PathBuf,
     thread: usize,
@@ -195,14 +195,14 @@ pub struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     /// That of `thread`, before its first step.
-    pub fn new(shared: &'a Shared, dir: PathBuf, thread: usize, slots: u64) -> Self {
+    pub(super) fn new(shared: &'a Shared, dir: PathBuf, thread: usize, slots: u64) -> Self {
         let table = File::options().write(true).open(dir.join(TABLE));
         let table = table.unwrap_or_else(|error| fatal(thread, 0, &format!("open {TABLE}: {error}")));
         Self { shared, dir, thread, slots, step: 0, table, log: None, logged: 0 }
     }
 
     /// Takes the next step.
-    pub fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         self.step += 1;
         match Op::of(self.step, self.slots) {
             Op::Overwrite(slot) => {

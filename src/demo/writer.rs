@@ -1,7 +1,7 @@
 //! The demo's writer, a process of its own: threads that change files as fast as they may, and die at once, with a message,
 //! when any call of theirs fails or does less than asked. A backup that harms its target shows here.
 //!
-//! Step n of a thread is one changing call, fixed by n alone ([`Op::of`]). So there is one right content of its directory after
+//! Step n of a thread is one changing call, fixed by n alone (`Op::of`). So there is one right content of its directory after
 //! each step, and [`check`](super::check) can say which one a backup holds, if any.
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

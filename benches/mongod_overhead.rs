@@ -6,9 +6,8 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,11 +18,15 @@ use tempfile::TempDir;
 
 #[path = "../tests/common"]
 mod common {
+    pub mod acks;
     pub mod backup;
+    pub mod guest;
     pub mod load;
     pub mod mongod;
+    pub mod random;
 }
-use common::backup::{self, HOTBACKUP, Outcome, number_from, scratch};
+use common::backup::{self, Outcome, number_from, scratch};
+use common::guest::{Guest, Linked};
 use common::load;
 use common::mongod::{self, Mongod, Opts};
 
@@ -164,37 +167,12 @@ fn remove(copy: &Path) {
 fn attach_stops(count: u64) -> Vec<f64> {
     (0..count)
         .map(|_| {
-            let scratch = scratch();
-            let data = scratch.path().join("data");
-            let mut writer = Writer(
-                Command::new(HOTBACKUP)
-                    .args(["demo-writer", "--threads", "8", "--pause-us", "500", "--data", "1MiB", "--dir"])
-                    .arg(&data)
-                    .stdout(Stdio::piped())
-                    .spawn()
-                    .expect("the writer starts"),
-            );
-            // It reports from when its threads write. Its pipe stays open as long as it runs.
-            let mut reports = BufReader::new(writer.0.stdout.take().expect("piped"));
-            for _ in 0..2 {
-                assert!(reports.read_line(&mut String::new()).expect("text") > 0, "the writer ended");
-            }
-            let source = data.to_str().expect("a plain name");
-            let pid = writer.0.id().cast_signed();
-            let outcome = backup::take(pid, &scratch.path().join("copy"), &["--source", source]);
+            let guest = Guest::start("rings", Linked::Dynamically, &["8", "12", "500"]);
+            let source = guest.dir.to_str().expect("a plain name");
+            let outcome = backup::take(guest.pid(), &guest.beside("copy"), &["--source", source]);
             outcome.stop_us().expect("a fresh process is attached to") as f64
         })
         .collect()
-}
-
-/// A writer that ends with its measurement.
-struct Writer(Child);
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {

@@ -89,7 +89,10 @@ impl Drop for Tracer {
     }
 }
 
-fn assert_refused(guest: &mut Guest, tracer: &mut Tracer) {
+fn refused_under(trace: impl Fn(&Guest) -> Tracer) {
+    let _alone = alone();
+    let mut guest = rings();
+    let mut tracer = trace(&guest);
     let dest = guest.beside("refused");
     let outcome = backup::take(guest.pid(), &dest, &["--source", path(&guest.dir)]);
     let said = outcome.failure("already_traced");
@@ -100,60 +103,54 @@ fn assert_refused(guest: &mut Guest, tracer: &mut Tracer) {
     assert!(keepers(guest.pid()).is_empty(), "a refused backup left keepers");
     tracer.end();
     guest.assert_goes_on();
-    back_up(guest, RINGS, "afterwards");
+    back_up(&mut guest, RINGS, "afterwards");
 }
 
 #[test]
 fn a_target_under_strace_is_refused_and_unharmed() {
-    let _alone = alone();
-    let mut guest = rings();
-    let mut strace = Tracer::strace(&guest, "strace");
-    assert_refused(&mut guest, &mut strace);
+    refused_under(|guest| Tracer::strace(guest, "strace"));
 }
 
 #[test]
 fn a_target_under_gdb_is_refused_and_unharmed() {
+    refused_under(|guest| Tracer::gdb(guest, "gdb", &[]));
+}
+
+/// Looks at the guest by gdb or strace between two backups, three times: the keepers stay, and the second stops nothing.
+fn between_backups(look: impl Fn(&Guest, usize)) {
     let _alone = alone();
     let mut guest = rings();
-    let mut gdb = Tracer::gdb(&guest, "gdb", &[]);
-    assert_refused(&mut guest, &mut gdb);
+    back_up(&mut guest, RINGS, "first");
+    let before = pair(guest.pid());
+    for round in 0..3 {
+        look(&guest, round);
+        guest.assert_goes_on();
+    }
+    assert_eq!(pair(guest.pid()), before, "a keeper was replaced");
+    assert_eq!(back_up(&mut guest, RINGS, "next").stop_us(), None);
 }
 
 #[test]
 fn gdb_can_look_stop_and_detach_between_backups() {
-    let _alone = alone();
-    let mut guest = rings();
-    back_up(&mut guest, RINGS, "first");
-    let before = pair(guest.pid());
-    for round in 0..3 {
+    between_backups(|guest, round| {
         let asked = ["thread apply all backtrace", "break pwrite", "continue", "backtrace", "delete"];
-        let mut gdb = Tracer::gdb(&guest, &format!("gdb{round}"), &asked);
+        let mut gdb = Tracer::gdb(guest, &format!("gdb{round}"), &asked);
         wait_until("gdb to be done", || gdb.output().contains("all done"));
         let said = gdb.end();
         assert!(said.matches("#0 ").count() > RINGS, "gdb saw no stacks: {said}");
         assert!(said.contains("hit Breakpoint 1"), "gdb saw no breakpoint: {said}");
-        guest.assert_goes_on();
-    }
-    assert_eq!(pair(guest.pid()), before, "a keeper was replaced");
-    assert_eq!(back_up(&mut guest, RINGS, "next").stop_us(), None);
+    });
 }
 
 #[test]
 fn strace_can_follow_every_call_between_backups() {
-    let _alone = alone();
-    let mut guest = rings();
-    back_up(&mut guest, RINGS, "first");
-    let before = pair(guest.pid());
-    for round in 0..3 {
-        let mut strace = Tracer::strace(&guest, &format!("strace{round}"));
+    between_backups(|guest, round| {
+        let mut strace = Tracer::strace(guest, &format!("strace{round}"));
         wait_until("strace to see calls", || strace.output().matches("pwrite64(").count() > 500);
         let said = strace.end();
         let failed: Vec<_> = said.lines().filter(|line| line.contains("pwrite64") && line.contains("= -1")).collect();
         assert!(failed.is_empty(), "calls failed under strace: {failed:?}");
-        guest.assert_goes_on();
-    }
-    assert_eq!(pair(guest.pid()), before, "a keeper was replaced");
-    assert_eq!(back_up(&mut guest, RINGS, "next").stop_us(), None);
+    });
 }
 
 /// Tracers that come and go while a backup runs, to either point in time.

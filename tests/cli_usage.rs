@@ -74,7 +74,7 @@ fn bad_arguments_are_usage_errors() {
         &["check"],
         &["rescue"],
         &["demo", "--seconds", "0"],
-        &["demo", "--writer", "--mongod", "/x"],
+        &["demo", "--data", "x"],
     ] {
         fails(Cause::Usage, arguments);
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ mod common {
 use common::backup::alone;
 use common::destination::{add_files, assert_next_succeeds, catch_in_publish, dest_on, rings, start};
 use common::disk::{Disk, Mount, Volume, make_file_system, names, run};
+use common::guest::Guest;
 
 /// Errors of a file system that has broken down: its own, or that it does not let itself be written to any more.
 const BROKEN: [&str; 2] = ["dest_io", "dest_read_only"];
@@ -114,27 +116,59 @@ fn check(device: &std::path::Path) {
     }
 }
 
+/// A guest, and a destination on a disk that can be broken.
+struct OnDisk {
+    guest: Guest,
+    disk: Disk,
+    mount: Option<Mount>,
+    at: PathBuf,
+}
+
+impl OnDisk {
+    fn new(files: usize, options: &[&str]) -> Self {
+        let guest = rings(8);
+        add_files(&guest, files);
+        let disk = Disk::new(64 << 20);
+        make_file_system("ext4", disk.device(), options);
+        let at = guest.beside("volume");
+        let mount = Some(Mount::new(disk.device(), at.clone()));
+        Self { guest, disk, mount, at }
+    }
+
+    fn dest(&self) -> PathBuf {
+        dest_on(&self.at)
+    }
+
+    /// The disk is mended and its file system repaired and mounted again.
+    fn repair(&mut self) {
+        self.disk.mend();
+        drop(self.mount.take());
+        check(self.disk.device());
+        self.mount = Some(Mount::new(self.disk.device(), self.at.clone()));
+    }
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        // Before the disk is gone.
+        drop(self.mount.take());
+    }
+}
+
 /// The disk below the destination fails every write, from some moment on.
 fn disk_breaks(point: &str, phase: &str) {
     let _alone = alone();
-    let mut guest = rings(8);
-    let disk = Disk::new(64 << 20);
-    make_file_system("ext4", disk.device(), &[]);
-    let at = guest.beside("volume");
-    let mount = Mount::new(disk.device(), at.clone());
-    let dest = dest_on(&at);
-    let mut running = start(&guest, &dest, &["--throttle", "4MiB", "--point", point]);
+    let mut on = OnDisk::new(0, &[]);
+    let dest = on.dest();
+    let mut running = start(&on.guest, &dest, &["--throttle", "4MiB", "--point", point]);
     running.wait_for_phase(phase);
     running.wait_for_copying();
-    disk.break_after(0);
+    on.disk.break_after(0);
     running.finish().failure_of(&BROKEN);
-    assert!(disk.has_failed());
-    guest.assert_goes_on();
-    disk.mend();
-    drop(mount);
-    check(disk.device());
-    let _mount = Mount::new(disk.device(), at);
-    assert_next_succeeds(&mut guest, &dest);
+    assert!(on.disk.has_failed());
+    on.guest.assert_goes_on();
+    on.repair();
+    assert_next_succeeds(&mut on.guest, &dest);
 }
 
 #[test]
@@ -150,56 +184,41 @@ fn a_disk_that_breaks_while_draining_fails_the_backup() {
 #[test]
 fn a_disk_that_breaks_while_publishing_fails_the_backup() {
     let _alone = alone();
-    let mut guest = rings(8);
-    add_files(&guest, 400);
-    let disk = Disk::new(64 << 20);
-    make_file_system("ext4", disk.device(), &[]);
-    let at = guest.beside("volume");
-    let mount = Mount::new(disk.device(), at.clone());
-    let dest = dest_on(&at);
-    let ((), running) = catch_in_publish(&guest, &dest, || {
+    let mut on = OnDisk::new(400, &[]);
+    let dest = on.dest();
+    let ((), running) = catch_in_publish(&on.guest, &dest, || {
         if !dest.exists() {
-            disk.break_after(0);
+            on.disk.break_after(0);
         }
     });
     running.finish().failure_of(&BROKEN);
-    disk.mend();
-    drop(mount);
-    check(disk.device());
-    let _mount = Mount::new(disk.device(), at);
+    on.repair();
     assert!(!dest.exists(), "a backup that was never reported");
-    assert_next_succeeds(&mut guest, &dest);
+    assert_next_succeeds(&mut on.guest, &dest);
 }
 
 /// The disk fails for a moment, while the system writes back what was staged long ago. No call of the backup sees that;
 /// it is told when the data is synced.
 fn fails_for_a_moment(files: usize) {
     let _alone = alone();
-    let mut guest = rings(8);
-    add_files(&guest, files);
-    let disk = Disk::new(64 << 20);
     // Without a journal, which would break down for good at the first error.
-    make_file_system("ext4", disk.device(), &["-O", "^has_journal"]);
-    let at = guest.beside("volume");
-    let mount = Mount::new(disk.device(), at.clone());
-    let dest = dest_on(&at);
-    let began = std::time::Instant::now();
-    let mut running = start(&guest, &dest, &["--throttle", "4MiB"]);
+    let mut on = OnDisk::new(files, &["-O", "^has_journal"]);
+    let dest = on.dest();
+    let began = Instant::now();
+    let mut running = start(&on.guest, &dest, &["--throttle", "4MiB"]);
     running.wait_for_copying();
-    run("sync", &["-f".as_ref(), at.as_os_str()]);
+    run("sync", &["-f".as_ref(), on.at.as_os_str()]);
     // What is to be lost is data, and not only what describes it.
     running.wait_for_more(began.elapsed().as_millis(), 512 << 10);
-    disk.break_after(0);
+    on.disk.break_after(0);
     // Somebody else syncs, and is told; that must not be all.
-    let _ = Command::new("sync").arg("-f").arg(&at).output();
-    assert!(disk.has_failed(), "nothing was written back");
-    disk.mend();
+    let _ = Command::new("sync").arg("-f").arg(&on.at).output();
+    assert!(on.disk.has_failed(), "nothing was written back");
+    on.disk.mend();
     assert!(running.is_running(), "it ended too soon to prove anything");
     running.finish().failure("dest_io");
-    drop(mount);
-    check(disk.device());
-    let _mount = Mount::new(disk.device(), at);
-    assert_next_succeeds(&mut guest, &dest);
+    on.repair();
+    assert_next_succeeds(&mut on.guest, &dest);
 }
 
 #[test]

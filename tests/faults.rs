@@ -16,10 +16,14 @@ use std::time::Instant;
 
 #[path = "common"]
 mod common {
+    pub mod acks;
     pub mod backup;
     pub mod guest;
     pub mod load;
     pub mod mongod;
+    pub mod names;
+    pub mod process;
+    pub mod random;
     pub mod validate;
 }
 #[path = "faults/against_mongod.rs"]
@@ -30,8 +34,6 @@ mod args;
 mod disk;
 #[path = "faults/judge.rs"]
 mod judge;
-#[path = "faults/names.rs"]
-mod names;
 #[path = "faults/page.rs"]
 mod page;
 #[path = "faults/plan.rs"]

@@ -10,13 +10,16 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 mod common {
+    pub mod acks;
     pub mod backup;
     pub mod load;
     pub mod mongod;
+    pub mod random;
     pub mod validate;
 }
-use common::backup::{self, Outcome, alone, number_from, scratch, seed, verify};
-use common::load::{self, Acks, Load};
+use common::acks::Acks;
+use common::backup::{self, Outcome, alone, number_from, scratch, seed};
+use common::load::{self, Load};
 use common::mongod::{Mongod, Opts};
 use common::validate;
 
@@ -45,9 +48,7 @@ impl Subject {
 
     fn check(&self, outcome: &Outcome, acks: &Acks) {
         println!("hold {} us, stop {:?} us: {}", outcome.hold_us(), outcome.stop_us(), outcome.report());
-        verify(&outcome.dest);
-        validate::check(&outcome.dest, self.directoryperdb, acks, outcome.point())
-            .unwrap_or_else(|wrong| panic!("{:?}: {wrong}\n{}", outcome.dest, outcome.report()));
+        validate::assert_right(outcome, self.directoryperdb, acks);
         fs::remove_dir_all(&outcome.dest).expect("our own backup");
     }
 }

@@ -10,13 +10,16 @@ use mongodb::bson::doc;
 use tempfile::TempDir;
 
 mod common {
+    pub mod acks;
     pub mod backup;
     pub mod load;
     pub mod mongod;
+    pub mod random;
     pub mod validate;
 }
-use common::backup::{alone, scratch, seed};
-use common::load::{self, Acks, Load};
+use common::acks::Acks;
+use common::backup::{alone, now, scratch, seed};
+use common::load::{self, Load};
 use common::mongod::{Mongod, Opts};
 use common::validate;
 
@@ -41,7 +44,7 @@ fn stopped() -> Stopped {
     let acks = load.stop();
     // No clean end: the copy has to hold what the journal alone may hold.
     server.kill();
-    Stopped { scratch, dbpath, acks, point: load::now() }
+    Stopped { scratch, dbpath, acks, point: now() }
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -1,139 +1,141 @@
-//! The backup of a strict writer is a state that existed at T: every thread's calls up to some call, and nothing after.
+//! The backup of a strict guest is a state that existed at T: every thread's calls up to T, and nothing after.
 //!
-//! The writer is `hotbackup demo-writer`: it renames, appends, truncates, punches, links and unlinks besides writing, and
-//! dies at the first call that fails. Its reports say what it had done when.
+//! `every_kind_of_call` writes, appends, truncates, punches, links, renames and unlinks in a fixed order, and dies at the first
+//! call that fails. It notes when each record was begun and ended: what had ended before T is in the backup, and what was begun
+//! after T is not. So all threads are cut at one place, too.
 #![forbid(unsafe_code)]
 
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-use hotbackup::demo::check::check_tree;
-use serde_json::Value;
-use tempfile::TempDir;
 
 mod common {
     pub mod backup;
     pub mod guest;
-    pub mod load;
-    pub mod mongod;
+    pub mod names;
+    pub mod random;
 }
-use common::backup::{self, HOTBACKUP, Outcome, alone, number_from, scratch, seed, verify};
-use common::guest::{Guest, Linked, check_rings};
-use common::load::{Noise, now};
+use common::backup::{self, Outcome, alone, now, number_from, scratch, seed, verify};
+use common::guest::{Guest, Linked, check_numbers, check_rings};
+use common::names::{self, Held};
+use common::random::Random;
 
-/// One report of the writer: when it arrived (realtime ns), what it says of its age, and the steps of each thread.
-struct Line {
-    arrived: u64,
-    elapsed_ms: u64,
-    steps: Vec<u64>,
+const WORKERS: usize = 4;
+/// With three files of records of 4 KiB for each worker, 12 MiB.
+const SLOTS: &str = "256";
+/// As in the guest: the records of each worker whose times are there.
+const KEPT: u64 = 1 << 17;
+
+/// When a record was begun, when it was in its ring, and when all that belongs to it was done; 0 is not yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Record {
+    begun: u64,
+    written: u64,
+    over: u64,
 }
 
-/// The running writer, killed when dropped.
+/// The guest's file of times, as it was at some moment.
+struct Times(Vec<u8>);
+
+impl Times {
+    /// The number that is noted in the place of a worker's record, and its times.
+    fn in_place_of(&self, worker: usize, number: u64) -> (u64, Record) {
+        let at = (worker * KEPT as usize + (number % KEPT) as usize) * 32;
+        let word = |n: usize| u64::from_ne_bytes(self.0[at + 8 * n..][..8].try_into().expect("eight bytes"));
+        (word(0), Record { begun: word(1), written: word(2), over: word(3) })
+    }
+
+    fn of(&self, worker: usize, number: u64) -> Record {
+        let (found, record) = self.in_place_of(worker, number);
+        assert!(found <= number, "the times of record {number} have been overwritten by those of {found}");
+        if found == number { record } else { Record::default() }
+    }
+
+    /// How many records each worker has begun.
+    fn begun(&self) -> Vec<u64> {
+        let newest = |worker| (0..KEPT).map(|place| self.in_place_of(worker, place).0).max().unwrap_or(0);
+        (0..WORKERS).map(newest).collect()
+    }
+
+    /// Fails if the state lacks what had ended before `point`, or holds what was begun after it.
+    fn fit(&self, held: &[Held], point: u64) -> Result<(), String> {
+        for (worker, &Held { newest, whole }) in held.iter().enumerate() {
+            let record = if newest == 0 { Record::default() } else { self.of(worker, newest) };
+            let next = self.of(worker, newest + 1);
+            let lacks = if whole { next.written } else { record.over };
+            if record.begun > point || lacks != 0 && lacks < point {
+                return Err(format!(
+                    "T is {point}, and of worker {worker} record {newest} is there ({}): {record:?}, then {next:?}",
+                    if whole { "whole" } else { "begun" }
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The running guest.
 struct Writer {
-    child: Child,
-    lines: Arc<Mutex<Vec<Line>>>,
-    dir: PathBuf,
-    scratch: TempDir,
+    guest: Guest,
+    times: PathBuf,
 }
 
 impl Writer {
-    fn start(threads: u32, seed: u64, more: &[&str]) -> Self {
+    fn start(pause_us: &str) -> Self {
         let scratch = scratch();
-        let dir = scratch.path().join("data");
-        let mut child = Command::new(HOTBACKUP)
-            .args(["demo-writer", "--threads", &threads.to_string(), "--seed", &seed.to_string(), "--dir"])
-            .arg(&dir)
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("the writer starts");
-        let out = child.stdout.take().expect("stdout is piped");
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&lines);
-        std::thread::spawn(move || {
-            for text in BufReader::new(out).lines().map_while(Result::ok) {
-                let arrived = now();
-                let value: Value = serde_json::from_str(&text).expect("a line of JSON");
-                let steps = value["steps"].as_array().expect("steps").iter().map(|n| n.as_u64().expect("a step"));
-                let elapsed_ms = value["elapsed_ms"].as_u64().expect("an age");
-                sink.lock().expect("one reader").push(Line { arrived, elapsed_ms, steps: steps.collect() });
-            }
-        });
-        let writer = Self { child, lines, dir, scratch };
-        writer.wait_for_lines(3);
+        let (page, times) = (scratch.path().join("page"), scratch.path().join("times"));
+        let arguments = [path(&page), &WORKERS.to_string(), SLOTS, pause_us, "0", path(&times)];
+        let guest = Guest::start_in(scratch, "every_kind_of_call", Linked::Dynamically, &arguments);
+        let mut writer = Self { guest, times };
+        writer.assert_goes_on();
         writer
     }
 
-    fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+    fn times(&self) -> Times {
+        Times(fs::read(&self.times).expect("the guest has made its file"))
     }
 
-    fn wait_for_lines(&self, more: usize) {
-        let count = || self.lines.lock().expect("one reader").len();
-        let (goal, began) = (count() + more, Instant::now());
-        while count() < goal {
-            assert!(began.elapsed() < Duration::from_secs(20), "the writer reports no longer: see its message above");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Fails unless the writer lives, and each of its threads goes on.
+    /// Fails unless the guest lives, and each of its workers goes on.
     fn assert_goes_on(&mut self) {
-        let last = |writer: &Self| writer.lines.lock().expect("one reader").last().expect("a line").steps.clone();
-        let (before, began) = (last(self), Instant::now());
-        while !before.iter().zip(last(self)).all(|(before, now)| now > *before) {
-            assert!(began.elapsed() < Duration::from_secs(20), "threads of the writer stand still");
+        let (before, began) = (self.times().begun(), Instant::now());
+        while !before.iter().zip(self.times().begun()).all(|(before, now)| now > *before) {
+            self.guest.assert_alive();
+            assert!(began.elapsed() < Duration::from_secs(20), "workers of the guest stand still");
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert!(self.child.try_wait().expect("our child").is_none(), "the writer ended: see its message above");
+        self.guest.assert_alive();
     }
 
-    /// Fails unless the backup is a state that existed at its T.
-    fn judge(&self, outcome: &Outcome) {
-        let point = outcome.point();
-        verify(&outcome.dest);
-        self.wait_for_lines(3);
-        let summary = check_tree(&outcome.dest).unwrap_or_else(|wrong| panic!("{wrong}\n{:?}", outcome.events.last()));
-        let lines = self.lines.lock().expect("one reader");
-        // What had been reported before T is in the backup. What a report made after T does not show is not; when a
-        // report was made follows from its age, and 100 ms more allow for delays of all reports alike.
-        let start = lines.iter().map(|line| line.arrived - line.elapsed_ms * 1_000_000).min().expect("a line");
-        let earliest = lines.iter().rev().find(|line| line.arrived < point).map_or(&[][..], |line| &line.steps);
-        let after = |line: &&Line| start + line.elapsed_ms * 1_000_000 > point + 100_000_000;
-        let latest = lines.iter().find(after).map_or(&[][..], |line| &line.steps);
-        summary.lies_between(earliest, latest).unwrap_or_else(|wrong| panic!("{wrong}\n{}", outcome.report()));
+    /// A backup to `dest`, and the times right after it.
+    fn take(&self, dest: &str, more: &[&str]) -> (Outcome, Times) {
+        let (dest, source) = (self.guest.beside(dest), self.guest.dir.clone());
+        let more = [&["--source", path(&source), "--exclude", "mapped"], more].concat();
+        let outcome = backup::take(self.guest.pid(), &dest, &more);
+        (outcome, self.times())
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Fails unless the backup is a state that existed at its T. Says which.
+fn judge(outcome: &Outcome, times: &Times) -> Vec<Held> {
+    let point = outcome.point();
+    verify(&outcome.dest);
+    let held = names::check(&outcome.dest, WORKERS);
+    let held = held.unwrap_or_else(|wrong| panic!("{wrong}\n{}", outcome.report()));
+    times.fit(&held, point).unwrap_or_else(|wrong| panic!("{wrong}\n{}", outcome.report()));
+    held
 }
 
 fn backups_at_random_moments(point: &str, throttle: &str) {
     let _alone = alone();
-    let seed = seed();
-    let mut noise = Noise::new(seed);
-    let mut writer = Writer::start(4, seed, &["--pause-us", "100", "--data", "12MiB"]);
+    let mut random = Random::new(seed());
+    let mut writer = Writer::start("100");
     for round in 0..number_from("HOTBACKUP_ROUNDS", 4) {
-        std::thread::sleep(Duration::from_millis(noise.next() % 150));
-        let dest = writer.scratch.path().join(format!("backup{round}"));
+        std::thread::sleep(Duration::from_millis(random.below(150)));
         let began = now();
-        let outcome = backup::take(
-            writer.pid(),
-            &dest,
-            &["--source", path(&writer.dir), "--point", point, "--throttle", throttle],
-        );
+        let more = ["--point", point, "--throttle", throttle];
+        let (outcome, times) = writer.take(&format!("backup{round}"), &more);
         let ended = now();
-        writer.judge(&outcome);
+        judge(&outcome, &times);
         writer.assert_goes_on();
         let at = (outcome.point() - began) as f64 / (ended - began) as f64;
         println!("{point}: T at {:.0} % of the backup, hold {} us", at * 100.0, outcome.hold_us());
@@ -143,7 +145,7 @@ fn backups_at_random_moments(point: &str, throttle: &str) {
     }
 }
 
-fn path(path: &std::path::Path) -> &str {
+fn path(path: &Path) -> &str {
     path.to_str().expect("test directories have plain names")
 }
 
@@ -165,13 +167,26 @@ fn a_long_drain_keeps_what_blocks_held_at_the_point() {
 
 #[test]
 fn passes_that_never_catch_up_still_end_at_a_point() {
-    // Copying is slower than the writer, which writes at random places without a pause.
+    // Copying is slower than the guest, which writes everywhere without a pause.
     let _alone = alone();
-    let mut writer = Writer::start(4, seed(), &["--data", "12MiB"]);
-    let dest = writer.scratch.path().join("backup");
-    let outcome = backup::take(writer.pid(), &dest, &["--source", path(&writer.dir), "--throttle", "8MiB"]);
-    writer.judge(&outcome);
+    let mut writer = Writer::start("0");
+    let (outcome, times) = writer.take("backup", &["--throttle", "8MiB"]);
+    judge(&outcome, &times);
     writer.assert_goes_on();
+}
+
+#[test]
+fn the_state_of_another_moment_is_found_out() {
+    let _alone = alone();
+    let mut writer = Writer::start("100");
+    let (first, times) = writer.take("early", &[]);
+    let early = judge(&first, &times);
+    writer.assert_goes_on();
+    let (second, times) = writer.take("late", &[]);
+    let late = judge(&second, &times);
+    assert!(times.fit(&early, first.point()).is_ok(), "the times of both are there");
+    assert!(times.fit(&early, second.point()).is_err(), "what had ended before T is missing");
+    assert!(times.fit(&late, first.point()).is_err(), "what was begun after T is there");
 }
 
 fn guest_is_backed_up(name: &str, linked: Linked, arguments: &[&str], rings: usize) -> Guest {
@@ -249,22 +264,7 @@ fn eight_byte_writes_to_files_are_captured() {
         let outcome =
             backup::take(guest.pid(), &dest, &["--source", path(&guest.dir), "--point", point, "--throttle", "32MiB"]);
         verify(&dest);
-        let numbers = |name: &str| -> Vec<u64> {
-            let content = std::fs::read(dest.join(name)).expect("the backup holds it");
-            assert!(content.len().is_multiple_of(8), "{name} ends within a number");
-            content.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
-        };
-        let (odd, even) = (numbers("odd"), numbers("even"));
-        let total = (odd.len() + even.len()) as u64;
-        let expected = |first: u64| (first..=total).step_by(2).collect::<Vec<_>>();
-        assert!(
-            odd == expected(1) && even == expected(2),
-            "{} odd and {} even numbers: {}",
-            odd.len(),
-            even.len(),
-            outcome.report()
-        );
-        assert!(total > 0);
+        check_numbers(&dest).unwrap_or_else(|wrong| panic!("{wrong}: {}", outcome.report()));
         guest.assert_goes_on();
     }
 }

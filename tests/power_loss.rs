@@ -21,9 +21,11 @@ use tempfile::TempDir;
 mod common {
     pub mod backup;
     pub mod disk;
+    pub mod random;
 }
 use common::backup::{alone, number_from, scratch, seed};
 use common::disk::{Disk, Loop, Mount, Step, make_file_system, run};
+use common::random::Random;
 
 /// Large enough for the smallest file systems.
 const DISK: usize = 40 << 20;
@@ -249,19 +251,6 @@ fn difference(source: &Path, dest: &Path) -> Option<PathBuf> {
     None
 }
 
-/// Numbers that are the same for the same seed: splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
 fn apply(image: &mut [u8], at: u64, data: &[u8]) {
     image[at as usize..at as usize + data.len()].copy_from_slice(data);
 }
@@ -271,7 +260,7 @@ fn apply_part(image: &mut [u8], steps: &[Step], random: &mut Random, chances: u6
     for step in steps {
         let Step::Write(at, data) = step else { unreachable!("between two flushes") };
         for (index, piece) in data.chunks(UNIT).enumerate() {
-            if random.next() % 8 < chances {
+            if random.below(8) < chances {
                 apply(image, at + (index * UNIT) as u64, piece);
             }
         }
@@ -339,7 +328,7 @@ fn cut_everywhere(recording: &Recording, parts: u64, random: &mut Random) -> Out
 
 fn survives(kind: &str, syncs: Syncs) {
     let _alone = alone();
-    let mut random = Random(seed());
+    let mut random = Random::new(seed());
     let recording = Recording::new(kind, syncs, LeftOut::None);
     let outcomes = cut_everywhere(&recording, parts_tried(), &mut random);
     assert!(outcomes.broken.is_empty(), "{:#?}", outcomes.broken);
@@ -372,7 +361,7 @@ fn power_lost_on_xfs_leaves_no_backup_or_a_complete_one_when_the_whole_is_synced
 #[test]
 fn a_backup_that_does_not_sync_is_found_broken() {
     let _alone = alone();
-    let mut random = Random(seed());
+    let mut random = Random::new(seed());
     for syncs in [Syncs::EachFile, Syncs::Whole] {
         for left_out in [LeftOut::Files, LeftOut::Everything] {
             let recording = Recording::new("ext4", syncs, left_out);

@@ -11,14 +11,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 mod common {
+    pub mod acks;
     pub mod backup;
     pub mod guest;
     pub mod load;
     pub mod mongod;
     pub mod process;
+    pub mod random;
     pub mod validate;
 }
-use common::backup::{self, alone, number_from, scratch, seed, verify};
+use common::backup::{self, Outcome, alone, number_from, scratch, seed};
 use common::guest::{Guest, Linked};
 use common::load::{self, Load};
 use common::mongod::{Mongod, Opts};
@@ -27,14 +29,6 @@ use common::validate;
 
 fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("it lives");
-}
-
-fn server(scratch: &tempfile::TempDir) -> Mongod {
-    let dbpath = scratch.path().join("db");
-    fs::create_dir(&dbpath).expect("a data directory");
-    let server = Mongod::start(&Opts { dbpath, small_journal: true, ..Opts::default() });
-    load::fill(&server.uri(), 24);
-    server
 }
 
 /// Has the server dump its threads' stacks. Every thread that was there before and after must be in it, but for the one that
@@ -62,13 +56,33 @@ fn dump(server: &Mongod) {
     assert!(missing.is_empty(), "threads {missing:?} of {} are not in the dump", before.len());
 }
 
+/// The clients go on, and stop; the server is unharmed, and what was backed up is right.
+fn end_well(mut server: Mongod, load: Load, outcomes: &[Outcome]) {
+    load.wait_for(50);
+    let acks = load.stop();
+    server.assert_unharmed();
+    for outcome in outcomes {
+        validate::assert_right(outcome, false, &acks);
+    }
+    server.stop();
+}
+
+/// A server under load, and where its backups may go.
+fn at_work() -> (tempfile::TempDir, Mongod, Load) {
+    let scratch = scratch();
+    let dbpath = scratch.path().join("db");
+    fs::create_dir(&dbpath).expect("a data directory");
+    let server = Mongod::start(&Opts { dbpath, small_journal: true, ..Opts::default() });
+    load::fill(&server.uri(), 24);
+    let load = Load::start(&server.uri(), seed());
+    load.wait_for(200);
+    (scratch, server, load)
+}
+
 #[test]
 fn a_servers_stack_dumps_are_complete_before_during_and_between_backups() {
     let _alone = alone();
-    let scratch = scratch();
-    let mut server = server(&scratch);
-    let load = Load::start(&server.uri(), seed());
-    load.wait_for(200);
+    let (scratch, server, load) = at_work();
     // Without us.
     dump(&server);
     let mut outcomes = Vec::new();
@@ -98,15 +112,7 @@ fn a_servers_stack_dumps_are_complete_before_during_and_between_backups() {
     dump(&server);
     running.signal(Signal::SIGCONT);
     drop(running.finish());
-    load.wait_for(50);
-    let acks = load.stop();
-    server.assert_unharmed();
-    for outcome in outcomes {
-        verify(&outcome.dest);
-        validate::check(&outcome.dest, false, &acks, outcome.point())
-            .unwrap_or_else(|wrong| panic!("{:?}: {wrong}\n{}", outcome.dest, outcome.report()));
-    }
-    server.stop();
+    end_well(server, load, &outcomes);
 }
 
 /// Has the server put its log aside. It does so only when its clock, in whole seconds, has moved on by more than one since
@@ -122,10 +128,7 @@ fn rotate(server: &Mongod) {
 #[test]
 fn a_server_rotates_its_log_during_and_between_backups() {
     let _alone = alone();
-    let scratch = scratch();
-    let mut server = server(&scratch);
-    let load = Load::start(&server.uri(), seed());
-    load.wait_for(200);
+    let (scratch, server, load) = at_work();
     rotate(&server);
     let mut outcomes = Vec::new();
     for point in ["end", "start"] {
@@ -140,15 +143,7 @@ fn a_server_rotates_its_log_during_and_between_backups() {
         outcomes.push(outcome);
         rotate(&server);
     }
-    load.wait_for(50);
-    let acks = load.stop();
-    server.assert_unharmed();
-    for outcome in outcomes {
-        verify(&outcome.dest);
-        validate::check(&outcome.dest, false, &acks, outcome.point())
-            .unwrap_or_else(|wrong| panic!("{:?}: {wrong}\n{}", outcome.dest, outcome.report()));
-    }
-    server.stop();
+    end_well(server, load, &outcomes);
 }
 
 /// Backups of a guest under a storm of signals, and time between them.

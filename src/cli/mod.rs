@@ -45,12 +45,6 @@ enum Verb {
     /// The demo's self-checking writer
     #[command(hide = true)]
     DemoWriter(crate::demo::writer::Options),
-    /// Say whether a directory is a state that the demo's writer went through
-    #[command(hide = true)]
-    DemoCheck {
-        /// The writer's directory, or a backup of it
-        dir: PathBuf,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -206,7 +200,6 @@ pub fn main() -> ExitCode {
         Verb::Rescue(flags) => (flags.output.json, verbs::rescue(&flags)),
         Verb::Demo(flags) => (flags.output.json, verbs::demo(&flags)),
         Verb::DemoWriter(options) => (false, verbs::demo_writer(&options)),
-        Verb::DemoCheck { dir } => (false, verbs::demo_check(&dir)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,5 @@
 //! What each verb does: call the library, show the result.
 use std::io::{self, Write};
-use std::path::Path;
 
 use hotbackup_copier::Mapped;
 use serde::Serialize;
@@ -113,7 +112,13 @@ pub(super) fn check(flags: &Check) -> Result<(), Failure> {
 pub(super) fn rescue(flags: &Rescue) -> Result<(), Failure> {
     let report = session::rescue(flags.pid).map_err(|error| Failure::new(Cause::of(&error), error))?;
     show(flags.output, &report, || {
-        format!("{} waiting calls answered; keeper {} goes on answering\n", report.answered, report.keeper_pid)
+        let but = if report.outlives {
+            ""
+        } else {
+            ", as long as hotbackup's own cgroup: it could not be put into the process's, so take a backup on the host, or rescue \
+             it there"
+        };
+        format!("{} waiting calls answered; keeper {} goes on answering{but}\n", report.answered, report.keeper_pid)
     })
 }
 
@@ -132,11 +137,6 @@ pub(super) fn demo(flags: &Demo) -> Result<(), Failure> {
 
 pub(super) fn demo_writer(options: &crate::demo::writer::Options) -> Result<(), Failure> {
     crate::demo::writer::run(options).map_err(|error| Failure::new(Cause::DemoFailed, format!("demo-writer: {error}")))
-}
-
-pub(super) fn demo_check(dir: &Path) -> Result<(), Failure> {
-    let summary = crate::demo::check::check_tree(dir).map_err(|what| Failure::new(Cause::DemoWrong, what))?;
-    print_json(&summary).map_err(|error| Failure::output(&error))
 }
 
 /// The result: text for people unless they asked for none, or its JSON event.

@@ -1,51 +1,41 @@
-//! Is this directory a state that the demo writer really went through?
+//! Is this directory a state that the demo's writer really went through?
 //!
-//! For each thread the newest record found says which step the state must at least be after. Up to the next write
-//! only steps without a record follow, and the plan replays each of them: the directory must equal one exactly, with every
-//! record in its slot, none missing, none too many, no name too many or too few. Between threads the records'
-//! clocks must hold: a record that was begun after another thread had completed step n proves that step n
-//! belongs to the state too.
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::Read;
+//! For each thread the newest record found says which step the state must at least be after. Up to the next write only steps
+//! without a record follow, and each is tried: the directory must be exactly what one of them leaves, with every record in its
+//! slot, none missing, none too many, no name too many or too few. Between threads the records' clocks must hold: a record that
+//! was begun after another thread had completed step n proves that step n belongs to the state too.
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
 use std::path::Path;
 
-use serde::Serialize;
-
-use super::plan::{Op, Plan};
-use super::record::{CLOCKED, RECORD, Record};
-use super::tree::{EMPTY, Tree, written};
-use super::writer::{RUN_FILE, Run, thread_dir};
+use super::record::{RECORD, Record};
+use super::writer::{LOG, Line, OLD_LOG, Op, TABLE, THREADS, thread_dir};
 
 /// What a right directory holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CheckSummary {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
     /// For each thread the step after which its part of the state is exactly this.
     pub steps: Vec<u64>,
     /// Number of records found.
-    pub records: u64,
-    /// Number of files found.
-    pub files: u64,
+    pub records: usize,
 }
 
-impl CheckSummary {
-    /// Steps over all threads.
-    pub fn total(&self) -> u64 {
-        self.steps.iter().sum()
-    }
-
-    /// Whether the state lies between two others, given as the last completed step of each thread.
+impl State {
+    /// Fails if the state lacks a step that a line reports before `point_ns`, or holds one that was not yet begun then.
     ///
     /// # Errors
-    /// The thread that lies outside.
-    pub fn lies_between(&self, earliest: &[u64], latest: &[u64]) -> Result<(), String> {
-        for (thread, step) in self.steps.iter().enumerate() {
-            if earliest.get(thread).is_some_and(|least| step < least) {
-                let least = earliest[thread];
-                return Err(format!("thread {thread} is at step {step}, and had completed {least} before the backup"));
+    /// The thread that is wrong.
+    pub fn is_of(&self, point_ns: u64, lines: &[Line]) -> Result<(), String> {
+        let before = lines.iter().rev().find(|line| line.ready_ns < point_ns);
+        let after = lines.iter().find(|line| line.begun_ns > point_ns);
+        for (thread, &step) in self.steps.iter().enumerate() {
+            if let Some(least) = before.map(|line| line.steps[thread]).filter(|least| step < *least) {
+                return Err(format!("thread {thread} is at step {step}, and had completed {least} before T"));
             }
-            if latest.get(thread).is_some_and(|most| step > most) {
-                return Err(format!("thread {thread} is at step {step}, later than the backup's end"));
+            // One more may have been done, and not yet been counted.
+            if let Some(most) = after.map(|line| line.steps[thread] + 1).filter(|most| step > *most) {
+                return Err(format!("thread {thread} is at step {step}, and after T at most {most} had begun"));
             }
         }
         Ok(())
@@ -56,20 +46,22 @@ impl CheckSummary {
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn check_tree(dir: &Path) -> Result<CheckSummary, String> {
-    let run = read_run(dir)?;
-    check_top(dir, run)?;
-    let mut summary = CheckSummary { steps: Vec::new(), records: 0, files: 0 };
+pub fn check_tree(dir: &Path) -> Result<State, String> {
+    for name in names(dir)? {
+        if name != ".hotbackup" && !(0..THREADS).any(|thread| dir.join(&name) == thread_dir(dir, thread)) {
+            return Err(format!("{name} is not of the writer"));
+        }
+    }
+    let mut state = State { steps: Vec::new(), records: 0 };
     let mut clocks = Vec::new();
-    for thread in 0..run.threads {
-        let found = Found::read(dir, run, thread).map_err(|what| format!("thread {thread}: {what}"))?;
-        summary.steps.push(found.place(run, thread).map_err(|what| format!("thread {thread}: {what}"))?);
-        summary.files += found.tree.files.len() as u64;
-        summary.records += found.records;
-        clocks.push(found.clock);
+    for thread in 0..THREADS {
+        let found = Found::read(dir, thread).map_err(|what| format!("thread {thread}: {what}"))?;
+        state.steps.push(found.place().map_err(|what| format!("thread {thread}: {what}"))?);
+        state.records += found.files.values().map(Vec::len).sum::<usize>();
+        clocks.push(found.newest.clock);
     }
     for (thread, clock) in clocks.iter().enumerate() {
-        for (other, (seen, step)) in clock.iter().zip(&summary.steps).enumerate() {
+        for (other, (seen, step)) in clock.iter().zip(&state.steps).enumerate() {
             if seen > step {
                 return Err(format!(
                     "thread {thread} had seen step {seen} of thread {other} completed, which is here only up to step {step}"
@@ -77,137 +69,112 @@ pub fn check_tree(dir: &Path) -> Result<CheckSummary, String> {
             }
         }
     }
-    Ok(summary)
+    Ok(state)
 }
 
-fn read_run(dir: &Path) -> Result<Run, String> {
-    let path = dir.join(RUN_FILE);
-    let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+fn names(dir: &Path) -> Result<Vec<String>, String> {
+    let wrong = |error| format!("{}: {error}", dir.display());
+    let entries = fs::read_dir(dir).map_err(wrong)?;
+    entries.map(|entry| Ok(entry.map_err(wrong)?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// Nothing but the threads' directories, the run file, and the backup's own directory.
-fn check_top(dir: &Path, run: Run) -> Result<(), String> {
-    for entry in fs::read_dir(dir).map_err(|error| format!("{}: {error}", dir.display()))? {
-        let path = entry.map_err(|error| format!("{}: {error}", dir.display()))?.path();
-        let known = path.ends_with(RUN_FILE)
-            || path.ends_with(".hotbackup")
-            || (0..run.threads).any(|thread| path == thread_dir(dir, thread));
-        if !known {
-            return Err(format!("{} is not of the writer", path.display()));
+/// For each file of a thread, the step that each of its slots was written in.
+type Files = BTreeMap<String, Vec<u64>>;
+
+/// What is there before the first step.
+fn initial(slots: usize) -> Files {
+    Files::from([(TABLE.into(), vec![0; slots])])
+}
+
+/// What step `step` makes of `files`.
+fn apply(files: &mut Files, step: u64, op: Op) {
+    match op {
+        Op::Overwrite(slot) => files.get_mut(TABLE).expect("there from the start")[slot as usize] = step,
+        Op::Append => files.entry(LOG.into()).or_default().push(step),
+        Op::Create => drop(files.insert(LOG.into(), Vec::new())),
+        Op::Rename => {
+            let log = files.remove(LOG).unwrap_or_default();
+            files.insert(OLD_LOG.into(), log);
         }
     }
-    Ok(())
 }
 
 /// One thread's directory as it is.
 struct Found {
-    tree: Tree,
-    records: u64,
-    newest: u64,
-    clock: [u64; CLOCKED],
+    files: Files,
+    newest: Record,
 }
 
 impl Found {
-    fn read(dir: &Path, run: Run, thread: u32) -> Result<Self, String> {
-        let mut found = Self { tree: Tree::default(), records: 0, newest: 0, clock: [0; CLOCKED] };
-        found.directory(&thread_dir(dir, thread), "", run, thread)?;
+    fn read(dir: &Path, thread: usize) -> Result<Self, String> {
+        let dir = thread_dir(dir, thread);
+        let mut found = Self { files: Files::new(), newest: Record::default() };
+        for name in names(&dir)? {
+            let slots = found.file(&dir.join(&name), thread as u64).map_err(|what| format!("{name}: {what}"))?;
+            found.files.insert(name, slots);
+        }
         Ok(found)
     }
 
-    fn directory(&mut self, path: &Path, prefix: &str, run: Run, thread: u32) -> Result<(), String> {
-        for entry in fs::read_dir(path).map_err(|error| format!("{}: {error}", path.display()))? {
-            let entry = entry.map_err(|error| format!("{}: {error}", path.display()))?;
-            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-            let kind = entry.file_type().map_err(|error| format!("{name}: {error}"))?;
-            if kind.is_dir() {
-                self.directory(&entry.path(), &format!("{name}/"), run, thread)?;
-                self.tree.dirs.insert(name);
-            } else if kind.is_file() {
-                let slots = self.file(&entry.path(), run, thread).map_err(|what| format!("{name}: {what}"))?;
-                self.tree.files.insert(name, slots);
-            } else {
-                return Err(format!("{name} is neither a file nor a directory"));
-            }
+    fn file(&mut self, path: &Path, thread: u64) -> Result<Vec<u64>, String> {
+        let data = path.symlink_metadata().map_err(|error| error.to_string())?;
+        if !data.is_file() || !data.len().is_multiple_of(RECORD as u64) {
+            return Err("is not a file of a whole number of records".into());
         }
-        Ok(())
-    }
-
-    fn file(&mut self, path: &Path, run: Run, thread: u32) -> Result<Vec<u64>, String> {
-        let file = fs::File::open(path).map_err(|error| error.to_string())?;
-        let len = file.metadata().map_err(|error| error.to_string())?.len();
-        if !len.is_multiple_of(RECORD as u64) {
-            return Err(format!("{len} bytes are not a whole number of records"));
-        }
-        let mut file = std::io::BufReader::with_capacity(1 << 20, file);
-        let mut slots = Vec::with_capacity((len / RECORD as u64) as usize);
+        let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(|error| error.to_string())?);
         let mut bytes = [0; RECORD];
-        for slot in 0..len / RECORD as u64 {
+        let read = |slot| {
             file.read_exact(&mut bytes).map_err(|error| error.to_string())?;
-            let record = Record::decode(&bytes).map_err(|what| format!("slot {slot}: {what}"))?;
-            let Some(record) = record else {
-                slots.push(EMPTY);
-                continue;
-            };
-            if (record.seed, record.thread, record.slot) != (run.seed, thread, slot) {
-                return Err(format!(
-                    "slot {slot} holds the record of thread {} slot {} of run {}",
-                    record.thread, record.slot, record.seed
-                ));
+            let record = Record::decode(&bytes).ok_or(format!("slot {slot} holds no record, or a torn one"))?;
+            if (record.thread, record.slot) != (thread, slot) {
+                return Err(format!("slot {slot} holds the record of thread {} slot {}", record.thread, record.slot));
             }
-            self.records += 1;
-            if record.step >= self.newest {
-                self.newest = record.step;
-                self.clock = record.clock;
+            if record.step > self.newest.step {
+                self.newest = record;
             }
-            slots.push(written(record.step));
-        }
-        Ok(slots)
+            Ok(record.step)
+        };
+        (0..data.len() / RECORD as u64).map(read).collect()
     }
 
     /// The step after which the thread's directory was exactly this.
-    fn place(&self, run: Run, thread: u32) -> Result<u64, String> {
-        let mut plan = Plan::new(run.seed, thread, run.table_slots);
-        let mut model = Tree::initial(run.table_slots);
-        while plan.step() < self.newest {
-            let op = plan.advance();
-            model.apply(plan.step(), &op);
+    fn place(&self) -> Result<u64, String> {
+        let slots = self.files.get(TABLE).map_or(0, Vec::len);
+        if slots == 0 {
+            return Err(format!("{TABLE} is missing or empty"));
         }
-        let mut place = (model == self.tree).then_some(plan.step());
-        let first = difference(&model, &self.tree);
-        while !matches!(plan.peek(), Op::Write { .. }) {
-            let op = plan.advance();
-            model.apply(plan.step(), &op);
-            if model == self.tree {
-                place = Some(plan.step());
+        let op = |step| Op::of(step, slots as u64);
+        let (mut files, mut step) = (initial(slots), 0);
+        while step < self.newest.step {
+            step += 1;
+            apply(&mut files, step, op(step));
+        }
+        let difference = difference(&files, &self.files);
+        loop {
+            if files == self.files {
+                return Ok(step);
             }
+            step += 1;
+            if matches!(op(step), Op::Overwrite(_) | Op::Append) {
+                let newest = self.newest.step;
+                return Err(format!("the newest record is of step {newest}, and then this never was: {difference}"));
+            }
+            apply(&mut files, step, op(step));
         }
-        place.ok_or_else(|| {
-            let newest = self.newest;
-            format!("the newest record is of step {newest}, and after that step this never was the state: {first}")
-        })
     }
 }
 
 /// The first thing that differs, for the reader of a failed check.
-fn difference(expected: &Tree, found: &Tree) -> String {
-    if let Some(dir) = expected.dirs.symmetric_difference(&found.dirs).next() {
-        let what = if found.dirs.contains(dir) { "should not be there" } else { "is missing" };
-        return format!("directory {dir} {what}");
-    }
-    let names: BTreeSet<&String> = expected.files.keys().chain(found.files.keys()).collect();
-    for name in names {
-        let (expected, found) = match (expected.files.get(name), found.files.get(name)) {
-            (Some(_), None) => return format!("{name} is missing"),
-            (None, _) => return format!("{name} should not be there"),
-            (Some(expected), Some(found)) => (expected, found),
+fn difference(expected: &Files, found: &Files) -> String {
+    for name in expected.keys().chain(found.keys()) {
+        let (Some(right), Some(held)) = (expected.get(name), found.get(name)) else {
+            return format!("{name} {}", if found.contains_key(name) { "should not be there" } else { "is missing" });
         };
-        if expected.len() != found.len() {
-            return format!("{name} has {} records and should have {}", found.len(), expected.len());
+        if right.len() != held.len() {
+            return format!("{name} has {} records and should have {}", held.len(), right.len());
         }
-        if let Some(slot) = (0..found.len()).find(|slot| expected[*slot] != found[*slot]) {
-            let say = |value: u64| value.checked_sub(1).map_or("nothing".into(), |step| format!("step {step}"));
-            return format!("{name} slot {slot} holds {} and should hold {}", say(found[slot]), say(expected[slot]));
+        if let Some(slot) = (0..held.len()).find(|&slot| held[slot] != right[slot]) {
+            return format!("{name} slot {slot} holds step {} and should hold step {}", held[slot], right[slot]);
         }
     }
     "nothing differs".into()

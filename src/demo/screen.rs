@@ -5,13 +5,13 @@ use super::Window;
 use crate::cli::size::human;
 use crate::session::Report;
 
+const TITLE: &str = "\n\
+    Threads that do little else than write, append and rename, and check that every call does all it was asked.\n\
+    Each such call waits some microseconds for its answer; a server does more between them.\n\n";
+
 /// The demo's result.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
-    /// What was backed up.
-    pub title: String,
-    /// What was counted.
-    pub unit: &'static str,
     /// Bare.
     pub before: Window,
     /// While the backup was taken.
@@ -50,9 +50,9 @@ impl Outcome {
             (None, None) => "none".into(),
         };
         [
-            format!("\n{}\n\n", self.title),
+            TITLE.into(),
             row("", &["before", "during", "after"].map(String::from)),
-            row(&format!("{} per second", self.unit), &rate),
+            row("changing calls per second", &rate),
             row("ratio to before", &ratio),
             row("longest single one", &longest),
             "\n".into(),

@@ -1,184 +1,178 @@
-//! The demo writer: threads that carry out their [`Plan`]s as fast as they may, and die at once, with a message, when
-//! any call of theirs fails or does less than asked. A backup that harms its target shows here.
-use std::collections::HashMap;
+//! The demo's writer, a process of its own: threads that change files as fast as they may, and die at once, with a message,
+//! when any call of theirs fails or does less than asked. A backup that harms its target shows here.
+//!
+//! Step n of a thread is one changing call, fixed by n alone (`Op::of`). So there is one right content of its directory after
+//! each step, and [`check`](super::check) can say which one a backup holds, if any.
 use std::fs::{self, File};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{FallocateFlags, OFlag, fallocate, open};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use nix::sys::uio::pwritev;
-use nix::unistd::{ftruncate, truncate};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Cut, How, LOG, LOG_DIR, Name, Op, PUNCHED, Plan, SPILL, TABLES};
-use super::record::{CLOCKED, RECORD, Record};
+use super::record::{RECORD, Record};
 
-/// The file in the writer's directory that says what run it is. Written last: once it is there, the directory is in
-/// the state before the first step or a later one.
-pub const RUN_FILE: &str = "writer.json";
+/// How many threads write.
+pub(super) const THREADS: usize = 4;
 /// How often the writer reports.
-pub const REPORT_EVERY: Duration = Duration::from_millis(100);
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// What a thread hashes before each step: a database parses, sorts and compresses between its writes.
+const WORK: usize = 64 << 10;
+/// A log is put aside after so many steps.
+const LOG_STEPS: u64 = 128;
 
-/// What the demo writer is to do.
+/// Overwrites fall into a window of this many slots, as a database's do; it moves on through the table.
+const WINDOW: u64 = 256;
+
+/// Overwritten in place, as a database does with its tables.
+pub(super) const TABLE: &str = "table";
+/// What is appended to.
+pub(super) const LOG: &str = "log";
+/// The log before that.
+pub(super) const OLD_LOG: &str = "log.old";
+
+/// One step: one changing call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Op {
+    /// Overwrite a slot of the table.
+    Overwrite(u64),
+    /// Append to the log.
+    Append,
+    /// Make the log.
+    Create,
+    /// Put the log aside, over the one before.
+    Rename,
+}
+
+impl Op {
+    /// Step `step`, from 1, of a thread whose table has `slots` slots.
+    pub(super) fn of(step: u64, slots: u64) -> Self {
+        match step % LOG_STEPS {
+            1 => Self::Create,
+            0 => Self::Rename,
+            place if place % 4 == 0 => Self::Append,
+            // An odd factor spreads the steps over the window.
+            _ => Self::Overwrite((step / 8 + (step.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % WINDOW) % slots),
+        }
+    }
+}
+
+/// What the writer is to do.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Directory to write in: new or empty
     #[arg(long)]
     pub dir: PathBuf,
-    /// Number of writing threads
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub threads: u32,
-    /// Stop after this long (default: run until killed)
-    #[arg(long)]
-    pub seconds: Option<f64>,
-    /// Fixes what is written where
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Bytes of table files, over all threads
-    #[arg(long, default_value = "16MiB", value_parser = crate::cli::size::bytes)]
+    /// Bytes of tables, over all threads
+    #[arg(long, value_parser = crate::cli::size::bytes)]
     pub data: u64,
-    /// fdatasync the log after each N steps of a thread, as a database commits (0: never)
-    #[arg(long, default_value_t = 0)]
-    pub commit: u64,
-    /// Hash this many bytes before each step, as a database works between its writes
-    #[arg(long, default_value = "0", value_parser = crate::cli::size::bytes)]
-    pub work: u64,
-    /// Pause this many microseconds before each step
-    #[arg(long, default_value_t = 0)]
-    pub pause_us: u64,
-    /// Die when the process that started this one does
-    #[arg(long)]
-    pub die_with_parent: bool,
-}
-
-/// What [`RUN_FILE`] holds: enough to replay every plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
-    /// Fixes the plans.
-    pub seed: u64,
-    /// Number of threads.
-    pub threads: u32,
-    /// Records in each table file.
-    pub table_slots: u64,
 }
 
 /// One line of the writer's output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// Milliseconds since the first step.
-    pub elapsed_ms: u64,
-    /// Steps done, over all threads.
-    pub ops: u64,
-    /// Longest single call so far, in microseconds.
-    pub max_call_us: u64,
-    /// Longest single call since the line before, in microseconds.
-    pub recent_max_call_us: u64,
+    /// When it was begun, in nanoseconds since 1970: what had been done by then is in it.
+    pub begun_ns: u64,
+    /// When it was ready: what was begun later is not in it.
+    pub ready_ns: u64,
     /// For each thread the last step it completed.
     pub steps: Vec<u64>,
+    /// The longest single call since the line before, in microseconds.
+    pub longest_us: u64,
 }
 
 /// The directory of one thread.
-pub fn thread_dir(root: &Path, thread: u32) -> PathBuf {
-    root.join(format!("t{thread:04}"))
+pub(super) fn thread_dir(dir: &Path, thread: usize) -> PathBuf {
+    dir.join(format!("thread{thread}"))
 }
 
-/// Prepares the directory, runs the threads, and prints a [`Line`] of JSON every [`REPORT_EVERY`]. A call of the run
-/// itself that fails ends the process with [`crate::exit::WRITER_HARMED`].
+/// Prepares the directory and writes until standard input is at its end; prints a [`Line`] of JSON now and then, and one at
+/// the end. A call of the threads that fails ends the process with [`crate::exit::WRITER_HARMED`].
 ///
 /// # Errors
 /// The directory is not empty or cannot be prepared, or standard output is gone.
 pub fn run(options: &Options) -> io::Result<()> {
-    if options.die_with_parent {
-        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    }
-    let per_table = options.data / u64::from(options.threads) / TABLES.len() as u64 / RECORD as u64;
-    let run = Run { seed: options.seed, threads: options.threads, table_slots: (per_table / 8 * 8).max(64) };
-    prepare(&options.dir, run)?;
+    let slots = (options.data / (THREADS * RECORD) as u64).max(16);
+    prepare(&options.dir, slots)?;
     // What was laid down is on disk before anything is measured.
     nix::unistd::syncfs(File::open(&options.dir)?)?;
-    let shared = Shared {
-        run,
-        steps: (0..run.threads).map(|_| AtomicU64::new(0)).collect(),
-        max_call_ns: AtomicU64::new(0),
-        recent_max_call_ns: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-    };
-    let start = Instant::now();
+    let shared = Shared::default();
+    let (ends, end) = channel();
+    std::thread::spawn(move || {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        let _ = ends.send(());
+    });
     std::thread::scope(|scope| {
-        for thread in 0..run.threads {
-            let shared = &shared;
-            std::thread::Builder::new()
-                .name(format!("writer-{thread}"))
-                .stack_size(256 << 10)
-                .spawn_scoped(scope, move || Worker::new(shared, options, thread).work())?;
+        for thread in 0..THREADS {
+            let (shared, dir) = (&shared, thread_dir(&options.dir, thread));
+            scope.spawn(move || {
+                let (mut worker, work) = (Worker::new(shared, dir, thread, slots), vec![0x5a_u8; WORK]);
+                while !shared.stop.load(Ordering::Relaxed) {
+                    std::hint::black_box(blake3::hash(&work));
+                    worker.step();
+                }
+            });
         }
-        let end = options.seconds.map(|seconds| start + Duration::from_secs_f64(seconds));
-        let mut next = start;
-        let result = loop {
-            if let Err(error) = shared.report(start) {
-                break Err(error);
+        let reported = loop {
+            let reported = shared.report();
+            if reported.is_err() || end.recv_timeout(REPORT_EVERY) != Err(RecvTimeoutError::Timeout) {
+                break reported;
             }
-            if end.is_some_and(|end| Instant::now() >= end) {
-                break Ok(());
-            }
-            next += REPORT_EVERY;
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
         };
         shared.stop.store(true, Ordering::Relaxed);
-        result
+        reported
     })?;
-    shared.report(start)
+    shared.report()
 }
 
 /// Lays down what is there before the first step.
 ///
 /// # Errors
 /// The directory is not empty, or a call fails.
-pub fn prepare(dir: &Path, run: Run) -> io::Result<()> {
+pub(super) fn prepare(dir: &Path, slots: u64) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     if fs::read_dir(dir)?.next().is_some() {
         return Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, format!("{} is not empty", dir.display())));
     }
-    for thread in 0..run.threads {
-        let own = thread_dir(dir, thread);
-        fs::create_dir_all(own.join(LOG_DIR))?;
-        for table in TABLES {
-            let mut out = io::BufWriter::with_capacity(1 << 20, File::create_new(own.join(table))?);
-            for slot in 0..run.table_slots {
-                let record = Record { seed: run.seed, thread, part: 0, slot, step: 0, clock: [0; CLOCKED] };
-                out.write_all(&record.encode())?;
-            }
-            out.flush()?;
+    for thread in 0..THREADS {
+        fs::create_dir(thread_dir(dir, thread))?;
+        let table = File::create_new(thread_dir(dir, thread).join(TABLE))?;
+        let mut table = io::BufWriter::with_capacity(1 << 20, table);
+        for slot in 0..slots {
+            table.write_all(&Record { thread: thread as u64, slot, ..Record::default() }.encode())?;
         }
-        File::create_new(own.join(SPILL))?;
-        File::create_new(own.join(LOG))?;
+        table.flush()?;
     }
-    fs::write(dir.join(RUN_FILE), serde_json::to_vec(&run)?)
+    Ok(())
 }
 
-struct Shared {
-    run: Run,
-    steps: Vec<AtomicU64>,
-    max_call_ns: AtomicU64,
-    recent_max_call_ns: AtomicU64,
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// What the threads share.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// For each thread the last step it completed.
+    pub(super) steps: [AtomicU64; THREADS],
+    longest_ns: AtomicU64,
     stop: AtomicBool,
 }
 
 impl Shared {
-    fn report(&self, start: Instant) -> io::Result<()> {
-        let recent = self.recent_max_call_ns.swap(0, Ordering::Relaxed);
-        let steps: Vec<u64> = self.steps.iter().map(|step| step.load(Ordering::Acquire)).collect();
-        let line = Line {
-            elapsed_ms: start.elapsed().as_millis() as u64,
-            ops: steps.iter().sum(),
-            max_call_us: self.max_call_ns.fetch_max(recent, Ordering::Relaxed).max(recent) / 1_000,
-            recent_max_call_us: recent / 1_000,
-            steps,
-        };
+    fn steps(&self) -> [u64; THREADS] {
+        self.steps.each_ref().map(|step| step.load(Ordering::Acquire))
+    }
+
+    fn report(&self) -> io::Result<()> {
+        let (begun_ns, steps) = (now_ns(), self.steps().to_vec());
+        let longest_us = self.longest_ns.swap(0, Ordering::Relaxed) / 1_000;
+        let line = Line { begun_ns, ready_ns: now_ns(), steps, longest_us };
         let mut out = io::stdout().lock();
         serde_json::to_writer(&mut out, &line)?;
         out.write_all(b"\n")?;
@@ -186,144 +180,81 @@ impl Shared {
     }
 }
 
-struct Worker<'a> {
+/// One thread's work.
+pub(super) struct Worker<'a> {
     shared: &'a Shared,
-    options: &'a Options,
-    thread: u32,
     dir: PathBuf,
-    files: HashMap<Name, File>,
+    thread: usize,
+    slots: u64,
     step: u64,
+    table: File,
+    log: Option<File>,
+    /// How many records the log has.
+    logged: u64,
 }
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared, options: &'a Options, thread: u32) -> Self {
-        let dir = thread_dir(&options.dir, thread);
-        Self { shared, options, thread, dir, files: HashMap::new(), step: 0 }
+    /// That of `thread`, before its first step.
+    pub(super) fn new(shared: &'a Shared, dir: PathBuf, thread: usize, slots: u64) -> Self {
+        let table = File::options().write(true).open(dir.join(TABLE));
+        let table = table.unwrap_or_else(|error| fatal(thread, 0, &format!("open {TABLE}: {error}")));
+        Self { shared, dir, thread, slots, step: 0, table, log: None, logged: 0 }
     }
 
-    fn work(mut self) {
-        for name in TABLES {
-            self.open(name.into(), OFlag::O_RDWR);
+    /// Takes the next step.
+    pub(super) fn step(&mut self) {
+        self.step += 1;
+        match Op::of(self.step, self.slots) {
+            Op::Overwrite(slot) => {
+                let bytes = self.record(slot);
+                let done = self.call("pwrite64", || self.table.write_at(&bytes, slot * RECORD as u64));
+                self.whole(done);
+            }
+            Op::Append => {
+                let bytes = self.record(self.logged);
+                let mut log = self.log.as_ref().unwrap_or_else(|| self.fatal("there is no log"));
+                let done = self.call("write", || log.write(&bytes));
+                self.whole(done);
+                self.logged += 1;
+            }
+            Op::Create => {
+                let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+                // nix, unlike std, does not hide an EINTR.
+                let fd = self.call("open", || Ok(open(&self.dir.join(LOG), flags, Mode::from_bits_truncate(0o640))?));
+                (self.log, self.logged) = (Some(File::from(fd)), 0);
+            }
+            Op::Rename => {
+                self.log = None;
+                self.call("rename", || fs::rename(self.dir.join(LOG), self.dir.join(OLD_LOG)));
+            }
         }
-        self.open(SPILL.into(), OFlag::O_WRONLY);
-        self.open(LOG.into(), OFlag::O_WRONLY | OFlag::O_APPEND);
-        let mut plan = Plan::new(self.shared.run.seed, self.thread, self.shared.run.table_slots);
-        let labour = vec![0x5a_u8; self.options.work as usize];
-        while !self.shared.stop.load(Ordering::Relaxed) {
-            if !labour.is_empty() {
-                std::hint::black_box(blake3::hash(&labour));
-            }
-            if self.options.pause_us > 0 {
-                std::thread::sleep(Duration::from_micros(self.options.pause_us));
-            }
-            let op = plan.advance();
-            self.step = plan.step();
-            self.perform(op);
-            self.shared.steps[self.thread as usize].store(self.step, Ordering::Release);
-            if self.options.commit > 0 && self.step.is_multiple_of(self.options.commit) {
-                // Between two log segments there is nothing to sync.
-                if let Some(log) = self.files.get(LOG) {
-                    self.call("fdatasync", LOG, || log.sync_data());
-                }
-            }
-        }
+        self.shared.steps[self.thread].store(self.step, Ordering::Release);
     }
 
-    fn perform(&mut self, op: Op) {
-        match op {
-            Op::Write { file, slot, records, how } => self.write(&file, slot, records, how),
-            Op::Resize { file, slots, how } => self.resize(file, slots * RECORD as u64, how),
-            Op::Punch { file, slot } => {
-                let (at, len) = ((slot * RECORD as u64) as i64, (PUNCHED * RECORD as u64) as i64);
-                let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                let target = self.file(&file);
-                self.call("fallocate", &file, || Ok(fallocate(target, flags, at, len)?));
-            }
-            Op::Create(name) => {
-                let append = if name == LOG { OFlag::O_APPEND } else { OFlag::empty() };
-                self.open(name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | append);
-            }
-            Op::Rename(from, to) => {
-                self.forget(&from);
-                self.call("rename", &from, || fs::rename(self.dir.join(&*from), self.dir.join(&*to)));
-            }
-            Op::Link(from, to) => {
-                self.call("link", &to, || fs::hard_link(self.dir.join(&*from), self.dir.join(&*to)));
-            }
-            Op::Unlink(name) => self.call("unlink", &name, || fs::remove_file(self.dir.join(&*name))),
-            Op::MkDir(name) => self.call("mkdir", &name, || fs::create_dir(self.dir.join(&*name))),
-            Op::RmDir(name) => self.call("rmdir", &name, || fs::remove_dir(self.dir.join(&*name))),
-        }
-    }
-
-    fn write(&self, name: &str, slot: u64, records: u64, how: How) {
+    fn record(&self, slot: u64) -> [u8; RECORD] {
         // Read before the call, by design: each step counted here was complete before this one began.
-        let clock = std::array::from_fn(|i| self.shared.steps.get(i).map_or(0, |step| step.load(Ordering::Acquire)));
-        let bytes: Vec<[u8; RECORD]> = (0..records)
-            .map(|part| Record {
-                seed: self.shared.run.seed,
-                thread: self.thread,
-                part: part as u32,
-                slot: slot + part,
-                step: self.step,
-                clock,
-            })
-            .map(|record| record.encode())
-            .collect();
-        let slices: Vec<IoSlice<'_>> = bytes.iter().map(|record| IoSlice::new(record)).collect();
-        let offset = slot * RECORD as u64;
-        let mut file = self.file(name);
-        let done = match how {
-            How::Pwrite => self.call("pwrite64", name, || file.write_at(&bytes[0], offset)),
-            How::Pwritev => self.call("pwritev", name, || Ok(pwritev(file, &slices, offset as i64)?)),
-            How::Write => self.call("write", name, || file.write(&bytes[0])),
-            How::Writev => self.call("writev", name, || file.write_vectored(&slices)),
-        };
-        if done as u64 != records * RECORD as u64 {
-            self.fatal(&format!("{how:?} to {name} wrote {done} of {} bytes", records * RECORD as u64));
-        }
+        Record { thread: self.thread as u64, slot, step: self.step, clock: self.shared.steps() }.encode()
     }
 
-    fn resize(&mut self, name: Name, len: u64, how: Cut) {
-        match how {
-            Cut::Fd => {
-                let file = self.file(&name);
-                self.call("ftruncate", &name, || Ok(ftruncate(file, len as i64)?));
-            }
-            Cut::Path => self.call("truncate", &name, || Ok(truncate(&self.dir.join(&*name), len as i64)?)),
-            Cut::Reopen => self.open(name, OFlag::O_WRONLY | OFlag::O_TRUNC),
-        }
-    }
-
-    fn open(&mut self, name: Name, flags: OFlag) {
-        let path = self.dir.join(&*name);
-        let mode = Mode::from_bits_truncate(0o640);
-        // nix, unlike std, does not hide an EINTR.
-        let fd = self.call("open", &name, || Ok(open(&path, flags | OFlag::O_CLOEXEC, mode)?));
-        self.files.insert(name, File::from(fd));
-    }
-
-    fn file(&self, name: &str) -> &File {
-        self.files.get(name).unwrap_or_else(|| self.fatal(&format!("{name} is not open")))
-    }
-
-    /// A renamed file is written no more; neither is what lies in a renamed directory.
-    fn forget(&mut self, name: &str) {
-        self.files.retain(|open, _| open != name && !open.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')));
-    }
-
-    fn call<T>(&self, call: &str, name: &str, perform: impl FnOnce() -> io::Result<T>) -> T {
+    fn call<T>(&self, name: &str, perform: impl FnOnce() -> io::Result<T>) -> T {
         let start = Instant::now();
         let result = perform();
-        // A commit waits for the disk, which says nothing about who else holds the call up.
-        if call != "fdatasync" {
-            self.shared.recent_max_call_ns.fetch_max(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.shared.longest_ns.fetch_max(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        result.unwrap_or_else(|error| self.fatal(&format!("{name}: {error}")))
+    }
+
+    fn whole(&self, done: usize) {
+        if done != RECORD {
+            self.fatal(&format!("{done} of {RECORD} bytes were written"));
         }
-        result.unwrap_or_else(|error| self.fatal(&format!("{call} {name}: {error}")))
     }
 
     fn fatal(&self, what: &str) -> ! {
-        eprintln!("demo-writer: thread {} step {}: {what}", self.thread, self.step);
-        std::process::exit(crate::exit::WRITER_HARMED.into())
+        fatal(self.thread, self.step, what)
     }
+}
+
+fn fatal(thread: usize, step: u64, what: &str) -> ! {
+    eprintln!("demo-writer: thread {thread} step {step}: {what}");
+    std::process::exit(crate::exit::WRITER_HARMED.into())
 }

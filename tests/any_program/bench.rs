@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::common::backup::{self, HOTBACKUP, Outcome, verify};
-use crate::common::guest::{Guest, check_rings};
-use crate::common::process::{assert_not_stopped, path};
+use crate::common::backup::{self, HOTBACKUP, Outcome};
+use crate::common::guest::Guest;
+use crate::common::process::{self, assert_not_stopped, path};
 
 /// Both points in time, twice: the first backup installs the filter, the others come by the keeper.
 pub const POINTS: [&str; 4] = ["end", "start", "end", "start"];
@@ -44,9 +44,7 @@ pub fn back_up_large(guest: &mut Guest, rings: usize) {
 
 /// Fails unless a backup succeeded, and each ring is in a state that existed, to which it had come by writing.
 pub fn assert_right(outcome: &Outcome, rings: usize) {
-    let report = outcome.report();
-    verify(&outcome.dest);
-    let newest = check_rings(&outcome.dest, rings).unwrap_or_else(|wrong| panic!("{wrong}\n{report}"));
+    let newest = process::assert_right(outcome, rings);
     assert!(newest.iter().all(|&record| record > 0), "the guest has written: {newest:?}");
 }
 

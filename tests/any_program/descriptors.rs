@@ -45,8 +45,7 @@ fn a_program_with_1000_threads_is_backed_up() {
 fn first_thread_ends(eventfds: &str) -> Outcome {
     let scratch = scratch();
     let trigger = scratch.path().join("trigger");
-    let arguments = [path(&trigger).to_owned(), eventfds.to_owned()];
-    let arguments = arguments.each_ref().map(String::as_str);
+    let arguments = [path(&trigger), eventfds];
     let mut guest = Guest::start_in(scratch, "first_thread_ends", Linked::Dynamically, &arguments);
     let (dest, source) = (guest.beside("backup"), guest.dir.clone());
     let mut running = backup::start(guest.pid(), &dest, &["--source", path(&source), "--throttle", "2MiB"]);

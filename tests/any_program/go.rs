@@ -10,6 +10,7 @@ use crate::bench::{POINTS, assert_right, workshop};
 use crate::common::backup::{self, HOTBACKUP, Outcome, alone, number_from, scratch, seed, verify};
 use crate::common::guest::{Guest, check_rings};
 use crate::common::process::{assert_not_stopped, kill_all, kill_one, pair, path, wait_until};
+use crate::common::random::Random;
 
 const RINGS: usize = 16;
 
@@ -138,19 +139,13 @@ fn time_to_filter() -> Duration {
 #[test]
 fn a_backup_of_a_go_program_killed_at_any_moment_harms_nothing() {
     let _alone = alone();
-    let mut chance = seed() | 1;
-    let mut below = |most: u64| {
-        chance ^= chance << 13;
-        chance ^= chance >> 7;
-        chance ^= chance << 17;
-        chance % most
-    };
+    let mut random = Random::new(seed());
     let (mut before, mut after) = (0, 0);
     // About half of the kills come before the filter is there, whenever that is on this machine.
     let mut most = time_to_filter() * 2;
     for round in 0..number_from("HOTBACKUP_FAULTS", 60) / 15 {
         let mut guest = start();
-        kill_after(&mut guest, round, "end", most.mul_f64(below(1000) as f64 / 1000.0));
+        kill_after(&mut guest, round, "end", most.mul_f64(random.below(1000) as f64 / 1000.0));
         if guest.is_filtered() {
             after += 1;
             most = most.mul_f64(0.5);
@@ -158,7 +153,7 @@ fn a_backup_of_a_go_program_killed_at_any_moment_harms_nothing() {
             before += 1;
             most = most.mul_f64(2.0);
         }
-        kill_after(&mut guest, 1000 + round, POINTS[round as usize % 4], Duration::from_micros(below(400_000)));
+        kill_after(&mut guest, 1000 + round, POINTS[round as usize % 4], Duration::from_micros(random.below(400_000)));
         back_up(&mut guest, "end");
     }
     println!("{before} kills came before the filter was there, {after} after");

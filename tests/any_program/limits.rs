@@ -33,21 +33,23 @@ fn refused_until_raised(guest: &mut Guest, narrow: &str, names: &[&str], wide: &
     back_up(guest, 4);
 }
 
-#[test]
-fn a_program_without_free_descriptors_is_refused() {
+/// A program with so many descriptors to spare.
+fn refused_with_descriptors(spare: usize) {
     let _alone = alone();
     let mut guest = rings();
     let open = fs::read_dir(format!("/proc/{}/fd", guest.pid())).expect("it lives").count();
-    refused_until_raised(&mut guest, &format!("--nofile={open}:4096"), &["file descriptors"], "--nofile=1024:4096");
+    let narrow = format!("--nofile={}:4096", open + spare);
+    refused_until_raised(&mut guest, &narrow, &["file descriptors"], "--nofile=1024:4096");
+}
+
+#[test]
+fn a_program_without_free_descriptors_is_refused() {
+    refused_with_descriptors(0);
 }
 
 #[test]
 fn a_program_with_hardly_any_free_descriptors_is_refused() {
-    let _alone = alone();
-    let mut guest = rings();
-    let open = fs::read_dir(format!("/proc/{}/fd", guest.pid())).expect("it lives").count();
-    let narrow = format!("--nofile={}:4096", open + 2);
-    refused_until_raised(&mut guest, &narrow, &["file descriptors"], "--nofile=1024:4096");
+    refused_with_descriptors(2);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod common {
     pub mod backup;
     pub mod guest;
     pub mod process;
+    pub mod random;
 }
 mod bench;
 mod capabilities;

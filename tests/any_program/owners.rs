@@ -14,9 +14,7 @@ fn gives_up(what: &str, is_early: bool) -> (Guest, std::path::PathBuf) {
     if is_early {
         fs::write(&trigger, "").expect("written");
     }
-    let arguments = [what.to_owned(), path(&trigger).to_owned()];
-    let arguments = arguments.each_ref().map(String::as_str);
-    (Guest::start_in(scratch, "gives_up", Linked::Dynamically, &arguments), trigger)
+    (Guest::start_in(scratch, "gives_up", Linked::Dynamically, &[what, path(&trigger)]), trigger)
 }
 
 #[test]

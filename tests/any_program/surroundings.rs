@@ -64,9 +64,7 @@ fn a_program_with_a_root_of_its_own_is_backed_up() {
     let dir = root.join("data");
     fs::create_dir_all(&dir).expect("a root");
     fs::copy(go::build(), root.join("guest")).expect("room for the guest");
-    let front = ["chroot", path(&root)].map(str::to_owned);
-    let front = front.each_ref().map(String::as_str);
-    let mut guest = start(scratch, dir, Path::new("/guest"), Path::new("/data"), &front);
+    let mut guest = start(scratch, dir, Path::new("/guest"), Path::new("/data"), &["chroot", path(&root)]);
     let target = guest.pid();
     back_up_go(&mut guest, target, Path::new("/data"));
 }

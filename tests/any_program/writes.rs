@@ -1,11 +1,10 @@
 //! Writes of 8 bytes in a program with eventfds: refused when in doubt, and never in doubt when the first backup asks for it.
 
-use std::fs;
 use std::path::Path;
 
 use crate::bench::{assert_names, refused};
 use crate::common::backup::{self, Outcome, alone, verify};
-use crate::common::guest::{Guest, Linked};
+use crate::common::guest::{Guest, Linked, check_numbers};
 use crate::common::process::{assert_right, path};
 
 /// Numbers, 8 bytes each, in two files in turn.
@@ -23,15 +22,7 @@ fn take(guest: &mut Guest, round: usize, more: &[&str]) -> Outcome {
 /// Fails unless a backup holds the numbers up to some number, without a gap.
 fn assert_numbers(dest: &Path) {
     verify(dest);
-    let read = |name: &str| -> Vec<u64> {
-        let content = fs::read(dest.join(name)).expect("in the backup");
-        content.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("whole numbers"))).collect()
-    };
-    let (odd, even) = (read("odd"), read("even"));
-    let last = (odd.len() + even.len()) as u64;
-    assert!(
-        last > 0 && odd.iter().copied().eq((1..=last).step_by(2)) && even.iter().copied().eq((2..=last).step_by(2))
-    );
+    check_numbers(dest).unwrap_or_else(|wrong| panic!("{wrong}"));
 }
 
 #[test]

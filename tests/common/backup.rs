@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -41,10 +41,15 @@ pub fn number_from(variable: &str, usual: u64) -> u64 {
     }
 }
 
+/// Realtime now, in nanoseconds since the epoch.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+    u64::try_from(since.as_nanos()).expect("the clock is before 2554")
+}
+
 /// A seed for what is random in a test: `HOTBACKUP_SEED`, or the clock; printed, so that a failure can be run again.
 pub fn seed() -> u64 {
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("the clock is past 1970");
-    let seed = number_from("HOTBACKUP_SEED", u64::from(clock.subsec_nanos()));
+    let seed = number_from("HOTBACKUP_SEED", now() % 1_000_000_000);
     println!("HOTBACKUP_SEED={seed}");
     seed
 }

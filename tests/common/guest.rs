@@ -104,15 +104,16 @@ impl Guest {
         }
     }
 
+    /// When each of the files that it keeps writing to was written to last.
+    fn written(&self) -> Vec<(i64, i64)> {
+        files(&self.dir).iter().map(|path| modified(path)).collect()
+    }
+
     /// Fails when the guest has died, or when any file of its that it keeps writing to stands still.
     pub fn assert_goes_on(&mut self) {
-        let written = || -> Vec<_> { files(&self.dir).iter().map(|path| modified(path)).collect() };
-        let (before, began) = (written(), Instant::now());
-        while !before.iter().zip(written()).all(|(before, now)| *before != now) {
-            if let Some(status) = self.child.try_wait().expect("our child") {
-                let said = self.stderr.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
-                panic!("the guest ended with {status}: {said}");
-            }
+        let (before, began) = (self.written(), Instant::now());
+        while !before.iter().zip(self.written()).all(|(before, now)| *before != now) {
+            self.assert_alive();
             assert!(
                 began.elapsed() < STANDSTILL,
                 "the guest has stood still for {STANDSTILL:?}\n{}",
@@ -125,11 +126,10 @@ impl Guest {
 
     /// Waits until it has written nothing for a while; fails when it goes on all the same.
     pub fn wait_for_standstill(&self) {
-        let written = || -> Vec<_> { files(&self.dir).iter().map(|path| modified(path)).collect() };
-        let (mut before, began) = (written(), Instant::now());
+        let (mut before, began) = (self.written(), Instant::now());
         loop {
             std::thread::sleep(Duration::from_millis(200));
-            let now = written();
+            let now = self.written();
             if before == now {
                 return;
             }
@@ -234,6 +234,24 @@ pub fn compile(name: &str, linked: Linked) -> PathBuf {
 /// Says whether each of the rings in `dir` is in a state that existed, and returns the newest record of each.
 pub fn check_rings(dir: &Path, rings: usize) -> Result<Vec<u64>, String> {
     (0..rings).map(|ring| check_ring(&dir.join(ring.to_string()))).collect()
+}
+
+/// Says up to which number the files of `eight_byte_writes` hold all numbers, the odd and the even ones.
+pub fn check_numbers(dir: &Path) -> Result<u64, String> {
+    let numbers = |name: &str| -> Result<Vec<u64>, String> {
+        let content = fs::read(dir.join(name)).map_err(|error| format!("{name}: {error}"))?;
+        if !content.len().is_multiple_of(8) {
+            return Err(format!("{name} ends within a number"));
+        }
+        Ok(content.chunks(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
+    };
+    let (odd, even) = (numbers("odd")?, numbers("even")?);
+    let total = (odd.len() + even.len()) as u64;
+    if total > 0 && odd.iter().copied().eq((1..=total).step_by(2)) && even.iter().copied().eq((2..=total).step_by(2)) {
+        Ok(total)
+    } else {
+        Err(format!("{} odd and {} even numbers, with gaps or none", odd.len(), even.len()))
+    }
 }
 
 fn check_ring(dir: &Path) -> Result<u64, String> {

@@ -5,13 +5,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 use mongodb::options::{Acknowledgment, CollectionOptions, WriteConcern};
 use mongodb::sync::{Client, Collection};
 
+use super::acks::{Ack, Acks};
+use super::backup::now;
 use super::mongod;
+use super::random::Random;
 
 /// The database the clients write to.
 pub const DATABASE: &str = "load";
@@ -23,39 +26,13 @@ pub const WINDOW: u64 = 40;
 /// oldest of its window. Operation number `k` is step `k % STEPS` of round `k / STEPS`.
 pub const STEPS: u64 = 4;
 
-/// When one operation was sent and when its acknowledgement had arrived, in realtime nanoseconds.
-#[derive(Debug, Clone, Copy)]
-pub struct Ack {
-    /// Just before it was sent.
-    pub sent: u64,
-    /// Just after it was acknowledged.
-    pub acked: u64,
-}
-
-/// Every client's operations in order.
-pub struct Acks(Vec<Vec<Ack>>);
-
-impl Acks {
-    /// How many of a client's operations were acknowledged before `point`, and how many had been sent: a state at
-    /// `point` holds at least the first and at most the second.
-    pub fn bounds(&self, client: usize, point: u64) -> (u64, u64) {
-        let log = &self.0[client];
-        (log.partition_point(|op| op.acked < point) as u64, log.partition_point(|op| op.sent <= point) as u64)
-    }
-
-    /// How many operations were acknowledged in all.
-    pub fn total(&self) -> u64 {
-        self.0.iter().map(|log| log.len() as u64).sum()
-    }
-}
-
 /// Fills a table of its own with about `mebibytes` of documents, so that there is something to copy.
 pub fn fill(uri: &str, mebibytes: u64) {
     let client = mongod::client(uri);
     let stock = client.database(DATABASE).collection::<Document>("stock");
-    let mut noise = Noise::new(mebibytes);
+    let mut random = Random::new(mebibytes);
     for batch in 0..mebibytes {
-        let documents = (0..128).map(|_| doc! {"batch": batch.cast_signed(), "pad": noise.bytes(8100, 8192)});
+        let documents = (0..128).map(|_| doc! {"batch": batch.cast_signed(), "pad": pad(&mut random, 8100, 8192)});
         stock.insert_many(documents).run().expect("fill the stock");
     }
     client.database("admin").run_command(doc! {"fsync": 1}).run().expect("force a checkpoint");
@@ -140,12 +117,6 @@ impl Drop for Load {
     }
 }
 
-/// Realtime now, in nanoseconds since the epoch.
-pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
-    u64::try_from(since.as_nanos()).expect("the clock is before 2554")
-}
-
 /// A collection whose every write is acknowledged by the journal.
 pub fn journaled(client: &Client, name: &str) -> Collection<Document> {
     let concern = WriteConcern::builder().w(Acknowledgment::Nodes(1)).journal(true).build();
@@ -172,7 +143,7 @@ fn write(uri: &str, number: usize, seed: u64, end: &AtomicBool, done: &AtomicU64
     let window = journaled(&client, &window_name(number));
     let counters = journaled(&client, COUNTERS);
     let name = i64::try_from(number).expect("few clients");
-    let mut noise = Noise::new(seed ^ (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut random = Random::new(seed ^ (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut log = Vec::new();
     while !end.load(Ordering::Relaxed) {
         let at = log.len() as u64;
@@ -180,7 +151,7 @@ fn write(uri: &str, number: usize, seed: u64, end: &AtomicBool, done: &AtomicU64
         let sent = now();
         match at % STEPS {
             0 => {
-                let pad = noise.bytes(200, 4000);
+                let pad = pad(&mut random, 200, 4000);
                 let document = doc! {"_id": format!("{number}-{seq}"), "c": name, "seq": seq, "pad": pad};
                 sequence.insert_one(document).run().expect("insert into the sequence");
             }
@@ -194,7 +165,7 @@ fn write(uri: &str, number: usize, seed: u64, end: &AtomicBool, done: &AtomicU64
                 assert_eq!(changed, 1, "one counter of client {number} changes");
             }
             2 => {
-                let document = doc! {"_id": seq, "pad": noise.bytes(50, 500)};
+                let document = doc! {"_id": seq, "pad": pad(&mut random, 50, 500)};
                 window.insert_one(document).run().expect("insert into the window");
             }
             _ => {
@@ -239,27 +210,8 @@ fn index(name: &str, keys: Document) -> mongodb::IndexModel {
     mongodb::IndexModel::builder().keys(keys).options(options).build()
 }
 
-/// Bytes that do not compress, the same for the same seed (xorshift64).
-pub struct Noise(u64);
-
-impl Noise {
-    /// From any seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Between `least` and `most` bytes.
-    pub fn bytes(&mut self, least: u64, most: u64) -> Binary {
-        let len = least + self.next() % (most - least);
-        let bytes = (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
-        Binary { subtype: BinarySubtype::Generic, bytes }
-    }
+/// Between `least` and `most` bytes that do not compress.
+fn pad(random: &mut Random, least: u64, most: u64) -> Binary {
+    let length = least + random.below(most - least);
+    Binary { subtype: BinarySubtype::Generic, bytes: random.bytes(length as usize) }
 }

@@ -42,7 +42,7 @@ pub fn threads(pid: i32) -> Vec<i32> {
 }
 
 /// Every process there is.
-fn processes() -> Vec<i32> {
+pub fn processes() -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc is there");
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
@@ -119,11 +119,11 @@ pub fn back_up(guest: &mut Guest, rings: usize, name: &str) -> Outcome {
     outcome
 }
 
-/// Fails unless a backup succeeded and holds a state that existed.
-pub fn assert_right(outcome: &Outcome, rings: usize) {
+/// Fails unless a backup succeeded and holds a state that existed. Gives the newest record of each ring.
+pub fn assert_right(outcome: &Outcome, rings: usize) -> Vec<u64> {
     let report = outcome.report();
     verify(&outcome.dest);
-    check_rings(&outcome.dest, rings).unwrap_or_else(|wrong| panic!("{wrong}\n{report}"));
+    check_rings(&outcome.dest, rings).unwrap_or_else(|wrong| panic!("{wrong}\n{report}"))
 }
 
 /// Fails when a backup says that it succeeded and is wrong, or fails for a cause that is none of `causes`. Says whether

@@ -8,8 +8,17 @@ use std::path::Path;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Client;
 
-use super::load::{self, Acks, CLIENTS, COUNTERS, STEPS, WINDOW};
+use super::acks::Acks;
+use super::backup::{Outcome, verify};
+use super::load::{self, CLIENTS, COUNTERS, STEPS, WINDOW};
 use super::mongod::{Mongod, Opts};
+
+/// Fails unless a backup succeeded and holds what the clients know; see [`check`].
+pub fn assert_right(outcome: &Outcome, directoryperdb: bool, acks: &Acks) {
+    verify(&outcome.dest);
+    check(&outcome.dest, directoryperdb, acks, outcome.point())
+        .unwrap_or_else(|wrong| panic!("{:?}: {wrong}\n{}", outcome.dest, outcome.report()));
+}
 
 /// Starts a server on the backup, and says what is wrong with it, if anything: a table that is not valid, a write
 /// acknowledged before `point` (realtime nanoseconds) that is missing, one sent after it that is there, or a client

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::common::backup::{Outcome, verify};
+use crate::common::names;
 use crate::common::process::assert_not_stopped;
+use crate::faults::disk;
 use crate::faults::target::{Target, WORKERS, goes_on};
-use crate::faults::{disk, names};
 use crate::target::{Boxed, STANDSTILL};
 
 /// The longest that any call may wait, whoever dies: the lease of one second, and looks.

@@ -6,6 +6,7 @@
 mod common {
     pub mod backup;
     pub mod guest;
+    pub mod names;
     pub mod process;
 }
 // The guest that times every call, and how a backup of it is judged: the fault harness's.
@@ -13,7 +14,6 @@ mod common {
 #[allow(dead_code)]
 mod faults {
     pub mod disk;
-    pub mod names;
     pub mod page;
     pub mod processes;
     pub mod target;

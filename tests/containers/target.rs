@@ -13,8 +13,8 @@ use super::cgroup::Group;
 use super::runtime::{Container, Spec, unique};
 use crate::common::backup::scratch;
 use crate::common::guest::{Linked, compile};
+use crate::common::names;
 use crate::common::process::path;
-use crate::faults::names;
 use crate::faults::page::{Page, Span, Wait};
 use crate::faults::target::{Target, WORKERS, goes_on};
 
@@ -220,6 +220,6 @@ impl Target for Boxed {
     }
 
     fn judge(&self, dest: &Path) -> Result<(), String> {
-        names::check(dest, WORKERS)
+        names::check(dest, WORKERS).map(drop)
     }
 }

@@ -10,6 +10,7 @@ use super::processes::{self, keepers, wait_until};
 use super::strike::{Strike, Struck};
 use super::supervisor::{Ended, Supervisor, command};
 use super::target::{Target, goes_on};
+use crate::common::process::status;
 
 /// The longest that any call may wait, whatever fails: the lease of one second, with the looks before and after it. During
 /// a hold it is 50 ms and looks; for that there is no bound of its own here.
@@ -124,7 +125,7 @@ fn after(target: &mut dyn Target, plan: &Plan, mut struck: Struck, dest: &Path, 
     }
     if processes::is_filtered(pid) {
         wrong.extend(paired(pid).err());
-        let filters = processes::status_field(pid, "Seccomp_filters");
+        let filters = status(pid, "Seccomp_filters");
         if filters.as_deref() != Some("1") {
             wrong.push(format!("the target has {filters:?} filters"));
         }

@@ -79,8 +79,7 @@ impl Page {
     /// call since, and the sleeper has woken.
     pub fn longest(&self, excused: &[Span], span: Option<Span>) -> Wait {
         let words = self.words();
-        let mut stalls = self.entries(&words, STALL);
-        stalls.extend(super::disk::stalls(self.began).into_iter().map(|(begin, end)| (begin, end, 0)));
+        let stalls = self.stalls(&words);
         let mut longest = Wait::default();
         for worker in 0..self.workers {
             let mut calls = self.entries(&words, worker);
@@ -108,12 +107,14 @@ impl Page {
 
     /// The longest stall of the machine or its disk.
     pub fn stall(&self) -> Duration {
-        let words = self.words();
-        let mut stalls = self.entries(&words, STALL);
-        stalls.extend(super::disk::stalls(self.began).into_iter().map(|(begin, end)| (begin, end, 0)));
-        Duration::from_nanos(
-            stalls.iter().map(|&(begin, end, _)| end - begin.max(self.began).min(end)).max().unwrap_or(0),
-        )
+        let stalls = self.stalls(&self.words());
+        let longest = stalls.iter().map(|&(begin, end)| end - begin.max(self.began).min(end)).max();
+        Duration::from_nanos(longest.unwrap_or(0))
+    }
+
+    fn stalls(&self, words: &[u64]) -> Vec<Span> {
+        let of_machine = self.entries(words, STALL).into_iter().map(|(begin, end, _)| (begin, end));
+        of_machine.chain(super::disk::stalls(self.began)).collect()
     }
 
     fn entries(&self, words: &[u64], part: usize) -> Vec<(u64, u64, u64)> {
@@ -127,9 +128,9 @@ impl Page {
 }
 
 /// What a call waited for without excuse: not the spans that are excused, nor the worst stall of the machine in the rest.
-fn net(call: Span, excused: &[Span], stalls: &[(u64, u64, u64)]) -> Duration {
+fn net(call: Span, excused: &[Span], stalls: &[Span]) -> Duration {
     let excused_part: u64 = excused.iter().map(|&span| overlap(call, span)).sum();
-    let stall = |&(begin, end, _): &(u64, u64, u64)| {
+    let stall = |&(begin, end): &Span| {
         let whole = overlap(call, (begin, end));
         let twice: u64 = excused
             .iter()

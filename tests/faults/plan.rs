@@ -5,27 +5,21 @@ use std::time::Duration;
 
 use hotbackup_event::failpoint;
 
-/// Random choices (splitmix64).
-pub struct Choices(u64);
+use crate::common::random::Random;
+
+/// Random choices.
+pub struct Choices(Random);
 
 impl Choices {
     /// Those of fault `number`.
     pub fn of(seed: u64, number: u64) -> Self {
-        let mut choices = Self(seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        choices.next();
-        choices
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        let mut random = Random::new(seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        random.next();
+        Self(random)
     }
 
     fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.0.below(end)
     }
 
     /// True once in `times`.
@@ -34,12 +28,12 @@ impl Choices {
     }
 
     fn one_of<T: Copy>(&mut self, among: &[T]) -> T {
-        among[self.below(among.len() as u64) as usize]
+        self.0.one_of(among)
     }
 
     /// From `least` to `most`, every order of magnitude as likely as the next.
     fn between(&mut self, least: Duration, most: Duration) -> Duration {
-        let share = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        let share = (self.0.next() >> 11) as f64 / (1_u64 << 53) as f64;
         least.mul_f64((most.as_secs_f64() / least.as_secs_f64()).powf(share))
     }
 }

@@ -7,6 +7,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::common::process::{self, status, threads};
+
 /// What the helper is called that holds threads of the target by ptrace.
 const HELPER: &str = "hotbackup-trace";
 
@@ -21,13 +23,7 @@ pub struct Keepers {
 
 /// The keepers of process `pid`.
 pub fn keepers(pid: i32) -> Keepers {
-    let wanted = pid.to_string();
-    let is_keeper = |pid: &i32| {
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut words = line.split('\0');
-        words.next() == Some("hotbackup-keep") && words.next() == Some(&wanted)
-    };
-    let all: Vec<i32> = processes().filter(is_keeper).collect();
+    let all = process::keepers(pid);
     let pair = match all[..] {
         // A twin is a child of the one that acts.
         [a, b] if parent(b) == Some(a) => Some((a, b)),
@@ -39,7 +35,7 @@ pub fn keepers(pid: i32) -> Keepers {
 
 /// The helper of a supervisor, or of one of the keepers, of target `pid`.
 pub fn helper(supervisor: i32, pid: i32) -> Option<i32> {
-    processes().find(|&process| {
+    process::processes().into_iter().find(|&process| {
         let comm = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
         // Not one whose supervisor was killed before: that is about to end by itself, unless it is stopped. Its parent is its
         // guard, which the supervisor started.
@@ -48,11 +44,6 @@ pub fn helper(supervisor: i32, pid: i32) -> Option<i32> {
                 .and_then(parent)
                 .is_some_and(|parent| parent == supervisor || keepers(pid).all.contains(&parent))
     })
-}
-
-fn processes() -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").expect("/proc is there");
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// The fields of /proc/PID/stat from the state on.
@@ -69,12 +60,6 @@ fn parent(pid: i32) -> Option<i32> {
 pub fn state(pid: i32) -> Option<char> {
     let state = stat(&format!("/proc/{pid}/stat"))?.first()?.chars().next()?;
     (!matches!(state, 'Z' | 'X')).then_some(state)
-}
-
-/// The threads of a process.
-pub fn threads(pid: i32) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// The threads of a process that are stopped, by a signal or by a tracer.
@@ -103,15 +88,9 @@ pub fn doing(pid: i32) -> String {
     text
 }
 
-/// A field of /proc/PID/status.
-pub fn status_field(pid: i32, name: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
-}
-
 /// Whether a process has a seccomp filter.
 pub fn is_filtered(pid: i32) -> bool {
-    status_field(pid, "Seccomp").is_some_and(|mode| mode == "2")
+    status(pid, "Seccomp").is_some_and(|mode| mode == "2")
 }
 
 /// Sends a signal; `false` when the process is gone.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::names;
 use super::processes;
 use super::target::{Guest, Target, WORKERS, goes_on};
+use crate::common::names;
 
 /// What is changed by hand, and how.
 type Change = (&'static str, fn(&Path));
@@ -57,11 +57,12 @@ pub fn run() -> Result<(), String> {
         return Err(guest.died().unwrap_or_default());
     }
     let copy = guest.scratch().join("copy");
-    let mut found = names::check(&dir, WORKERS).map_err(|wrong| format!("a state that existed is refused: {wrong}"));
+    let check = |dir: &Path| names::check(dir, WORKERS).map(drop);
+    let mut found = check(&dir).map_err(|wrong| format!("a state that existed is refused: {wrong}"));
     for (what, change) in changes {
         copy_tree(&dir, &copy);
         change(&copy);
-        if found.is_ok() && names::check(&copy, WORKERS).is_ok() {
+        if found.is_ok() && check(&copy).is_ok() {
             found = Err(format!("{what} is not seen"));
         }
         fs::remove_dir_all(&copy).expect("our own copy");

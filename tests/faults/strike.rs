@@ -193,7 +193,7 @@ impl<'a> Strike<'a> {
     /// was the one to answer; then it may find out.
     fn supervisor_is_stopped(&mut self, supervisor: &mut Supervisor) -> Result<(), String> {
         let begin = now();
-        self.struck.stopped_at = crate::common::load::now();
+        self.struck.stopped_at = crate::common::backup::now();
         let on = if self.struck.met { goes_on(self.target, 10, TAKEN_OVER) } else { Ok(()) };
         if on.is_ok() {
             std::thread::sleep(self.plan.length);

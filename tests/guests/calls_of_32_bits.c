@@ -14,18 +14,15 @@ static long pwrite_i386(int fd, const void *from, size_t size, off_t at) {
 
 int main(int argc, char **argv) {
     MUST(argc == 2);
-    char path[4096];
-    join_path(path, sizeof path, argv[1], "0");
     struct ring ring;
-    ring_open(&ring, path, 512);
+    ring_open_in(&ring, argv[1], "0", 512);
     uint64_t *record = mmap(NULL, RECORD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
     MUST(record != MAP_FAILED);
     ready();
-    for (uint64_t n = 1;; n++) {
-        for (size_t i = 0; i < RECORD / sizeof *record; i++)
-            record[i] = n;
-        off_t at = (off_t)(n / RING_FILES % ring.slots * RECORD);
-        MUST(pwrite_i386(ring.fd[n % RING_FILES], record, RECORD, at) == RECORD);
+    for (;; ring.newest++) {
+        off_t at;
+        int fd = ring_next(&ring, record, &at);
+        MUST(pwrite_i386(fd, record, RECORD, at) == RECORD);
         nap(200);
     }
 }

@@ -67,9 +67,8 @@ int main(int argc, char **argv) {
     MUST(argc == 2);
     base = argv[1];
     char path[4096];
-    join_path(path, sizeof path, argv[1], "0");
     struct ring ring;
-    ring_open(&ring, path, SLOTS);
+    ring_open_in(&ring, argv[1], "0", SLOTS);
     for (long how = 1; how < 4; how++) {
         pthread_t id;
         MUST(pthread_create(&id, NULL, parent, (void *)how) == 0);

@@ -46,9 +46,8 @@ static void start_daemon(const char *dir, int closes) {
 int main(int argc, char **argv) {
     MUST(argc == 4);
     char path[4096];
-    join_path(path, sizeof path, argv[1], "0");
     struct ring ring;
-    ring_open(&ring, path, 160);
+    ring_open_in(&ring, argv[1], "0", 160);
     ready();
     for (int started = 0;;) {
         ring_write(&ring);

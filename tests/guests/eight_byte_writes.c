@@ -9,11 +9,7 @@ int main(int argc, char **argv) {
         MUST(eventfd(0, EFD_CLOEXEC) >= 0);
     int fd[2] = {make_file(argv[1], "even", 0), make_file(argv[1], "odd", 0)};
     /* Something to copy, so that numbers are written while the backup runs. */
-    int ballast = make_file(argv[1], "ballast", 0);
-    static char block[1 << 20];
-    memset(block, 'b', sizeof block);
-    for (int i = 0; i < 8; i++)
-        MUST(write(ballast, block, sizeof block) == (ssize_t)sizeof block);
+    make_ballast(argv[1], 8);
     ready();
     for (uint64_t n = 1;; n++) {
         MUST(write(fd[n % 2], &n, sizeof n) == sizeof n);

@@ -1,16 +1,20 @@
-/* every_kind_of_call DIR PAGE WORKERS SLOTS PAUSE_US SPIN: threads that each write a ring, change names and append to a
- * log, all in a fixed order, and time every call; see tests/faults/names.rs for what each call leaves behind.
+/* every_kind_of_call DIR PAGE WORKERS SLOTS PAUSE_US SPIN [TIMES]: threads that each write a ring, change names and append to
+ * a log, all in a fixed order, and time every call; see tests/common/names.rs for what each call leaves behind. Where there are
+ * several calls to the same effect, they take turns.
  *
  * DIR/mapped is mapped shared; by stores, each writer says there when it begins a record, and when it has made that record's
  * change of names.
  *
  * The times go to PAGE, a file outside DIR that is mapped shared; tests/faults/page.rs reads it. One more thread only
  * sleeps, and records when it woke late: by that a stall of the machine is told apart from a call that had to wait.
- * SPIN other threads never leave the processor. */
+ * SPIN other threads never leave the processor.
+ *
+ * TIMES is one more such file: when each record was begun and ended, for tests/point_in_time.rs. */
 #include "guest.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/uio.h>
 #include <time.h>
 
 enum { BLOCK = 128, LOG = 32, MOST_WORKERS = 8, STALL = 10, LONG_NS = 20 * 1000 * 1000, STALL_NS = 5 * 1000 * 1000 };
@@ -25,10 +29,23 @@ struct times {
 
 static uint64_t *page;
 
-static uint64_t now(void) {
+/* When record `number` of a worker was begun, when it was in the ring, and when the last call that belongs to it was over;
+ * 0 is not yet. On the clock that backups name their point in time by. */
+enum { TIMES = 1 << 17 };
+struct record_times {
+    uint64_t number, begun, written, over;
+};
+
+static struct record_times *record_times;
+
+static uint64_t now_of(clockid_t clock) {
     struct timespec time;
-    MUST(clock_gettime(CLOCK_MONOTONIC, &time) == 0);
+    MUST(clock_gettime(clock, &time) == 0);
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static uint64_t now(void) {
+    return now_of(CLOCK_MONOTONIC);
 }
 
 static struct times *part(uint64_t number) {
@@ -71,6 +88,8 @@ static void note(struct times *times, uint64_t begin, uint64_t end, uint64_t wha
     } while (0)
 
 struct worker {
+    uint64_t number;
+    char *log_path;
     struct ring ring;
     struct times *times;
     long pause_us;
@@ -82,13 +101,14 @@ struct worker {
 
 static void timed_ring_write(struct worker *self) {
     uint64_t record[RECORD / sizeof(uint64_t)];
-    struct ring *ring = &self->ring;
-    uint64_t n = ring->newest + 1;
-    for (size_t i = 0; i < sizeof record / sizeof *record; i++)
-        record[i] = n;
-    off_t at = (off_t)(n / RING_FILES % ring->slots * RECORD);
-    TIMED(self->times, pwrite(ring->fd[n % RING_FILES], record, sizeof record, at) == (ssize_t)sizeof record);
-    ring->newest = n;
+    off_t at;
+    int fd = ring_next(&self->ring, record, &at);
+    struct iovec halves[2] = {{record, RECORD / 2}, {record + RECORD / 16, RECORD / 2}};
+    if (record[0] % 2)
+        TIMED(self->times, pwrite(fd, record, sizeof record, at) == (ssize_t)sizeof record);
+    else
+        TIMED(self->times, pwritev(fd, halves, 2, at) == (ssize_t)sizeof record);
+    self->ring.newest++;
 }
 
 static int make(struct worker *self, const char *path, int flags) {
@@ -102,7 +122,11 @@ static void fill(struct worker *self, uint64_t round, size_t length) {
     MUST(length <= sizeof words);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         words[i] = round;
-    TIMED(self->times, write(self->file, words, length) == (ssize_t)length);
+    struct iovec parts[2] = {{words, 8}, {words + 1, length - 8}};
+    if (round % 2)
+        TIMED(self->times, write(self->file, words, length) == (ssize_t)length);
+    else
+        TIMED(self->times, writev(self->file, parts, 2) == (ssize_t)length);
 }
 
 /* Record n has been written: one change of names. Each step is one call that leaves another state behind. */
@@ -149,21 +173,36 @@ static void change_names(struct worker *self, uint64_t n) {
 }
 
 static void append(struct worker *self, uint64_t n) {
-    if (n % LOG_RECORDS == 0)
-        TIMED(self->times, ftruncate(self->log, 0) == 0);
+    int fd;
+    switch (n % (3 * LOG_RECORDS)) {
+    case 0: TIMED(self->times, ftruncate(self->log, 0) == 0); break;
+    case LOG_RECORDS: TIMED(self->times, truncate(self->log_path, 0) == 0); break;
+    case 2 * LOG_RECORDS:
+        TIMED(self->times, (fd = open(self->log_path, O_WRONLY | O_TRUNC | O_CLOEXEC)) >= 0);
+        MUST(close(fd) == 0);
+        break;
+    }
     TIMED(self->times, write(self->log, &n, sizeof n) == (ssize_t)sizeof n);
 }
 
 static void *worker(void *argument) {
     struct worker *self = argument;
     for (;;) {
-        self->begun_named[0] = self->ring.newest + 1;
+        uint64_t n = self->ring.newest + 1;
+        struct record_times none, *times = record_times ? &record_times[self->number * TIMES + n % TIMES] : &none;
+        SET(times->written, 0);
+        SET(times->over, 0);
+        SET(times->begun, now_of(CLOCK_REALTIME));
+        SET(times->number, n);
+        self->begun_named[0] = n;
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         timed_ring_write(self);
-        change_names(self, self->ring.newest);
-        self->begun_named[1] = self->ring.newest;
+        SET(times->written, now_of(CLOCK_REALTIME));
+        change_names(self, n);
+        self->begun_named[1] = n;
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        append(self, self->ring.newest);
+        append(self, n);
+        SET(times->over, now_of(CLOCK_REALTIME));
         if (self->pause_us)
             nap(self->pause_us);
     }
@@ -198,18 +237,26 @@ static void *spinner(void *argument) {
     return NULL;
 }
 
+/* A file of `size` bytes outside DIR, mapped shared. */
+static void *map_outside(const char *path, size_t size) {
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    MUST(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+    void *mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    MUST(mapped != MAP_FAILED);
+    return mapped;
+}
+
 int main(int argc, char **argv) {
-    MUST(argc == 7);
+    MUST(argc == 7 || argc == 8);
     /* Whoever started it may be killed: nothing is left behind then. */
     MUST(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
     umask(022);
     const char *dir = argv[1];
     long workers = number(argv[3]);
     MUST(workers > 0 && workers <= MOST_WORKERS);
-    int fd = open(argv[2], O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    MUST(fd >= 0 && ftruncate(fd, BLOCK * 8 * 16) == 0);
-    page = mmap(NULL, BLOCK * 8 * 16, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    MUST(page != MAP_FAILED);
+    page = map_outside(argv[2], BLOCK * 8 * 16);
+    if (argc == 8)
+        record_times = map_outside(argv[7], (size_t)workers * TIMES * sizeof *record_times);
     MUST(sizeof(struct times) <= BLOCK * 8);
     page[2] = (uint64_t)workers;
     uint64_t *mapped = mmap(NULL, RECORD, PROT_READ | PROT_WRITE, MAP_SHARED, make_file(dir, "mapped", RECORD), 0);
@@ -220,7 +267,9 @@ int main(int argc, char **argv) {
         char path[4096];
         MUST(snprintf(path, sizeof path, "%s/%ld", dir, i) < (int)sizeof path);
         ring_open(&all[i].ring, path, (uint64_t)number(argv[4]));
+        all[i].number = (uint64_t)i;
         all[i].log = make_file(path, "log", 0);
+        MUST(asprintf(&all[i].log_path, "%s/log", path) > 0);
         MUST(fcntl(all[i].log, F_SETFL, O_APPEND) == 0);
         MUST(snprintf(path, sizeof path, "%s/%ld/names", dir, i) < (int)sizeof path);
         MUST(mkdir(path, 0755) == 0);

@@ -63,14 +63,46 @@ static void ring_open(struct ring *ring, const char *dir, uint64_t slots) {
     }
 }
 
+/* The ring in DIR/NAME. */
+static void ring_open_in(struct ring *ring, const char *dir, const char *name, uint64_t slots) {
+    char path[4096];
+    join_path(path, sizeof path, dir, name);
+    ring_open(ring, path, slots);
+}
+
+/* The next record, and where it goes: returns the file. To be counted in `newest` once it is there. */
+static int ring_next(const struct ring *ring, uint64_t *record, off_t *at) {
+    uint64_t n = ring->newest + 1;
+    for (size_t i = 0; i < RECORD / sizeof *record; i++)
+        record[i] = n;
+    *at = (off_t)(n / RING_FILES % ring->slots * RECORD);
+    return ring->fd[n % RING_FILES];
+}
+
 static void ring_write(struct ring *ring) {
     uint64_t record[RECORD / sizeof(uint64_t)];
-    uint64_t n = ring->newest + 1;
-    for (size_t i = 0; i < sizeof record / sizeof *record; i++)
-        record[i] = n;
-    off_t at = (off_t)(n / RING_FILES % ring->slots * RECORD);
-    MUST(pwrite(ring->fd[n % RING_FILES], record, sizeof record, at) == (ssize_t)sizeof record);
-    ring->newest = n;
+    off_t at;
+    int fd = ring_next(ring, record, &at);
+    MUST(pwrite(fd, record, sizeof record, at) == (ssize_t)sizeof record);
+    ring->newest++;
+}
+
+/* Writes a ring for ever, and sleeps in no call. */
+static void ring_write_and_compute(struct ring *ring) {
+    for (;;) {
+        ring_write(ring);
+        for (volatile int i = 0; i < 20000; i++)
+            ;
+    }
+}
+
+/* DIR/ballast, which is never written to again, so that a backup takes a while. */
+static void make_ballast(const char *dir, int mib) {
+    int fd = make_file(dir, "ballast", 0);
+    static char block[1 << 20];
+    memset(block, 'b', sizeof block);
+    for (int i = 0; i < mib; i++)
+        MUST(write(fd, block, sizeof block) == (ssize_t)sizeof block);
 }
 
 /* Sleeps as mutexes and condition variables do: in a futex wait. */

@@ -4,11 +4,7 @@
 
 int main(int argc, char **argv) {
     MUST(argc == 3);
-    int ballast = make_file(argv[1], "ballast", 0);
-    static char block[1 << 20];
-    memset(block, 'b', sizeof block);
-    for (int i = 0; i < 16; i++)
-        MUST(write(ballast, block, sizeof block) == (ssize_t)sizeof block);
+    make_ballast(argv[1], 16);
     int there = access(argv[2], F_OK) == 0;
     if (!there) {
         ready();

@@ -3,14 +3,8 @@
 
 int main(int argc, char **argv) {
     MUST(argc == 2);
-    char path[4096];
-    join_path(path, sizeof path, argv[1], "0");
     struct ring ring;
-    ring_open(&ring, path, 256);
+    ring_open_in(&ring, argv[1], "0", 256);
     ready();
-    for (;;) {
-        ring_write(&ring);
-        for (volatile int i = 0; i < 20000; i++)
-            ;
-    }
+    ring_write_and_compute(&ring);
 }

@@ -6,14 +6,12 @@
 int main(int argc, char **argv) {
     MUST(argc == 2);
     MUST(eventfd(0, EFD_CLOEXEC) >= 0);
-    char path[4096];
-    join_path(path, sizeof path, argv[1], "0");
     struct ring ring;
-    ring_open(&ring, path, 512);
+    ring_open_in(&ring, argv[1], "0", 512);
     char name[RING_FILES][4200];
     for (int i = 0; i < RING_FILES; i++) {
         MUST(close(ring.fd[i]) == 0);
-        snprintf(name[i], sizeof name[i], "%s/ring-%d", path, i);
+        snprintf(name[i], sizeof name[i], "%s/0/ring-%d", argv[1], i);
     }
     ready();
     for (;;) {

@@ -48,12 +48,10 @@ static void *writer(void *argument) {
     for (int name = 0;; name = !name) {
         for (int i = 0; i < 4; i++) {
             uint64_t record[RECORD / sizeof(uint64_t)];
-            uint64_t n = ring->newest + 1;
-            for (size_t word = 0; word < sizeof record / sizeof *record; word++)
-                record[word] = n;
-            off_t at = (off_t)(n / RING_FILES % ring->slots * RECORD);
-            CALL(pwrite(ring->fd[n % RING_FILES], record, sizeof record, at), sizeof record);
-            ring->newest = n;
+            off_t at;
+            int to = ring_next(ring, record, &at);
+            CALL(pwrite(to, record, sizeof record, at), sizeof record);
+            ring->newest++;
         }
         CALL(ftruncate(fd, (off_t)(ring->newest % 65536)), 0);
         CALL(rename(names[me][name], names[me][!name]), 0);

@@ -7,11 +7,7 @@ int main(int argc, char **argv) {
     MUST(argc == 4);
     int late = strcmp(argv[3], "mprotect") == 0;
     int fd = make_file(argv[1], "mapped", RECORD);
-    int ballast = make_file(argv[1], "ballast", 0);
-    static char block[1 << 20];
-    memset(block, 'b', sizeof block);
-    for (int i = 0; i < 16; i++)
-        MUST(write(ballast, block, sizeof block) == (ssize_t)sizeof block);
+    make_ballast(argv[1], 16);
     volatile uint64_t *words = NULL;
     if (late) {
         words = mmap(NULL, RECORD, PROT_READ, MAP_SHARED, fd, 0);

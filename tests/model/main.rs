@@ -13,6 +13,7 @@ mod common {
     pub mod driver;
     pub mod guest;
     pub mod moment;
+    pub mod random;
     pub mod snapshot;
 }
 mod disks;

@@ -8,6 +8,7 @@ use hotbackup_copier::{Error, Point, Tuning};
 
 use crate::common::backup::verify;
 use crate::common::moment::{How, back_up_as};
+use crate::common::random::Random;
 use crate::common::snapshot::Snapshot;
 use crate::disks::{Disk, Ground};
 use crate::order::{Cut, Next, in_order};
@@ -20,7 +21,7 @@ pub type Damage = fn(&Path);
 
 /// Takes backups of one guest, and judges each. Says what is wrong with the first wrong one.
 pub fn run(settings: &Settings, damage: Option<Damage>) -> Result<Tally, String> {
-    let mut noise = Noise(settings.seed);
+    let mut random = Random::new(settings.seed);
     let mut run = Run::new(settings);
     let mut tally = Tally::default();
     // Where most are refused it may take more to see one that is right.
@@ -30,8 +31,8 @@ pub fn run(settings: &Settings, damage: Option<Damage>) -> Result<Tally, String>
         if number >= settings.backups && tally.right > 0 {
             break;
         }
-        std::thread::sleep(Duration::from_millis(noise.next() % 60));
-        let how = noise.how();
+        std::thread::sleep(Duration::from_millis(random.below(60)));
+        let how = how(&mut random);
         let said = format!("backup {number} with {settings}, {how:?}");
         let before = run.live.steps();
         let taken = back_up_as(run.live.pid(), &run.dir, &run.dest, how, |_| {});
@@ -94,36 +95,20 @@ fn machine_was_busy(error: &Error) -> bool {
     }
 }
 
-/// Random numbers for moments and settings.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.next() as usize % of.len()]
-    }
-
-    fn how(&mut self) -> How {
-        let tuning = Tuning {
-            hold_below: self.one_of(&[0, 64 << 10, 1 << 20, 8 << 20]),
-            max_passes: self.one_of(&[1, 2, 8]),
-            // None: the first hold is given up, and what it had begun to look at is left to a sync.
-            hold_budget: self.one_of(&[Duration::ZERO, Duration::from_millis(4), Duration::from_millis(20)]),
-            before_image_threads: self.one_of(&[1, 2, 4]),
-            max_entry_marks: self.one_of(&[2, 50, 16 << 10]),
-            sync_each_below: self.one_of(&[0, 1000]),
-            ..Tuning::default()
-        };
-        let rate = self.one_of(&[None, None, Some(30 << 20), Some(100 << 20)]);
-        How { point: self.one_of(&[Point::End, Point::Start]), tuning, rate }
-    }
+/// Random settings.
+fn how(random: &mut Random) -> How {
+    let tuning = Tuning {
+        hold_below: random.one_of(&[0, 64 << 10, 1 << 20, 8 << 20]),
+        max_passes: random.one_of(&[1, 2, 8]),
+        // None: the first hold is given up, and what it had begun to look at is left to a sync.
+        hold_budget: random.one_of(&[Duration::ZERO, Duration::from_millis(4), Duration::from_millis(20)]),
+        before_image_threads: random.one_of(&[1, 2, 4]),
+        max_entry_marks: random.one_of(&[2, 50, 16 << 10]),
+        sync_each_below: random.one_of(&[0, 1000]),
+        ..Tuning::default()
+    };
+    let rate = random.one_of(&[None, None, Some(30 << 20), Some(100 << 20)]);
+    How { point: random.one_of(&[Point::End, Point::Start]), tuning, rate }
 }
 
 /// The run of one guest.

@@ -4,8 +4,9 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use crate::common::acks::Acks;
 use crate::common::backup::{self, Outcome, number_from, verify};
-use crate::load::{Acks, Load};
+use crate::load::Load;
 use crate::server::copy_of;
 
 /// That a busy machine is slow is not the point here.
@@ -79,7 +80,7 @@ pub fn turns(client: usize, inserted: &[u64], counter: u64) -> RangeInclusive<u6
 
 #[test]
 fn a_state_that_lacks_an_acknowledged_write_or_holds_a_later_one_is_refused() {
-    use crate::load::Ack;
+    use crate::common::acks::Ack;
     // Write k is sent at 10 k and acknowledged at 10 k + 5.
     let acks = Acks(vec![(0..10).map(|k| Ack { sent: 10 * k, acked: 10 * k + 5 }).collect()]);
     let held = |done: u64| vec![done..=done];

@@ -3,39 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+use crate::common::acks::{Ack, Acks};
+use crate::common::backup::now;
+use crate::common::random::Random;
 
 /// Longer than any program here takes for a few writes on a busy machine.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// Each client rests so long after each write: a source that grows as fast as it can is not the point here.
 const REST: Duration = Duration::from_millis(2);
-
-/// When one write was sent and when its acknowledgement had arrived, in realtime nanoseconds.
-#[derive(Debug, Clone, Copy)]
-pub struct Ack {
-    /// Just before it was sent.
-    pub sent: u64,
-    /// Just after it was acknowledged.
-    pub acked: u64,
-}
-
-/// Every client's writes in order.
-pub struct Acks(pub Vec<Vec<Ack>>);
-
-impl Acks {
-    /// How many of a client's writes were acknowledged before `point`, and how many had been sent: a state at `point`
-    /// holds at least the first and at most the second.
-    pub fn bounds(&self, client: usize, point: u64) -> (u64, u64) {
-        let log = &self.0[client];
-        (log.partition_point(|op| op.acked < point) as u64, log.partition_point(|op| op.sent <= point) as u64)
-    }
-
-    /// How many clients there are.
-    pub fn clients(&self) -> usize {
-        self.0.len()
-    }
-}
 
 /// One client: performs write number `k` and returns once it is acknowledged; panics when it fails.
 pub type Client = Box<dyn FnMut(u64) + Send>;
@@ -93,21 +71,12 @@ impl Drop for Load {
     }
 }
 
-/// Realtime now, in nanoseconds since the epoch.
-pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
-    u64::try_from(since.as_nanos()).expect("the clock is before 2554")
-}
-
-/// Text that does not compress, the same for the same number (xorshift64).
+/// Text that does not compress, the same for the same number.
 pub fn noise(number: u64, length: usize) -> String {
-    let mut state = (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = Random::new(number);
     let mut text = String::with_capacity(length + 16);
     while text.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        text += &format!("{state:016x}");
+        text += &format!("{:016x}", random.next());
     }
     text.truncate(length);
     text

@@ -4,7 +4,9 @@
 
 #[path = "../common"]
 mod common {
+    pub mod acks;
     pub mod backup;
+    pub mod random;
 }
 mod etcd;
 mod judge;

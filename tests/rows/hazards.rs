@@ -35,26 +35,25 @@ fn store(at: &mut Bench, address: i64) {
     call!(at.guest, libc::SYS_read, from, address, 6);
 }
 
-#[test]
-fn mmap_shared_and_writable() {
+/// A mapping that a store goes to.
+fn stored_to(flags: i32) {
     refused(untraceable, |at| {
         let fd = opened(at);
         move |at: &mut Bench| {
-            let address = map(at, fd, PROT_READ | PROT_WRITE, MAP_SHARED);
+            let address = map(at, fd, PROT_READ | PROT_WRITE, flags);
             store(at, address);
         }
     });
 }
 
 #[test]
+fn mmap_shared_and_writable() {
+    stored_to(MAP_SHARED);
+}
+
+#[test]
 fn mmap_validated_as_shared_and_writable() {
-    refused(untraceable, |at| {
-        let fd = opened(at);
-        move |at: &mut Bench| {
-            let address = map(at, fd, PROT_READ | PROT_WRITE, libc::MAP_SHARED_VALIDATE);
-            store(at, address);
-        }
-    });
+    stored_to(libc::MAP_SHARED_VALIDATE);
 }
 
 #[test]
@@ -69,27 +68,29 @@ fn mmap_private_and_writable_is_no_hazard() {
     });
 }
 
-#[test]
-fn mprotect_that_makes_a_mapping_writable() {
+/// A mapping that `protect` makes writable, and that a store goes to then.
+fn made_writable(protect: impl Fn(&mut Bench, i64) + Copy + Send) {
     refused(untraceable, |at| {
         let fd = opened(at);
         let address = map(at, fd, PROT_READ, MAP_SHARED);
         move |at: &mut Bench| {
-            call!(at.guest, libc::SYS_mprotect, address, 8192, PROT_READ | PROT_WRITE);
+            protect(at, address);
             store(at, address);
         }
     });
 }
 
 #[test]
+fn mprotect_that_makes_a_mapping_writable() {
+    made_writable(|at, address| {
+        call!(at.guest, libc::SYS_mprotect, address, 8192, PROT_READ | PROT_WRITE);
+    });
+}
+
+#[test]
 fn pkey_mprotect_that_makes_a_mapping_writable() {
-    refused(untraceable, |at| {
-        let fd = opened(at);
-        let address = map(at, fd, PROT_READ, MAP_SHARED);
-        move |at: &mut Bench| {
-            call!(at.guest, libc::SYS_pkey_mprotect, address, 8192, PROT_READ | PROT_WRITE, -1);
-            store(at, address);
-        }
+    made_writable(|at, address| {
+        call!(at.guest, libc::SYS_pkey_mprotect, address, 8192, PROT_READ | PROT_WRITE, -1);
     });
 }
 
@@ -279,15 +280,20 @@ fn io_submit_of_a_write() {
     });
 }
 
+/// A handle of a file, and a directory of its file system.
+fn handle(at: &mut Bench) -> (i32, Vec<u8>) {
+    at.file("file", SIZE);
+    let dir = at.guest.open(".", libc::O_RDONLY);
+    // struct file_handle with room for 48 bytes, filled in place: how many, of which type, which.
+    let room = vec![Item::Bytes(48u32.to_ne_bytes().to_vec()), Item::Repeat(0, 52)];
+    let arguments = [dir.into(), "file".into(), room.into(), words(&[0]), 0.into()];
+    (dir, at.guest.look(1, libc::SYS_name_to_handle_at, &arguments))
+}
+
 #[test]
 fn open_by_handle_at_with_o_trunc() {
     refused(blind, |at| {
-        at.file("file", SIZE);
-        let dir = at.guest.open(".", libc::O_RDONLY);
-        // struct file_handle with room for 48 bytes, filled in place: how many, of which type, which.
-        let room = vec![Item::Bytes(48u32.to_ne_bytes().to_vec()), Item::Repeat(0, 52)];
-        let arguments = [dir.into(), "file".into(), room.into(), words(&[0]), 0.into()];
-        let handle = at.guest.look(1, libc::SYS_name_to_handle_at, &arguments);
+        let (dir, handle) = handle(at);
         move |at: &mut Bench| {
             call!(at.guest, libc::SYS_open_by_handle_at, dir, bytes(&handle), O_RDWR | O_TRUNC);
         }
@@ -297,11 +303,7 @@ fn open_by_handle_at_with_o_trunc() {
 #[test]
 fn open_by_handle_at_without_it_is_no_hazard() {
     proven(|at| {
-        at.file("file", SIZE);
-        let dir = at.guest.open(".", libc::O_RDONLY);
-        let room = vec![Item::Bytes(48u32.to_ne_bytes().to_vec()), Item::Repeat(0, 52)];
-        let arguments = [dir.into(), "file".into(), room.into(), words(&[0]), 0.into()];
-        let handle = at.guest.look(1, libc::SYS_name_to_handle_at, &arguments);
+        let (dir, handle) = handle(at);
         move |at: &mut Bench| {
             let fd = call!(at.guest, libc::SYS_open_by_handle_at, dir, bytes(&handle), O_RDWR);
             call!(at.guest, libc::SYS_pwrite64, fd, bytes(b"by its handle"), 13, 70_000);

@@ -178,34 +178,30 @@ fn ioctl_btrfs_ioc_encoded_write() {
     on_file_system(Fs::Btrfs, |at| opened(at, O_RDWR), libc::SYS_ioctl, &[0x4080_9440.into(), write.into()]);
 }
 
-/// A command on a file and on a directory that changes what no backup holds.
-fn unkept(fs: Fs, command: u32, argument: impl Fn() -> Arg + Copy + Send) {
+/// A change, to a file and to a directory, of what no backup holds.
+fn unkept_by(fs: Fs, change: impl Fn(&mut Bench, i32) + Copy + Send) {
     unkept_on(fs, |at| {
         let file = opened(at, O_RDWR);
         at.directory("dir");
         let dir = at.guest.open("dir", O_RDONLY | O_DIRECTORY);
-        move |at: &mut Bench| {
-            for fd in [file, dir] {
-                call!(at.guest, libc::SYS_ioctl, fd, command, argument());
-            }
-        }
+        move |at: &mut Bench| [file, dir].into_iter().for_each(|fd| change(at, fd))
+    });
+}
+
+/// The same by a command.
+fn unkept(fs: Fs, command: u32, argument: impl Fn() -> Arg + Copy + Send) {
+    unkept_by(fs, move |at, fd| {
+        call!(at.guest, libc::SYS_ioctl, fd, command, argument());
     });
 }
 
 #[test]
 fn ioctl_fs_ioc_setflags() {
     const NODUMP: u32 = 0x40; // chattr +d
-    unkept_on(Fs::Here, |at| {
-        let file = opened(at, O_RDWR);
-        at.directory("dir");
-        let dir = at.guest.open("dir", O_RDONLY | O_DIRECTORY);
-        move |at: &mut Bench| {
-            for fd in [file, dir] {
-                let flags = at.guest.look(0, libc::SYS_ioctl, &[fd.into(), 0x8008_6601_u32.into(), halves(&[0, 0])]);
-                let flags = u32::from_ne_bytes(flags[..4].try_into().expect("4 bytes"));
-                call!(at.guest, libc::SYS_ioctl, fd, 0x4008_6602, halves(&[(flags | NODUMP) as i32, 0]));
-            }
-        }
+    unkept_by(Fs::Here, |at, fd| {
+        let flags = at.guest.look(0, libc::SYS_ioctl, &[fd.into(), 0x8008_6601_u32.into(), halves(&[0, 0])]);
+        let flags = u32::from_ne_bytes(flags[..4].try_into().expect("4 bytes"));
+        call!(at.guest, libc::SYS_ioctl, fd, 0x4008_6602, halves(&[(flags | NODUMP) as i32, 0]));
     });
 }
 

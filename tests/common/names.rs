@@ -1,11 +1,13 @@
 //! Whether the directory of `every_kind_of_call` is a state that existed: not only its rings, but names and log with them.
+// Each test binary uses its own part of this module.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::common::guest::check_rings;
+use super::guest::check_rings;
 
 /// The guest's steps and log, as in its source.
 const STEPS: u64 = 20;
@@ -32,10 +34,20 @@ impl std::fmt::Debug for Entry {
 
 type Names = BTreeMap<String, Entry>;
 
-/// Fails unless each of the `workers` directories is as it was after some call.
-pub fn check(dir: &Path, workers: usize) -> Result<(), String> {
+/// How far a worker had come.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    /// The newest record in its ring.
+    pub newest: u64,
+    /// Whether all that belongs to it is there, up to its line in the log.
+    pub whole: bool,
+}
+
+/// Says after which call each of the `workers` directories was as it is; fails if there is none.
+pub fn check(dir: &Path, workers: usize) -> Result<Vec<Held>, String> {
     let newest = check_rings(dir, workers)?;
     let mapped = fs::read(dir.join("mapped")).ok(); // where it was not left out
+    let mut held = Vec::new();
     for (worker, newest) in newest.into_iter().enumerate() {
         let named = check_worker(&dir.join(worker.to_string()), newest);
         let named = named.map_err(|wrong| format!("worker {worker}: {wrong}"))?;
@@ -43,8 +55,9 @@ pub fn check(dir: &Path, workers: usize) -> Result<(), String> {
             check_mapped(&mapped[worker * 16..][..16], newest, named)
                 .map_err(|wrong| format!("worker {worker}: {wrong}"))?;
         }
+        held.push(Held { newest, whole: named == Named::Logged });
     }
-    Ok(())
+    Ok(held)
 }
 
 /// Stores to memory: one before each record, one between its change of names (which is there as `named` says) and its line in

@@ -104,10 +104,13 @@ int main(int argc, char **argv) {
                 ++*spoiled;
             continue;
         }
+        /* It may be on its way to another number, or have no length yet. */
         struct stat data;
-        MUST(fstat(fd, &data) == 0);
+        if (fstat(fd, &data) != 0 || data.st_size == 0)
+            continue;
         void *memory = mmap(NULL, (size_t)data.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        MUST(memory != MAP_FAILED);
+        if (memory == MAP_FAILED)
+            continue;
         (strcmp(argv[2], "poke") == 0 ? poke : scribble)(memory, (size_t)data.st_size / 4, spoiled);
     }
 }

@@ -205,7 +205,7 @@ impl Cause {
             Error::Untraceable { .. } => Self::Untraceable,
             Error::MappedTooLarge { .. } => Self::MappedTooLarge,
             Error::NotFrozen { .. } => Self::NotFrozen,
-            Error::ForeignChange { .. } => Self::ForeignChange,
+            Error::ForeignChange { .. } | Error::Unexplained { .. } => Self::ForeignChange,
             Error::BeforeImagesFull { .. } => Self::BeforeImagesFull,
             Error::BeforeImageSlow { .. } => Self::BeforeImageSlow,
             Error::HoldTooLong { .. } => Self::HoldTooLong,

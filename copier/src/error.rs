@@ -162,6 +162,20 @@ pub enum Error {
         /// The target.
         pid: i32,
     },
+    /// A block of a file is not what was copied of it, though no call of the target explains that.
+    #[error(
+        "{} is not what was copied of it at offset {offset}, and no call of process {pid} explains that: it was changed by \
+         something else (stop that, or exclude it), or not read right (look at the disk)",
+        path.display()
+    )]
+    Unexplained {
+        /// The file.
+        path: PathBuf,
+        /// The first byte that differs.
+        offset: u64,
+        /// The target.
+        pid: i32,
+    },
     /// Before-images could not be written as fast as the target overwrote what they save.
     #[error(
         "the destination is slower than the target's writers: {} waited {waited_ms} ms for a before-image; \

@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 mod common;
 
+use common::faulty::Faulty;
 use common::{AtPhase, BLOCK, Bench, Target, id_of, pattern};
 use hotbackup_copier::{Control, Error, Phase, Point, Quiesce, Report};
 use hotbackup_event::{Effect, FileId};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Takes a backup during which `change` happens at the beginning of a phase.
 fn with(point: Point, at: Phase, change: impl Fn(&Target, &Path) + Sync) -> (Result<Report, Error>, Bench) {
@@ -208,4 +210,105 @@ fn what_was_written_to_unseen_before_the_point_in_time_and_found_is_copied_again
     );
     result.unwrap();
     assert!(fs::read(bench.dest.join("file")).unwrap() == fs::read(bench.source.join("file")).unwrap());
+}
+
+/// A backup of one file of eight blocks, of which the third and the fourth are written to in the hold, in a way that is seen,
+/// and, before that or after the point in time, changed by `unseen`.
+fn with_ordinary_writes(at: Phase, unseen: impl Fn(&Target, &Path) + Sync) -> (Result<Report, Error>, Bench) {
+    let bench = Bench::new();
+    let file = bench.source.join("file");
+    fs::write(&file, pattern(1, 8 * BLOCK as usize - 100)).unwrap();
+    let (backup, target) = bench.prepare(Point::End);
+    let changing = AtPhase::new(|phase| {
+        if phase == at {
+            unseen(&target, &file);
+        }
+        if phase == Phase::Hold || phase == at {
+            target.pwrite(&file, 3 * BLOCK - 5, b"0123456789");
+        }
+    });
+    let result = backup.run(&*target.calls, &changing, &Control::default());
+    (result, bench)
+}
+
+fn write_unseen(path: &Path, offset: u64) {
+    use std::os::unix::fs::FileExt;
+    fs::File::options().write(true).open(path).unwrap().write_all_at(b"unseen", offset).unwrap();
+}
+
+#[test]
+fn a_block_changed_unseen_in_a_file_that_is_written_to_is_named_with_its_offset() {
+    for at in [Phase::Hold, Phase::Drain] {
+        for offset in [0, 5 * BLOCK + 17, 8 * BLOCK - 110] {
+            match with_ordinary_writes(at, |_, file| write_unseen(file, offset)) {
+                (Err(error @ Error::Unexplained { .. }), bench) => {
+                    let text = error.to_string();
+                    assert!(text.contains("source/file") && text.contains(&format!("offset {offset},")), "{text}");
+                    assert!(!bench.dest.exists());
+                }
+                (other, _) => panic!("{at:?} {offset}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hole_made_unseen_in_a_file_that_is_written_to_fails_the_backup() {
+    let punch = |file: &Path| {
+        use rustix::fs::FallocateFlags;
+        let file = fs::File::options().write(true).open(file).unwrap();
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, flags, 6 * BLOCK, BLOCK).unwrap();
+    };
+    let (result, _) = with_ordinary_writes(Phase::Hold, |_, file| punch(file));
+    match result {
+        Err(Error::Unexplained { offset, .. }) => assert!((6 * BLOCK..7 * BLOCK).contains(&offset), "{offset}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_target_changes_after_the_point_in_time_is_not_taken_for_unseen() {
+    type Change = fn(&Target, &Path);
+    let changes: [Change; 5] = [
+        |target, file| target.pwrite(file, 5 * BLOCK, b"new"),
+        |target, file| target.punch(file, 0, 2 * BLOCK),
+        |target, file| target.truncate(file, 6 * BLOCK),
+        |target, file| target.append(file, &pattern(2, 2 * BLOCK as usize)),
+        |target, file| target.create(file),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let (result, bench) = with_ordinary_writes(Phase::Drain, change);
+        result.unwrap_or_else(|error| panic!("{number}: {error}"));
+        let mut expected = pattern(1, 8 * BLOCK as usize - 100);
+        expected[3 * BLOCK as usize - 5..][..10].copy_from_slice(b"0123456789");
+        assert!(fs::read(bench.dest.join("file")).unwrap() == expected, "{number}");
+    }
+}
+
+#[test]
+fn a_call_that_changes_a_block_while_it_is_read_again_does_not_wait_and_is_not_taken_for_unseen() {
+    let bench = Bench::new();
+    let file = bench.source.join("file");
+    fs::write(&file, pattern(1, BLOCK as usize)).unwrap();
+    let io = Arc::new(Faulty::default());
+    let (backup, target) = bench.prepare_with(Point::End, &io);
+    std::thread::scope(|scope| {
+        let changing = AtPhase::new(|phase| match phase {
+            // Named, so that its change time proves nothing; none of its blocks is due.
+            Phase::Hold => target.chmod(&file, 0o640),
+            Phase::Drain => {
+                io.reads.shut(true);
+                scope.spawn(|| {
+                    common::until("the block is read again", || io.reads.has_waiting());
+                    target.pwrite(&file, 100, b"new");
+                    io.reads.shut(false);
+                });
+            }
+            _ => {}
+        });
+        backup.run(&*target.calls, &changing, &Control::default()).unwrap();
+    });
+    assert!(fs::read(bench.dest.join("file")).unwrap() == pattern(1, BLOCK as usize));
+    assert!(fs::read(&file).unwrap() != pattern(1, BLOCK as usize));
 }

@@ -16,6 +16,7 @@ pub(crate) fn explain(ledger: &Ledger, effect: &Effect) -> Result<(), Error> {
     let lost = {
         let mut state = file.state();
         let blocks = ledger.affected(&mut state, effect);
+        state.map.changes_later(blocks.clone());
         blocks.start < state.late.end && state.late.start < blocks.end
     };
     if !lost {

@@ -118,6 +118,8 @@ fn need(ledger: &Ledger, tree: &Tree, effect: &Effect) -> Option<Need> {
             let blocks = {
                 let mut state = file.state();
                 let blocks = ledger.affected(&mut state, effect);
+                // Before the call may run, for `drain::sample`.
+                state.map.changes_later(blocks.clone());
                 state.map.is_open(blocks.clone()).then_some(blocks)?
             };
             Some(Need::Blocks(file, blocks))

@@ -4,7 +4,7 @@
 //! blocks taken for copying, in the drain the blocks claimed to be read. A call that changes a block in a pass makes
 //! it due again while it is still busy, so the two are independent of one another. Blocks beyond the end of the map
 //! have no bits: they are due by definition, because they are born due when the map grows. What is due or busy is
-//! *lacking*.
+//! *lacking*. A third bit, only in the drain, tells what the source need not show any more as the backup holds it.
 use std::ops::Range;
 
 /// The unit of tracking in bytes. Larger copies more than was changed, smaller takes more memory and more calls;
@@ -21,6 +21,8 @@ pub(crate) struct BlockMap {
     size: u64,
     due: Bits,
     busy: Bits,
+    /// What was claimed, and what calls that came after the point in time may have changed. Nothing in most files.
+    later: Option<Box<Bits>>,
 }
 
 impl BlockMap {
@@ -39,6 +41,9 @@ impl BlockMap {
         let (old, new) = (self.size, blocks_of(size));
         self.due.resize(new);
         self.busy.resize(new);
+        if let Some(later) = &mut self.later {
+            later.resize(new);
+        }
         if size > old {
             self.due.set(old / BLOCK..new);
         }
@@ -127,6 +132,54 @@ impl BlockMap {
         let cleared = self.due.clear(blocks.clone());
         let claimed = self.busy.set(blocks.clone());
         debug_assert_eq!((cleared, claimed), (blocks.end - blocks.start, cleared), "a claim on blocks not due");
+        self.changes_later(blocks);
+    }
+
+    /// Drain: a call that came after the point in time may change these.
+    pub fn changes_later(&mut self, blocks: Range<u64>) {
+        if !blocks.is_empty() {
+            let end = self.end();
+            let later = self.later.get_or_insert_with(|| {
+                let mut none = Bits::default();
+                none.resize(end);
+                Box::new(none)
+            });
+            later.set(blocks);
+        }
+    }
+
+    /// Drain: of one word of blocks, those that the backup has held since before the point in time and that no call is
+    /// known to have changed since they were copied: the source still shows them.
+    fn kept_of(&self, word: u64) -> u64 {
+        let later = self.later.as_ref().map_or(0, |later| later.as_slice()[word as usize]);
+        let (due, busy) = (self.due.as_slice()[word as usize], self.busy.as_slice()[word as usize]);
+        !(due | busy | later) & mask(word, &(0..self.end()))
+    }
+
+    /// How many such blocks there are.
+    pub fn kept(&self) -> u64 {
+        words(&(0..self.end())).map(|word| u64::from(self.kept_of(word).count_ones())).sum()
+    }
+
+    /// One of them, by its number among them.
+    pub fn nth_kept(&self, mut n: u64) -> Option<u64> {
+        for word in words(&(0..self.end())) {
+            let mut bits = self.kept_of(word);
+            let count = u64::from(bits.count_ones());
+            if n < count {
+                for _ in 0..n {
+                    bits &= bits - 1;
+                }
+                return Some(word * 64 + u64::from(bits.trailing_zeros()));
+            }
+            n -= count;
+        }
+        None
+    }
+
+    /// Whether this is one of them.
+    pub fn is_kept(&self, block: u64) -> bool {
+        block < self.end() && self.kept_of(block / 64) & (1 << (block % 64)) != 0
     }
 
     /// Copied, or read: nobody is at these any more. Returns how many are no longer lacking: not those that were marked since.

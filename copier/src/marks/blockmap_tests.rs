@@ -149,3 +149,36 @@ fn growing_makes_the_rest_of_the_last_block_due() {
     assert_eq!(map.resize(BLOCK + 20), 1);
     assert_eq!(map.due_run(0..2, 9), Some(1..2));
 }
+
+/// Blocks that the backup holds as the source still shows them.
+fn kept(map: &BlockMap) -> Vec<u64> {
+    let all: Vec<u64> = (0..map.kept()).map_while(|n| map.nth_kept(n)).collect();
+    assert_eq!((all.len() as u64, map.nth_kept(map.kept())), (map.kept(), None));
+    let by_block: Vec<u64> = (0..map.end() + 2).filter(|block| map.is_kept(*block)).collect();
+    assert_eq!(all, by_block);
+    all
+}
+
+#[test]
+fn kept_is_what_was_copied_and_neither_claimed_nor_changed_later() {
+    for blocks in [6, 64, 65, 200] {
+        let mut map = BlockMap::new(blocks * BLOCK - 1);
+        assert!(kept(&map).is_empty());
+        map.take();
+        assert!(kept(&map).is_empty());
+        map.done(0..blocks);
+        assert_eq!(kept(&map), (0..blocks).collect::<Vec<_>>());
+        map.mark(1..2);
+        assert_eq!(kept(&map), [0].into_iter().chain(2..blocks).collect::<Vec<_>>());
+        map.claim(1..2);
+        map.done(1..2);
+        assert_eq!(kept(&map), [0].into_iter().chain(2..blocks).collect::<Vec<_>>());
+        map.changes_later(blocks - 2..blocks);
+        assert_eq!(kept(&map), [0].into_iter().chain(2..blocks - 2).collect::<Vec<_>>());
+        // Nobody looks at that in a pass, but it must not stand in the way.
+        map.resize((blocks + 70) * BLOCK);
+        map.take();
+        map.done(0..blocks + 70);
+        assert_eq!(kept(&map), [0].into_iter().chain(2..blocks - 2).chain(blocks..blocks + 70).collect::<Vec<_>>());
+    }
+}

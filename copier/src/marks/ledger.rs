@@ -232,6 +232,7 @@ impl Ledger {
 
     /// A call may change the status of a known file or directory.
     pub fn touch(&self, node: &Node) {
+        node.flags().named.store(true, Ordering::SeqCst);
         if !node.flags().dirty.swap(true, Ordering::SeqCst) {
             lock(&self.dirty).push(node.clone());
         }

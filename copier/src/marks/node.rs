@@ -25,6 +25,8 @@ pub(crate) struct Flags {
     pub dirty: AtomicBool,
     /// Extended attributes may differ from those read.
     pub meta: AtomicBool,
+    /// A call named it since it became known: between then and the last look, its change time proves nothing.
+    pub named: AtomicBool,
 }
 
 /// A directory that is tracked. Held open, so that it is found wherever it is moved to.
@@ -45,7 +47,7 @@ pub(crate) struct DirState {
 impl Dir {
     pub fn new(id: FileId, fd: OwnedFd, state: DirState) -> Self {
         // Dirty from the start, attributes as well: a call seen before the directory was known may only run now.
-        let flags = Flags { dirty: AtomicBool::new(true), meta: AtomicBool::new(true) };
+        let flags = Flags { dirty: AtomicBool::new(true), meta: AtomicBool::new(true), ..Flags::default() };
         Self { id, fd, flags, state: Mutex::new(state) }
     }
 
@@ -216,7 +218,7 @@ impl File {
             xattrs: Xattrs::Due,
             open: None,
         };
-        let flags = Flags { dirty: AtomicBool::new(true), meta: AtomicBool::new(false) };
+        let flags = Flags { dirty: AtomicBool::new(true), ..Flags::default() };
         Self { id, number, flags, state: Mutex::new(state), saved: Condvar::new() }
     }
 

@@ -26,9 +26,8 @@ const OURS: u64 = 8;
 const USUAL: u64 = 1024;
 
 /// From which number on our descriptors stand in the target: so high that the lowest free one is always the program's, and
-/// no higher than that takes. A table as long as the limit would have to be copied at each fork: with a limit of a million,
-/// that takes a millisecond (`benches/high_numbers.rs`), so it is the first power of two that leaves the program as many as
-/// it has now.
+/// no higher than that takes. A table as long as the limit would have to be copied at each fork, which takes its time
+/// (`benches/high_numbers.rs`), so it is the first power of two that leaves the program twice as many as it has now.
 pub fn high_number(process: &Process) -> u64 {
     let limits = process.read_file("limits").unwrap_or_default();
     let most = parse_limits(&limits).get("Max open files").copied().unwrap_or(u64::MAX);

@@ -1,5 +1,5 @@
 //! A tree in memory, the operations on it, and the same operations on a real tree.
-use super::random::Random;
+use super::random::{Random, pick};
 use super::{Target, pattern};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ impl Model {
     fn free_name(&self, random: &mut Random) -> String {
         let dirs = self.dirs();
         let name = format!("n{}", random.below(1000));
-        let path = match random.pick(&dirs) {
+        let path = match pick(random, &dirs) {
             Some(dir) if random.below(3) > 0 && dir.matches('/').count() < 3 => format!("{dir}/{name}"),
             _ => name,
         };
@@ -73,7 +73,7 @@ impl Model {
     /// An operation that can be done now.
     pub fn plan(&self, random: &mut Random) -> Op {
         let files = self.files();
-        let Some(path) = random.pick(&files).cloned() else {
+        let Some(path) = pick(random, &files).cloned() else {
             return Op::Create { path: self.free_name(random) };
         };
         let size = match self.nodes[&path] {
@@ -96,13 +96,13 @@ impl Model {
             57..67 if few => Op::Create { path: self.free_name(random) },
             67..69 => Op::Create { path },
             69..77 => Op::Rename { from: path, to: self.free_name(random) },
-            77..80 => match random.pick(&files) {
+            77..80 => match pick(random, &files) {
                 Some(to) if *to != path && self.nodes[to] != self.nodes[&path] => {
                     Op::Rename { from: path, to: to.clone() }
                 }
                 _ => Op::Unlink { path },
             },
-            80..83 => match random.pick(&self.dirs()) {
+            80..83 => match pick(random, &self.dirs()) {
                 Some(dir) => {
                     let to = self.free_name(random);
                     if is_below(&to, dir) { Op::Unlink { path } } else { Op::Rename { from: dir.clone(), to } }

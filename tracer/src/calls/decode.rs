@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use hotbackup_event::look::LookError;
 use hotbackup_event::{Effect, FileId};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -142,7 +143,7 @@ impl<'a> Decoder<'a> {
     pub fn identity(&mut self, fd: i32) -> Option<Identity> {
         match self.descriptors.identity(self.process.proc(), self.tid, fd) {
             Ok(identity) => Some(identity),
-            Err(Errno::ENOENT | Errno::EBADF | Errno::ESRCH) => None,
+            Err(errno) if errno == Errno::EBADF || LookError::of(errno as i32).is_nothing() => None,
             Err(errno) => {
                 self.blind = Some(format!("descriptor {fd} of thread {} could not be looked at: {errno}", self.tid));
                 None

@@ -8,7 +8,7 @@ use super::decode::Decoder;
 use super::row::{Test, bits};
 use crate::sys::stat;
 use crate::target::maps::{Mapping, shared_mappings};
-use crate::target::process::{Process, list_numbers};
+use crate::target::process::Process;
 
 /// Punches a hole into the file: also where the mapping is only readable, if its descriptor was not.
 const MADV_REMOVE: u32 = 9;
@@ -78,5 +78,5 @@ fn processes_called(process: &Process, tid: i32, number: i32) -> Vec<i32> {
         let numbers = process.status_field(*pid, "NSpid").unwrap_or_default();
         numbers.split_whitespace().any(|one| one == number.to_string())
     };
-    list_numbers(process.proc(), ".").into_iter().filter(is_called).collect()
+    process.list(".").into_iter().filter(is_called).collect()
 }

@@ -3,13 +3,12 @@
 //! They are decoded one after the other, by one thread, in an order that `flight/order.rs` keeps.
 
 use hotbackup_event::Effect;
-use nix::errno::Errno;
 use nix::fcntl::ResolveFlag;
 
 use crate::sys::stat::Identity;
 
 use super::decode::Decoder;
-use super::resolve::Entry;
+use super::resolve::{Entry, says_nothing};
 use super::walk::Walker;
 
 const PATH_MAX: usize = 4096;
@@ -62,8 +61,7 @@ impl Decoder<'_> {
         }
         match resolver.entry(Walker { process, tid }, dirfd, path, resolve) {
             Ok(entry) => Some(entry),
-            // That is our own shortage, not what the target's call will meet.
-            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN)) => {
+            Err(errno) if says_nothing(errno) => {
                 self.blind = Some(format!("a path of the target could not be followed: {errno}"));
                 None
             }
@@ -84,6 +82,10 @@ impl Decoder<'_> {
     /// Who an entry is, or who it leads to if `follow`.
     pub(super) fn identify(&mut self, entry: &Entry, follow: bool) -> Option<Identity> {
         let there = if follow { entry.followed(self.walker()) } else { entry.identity() };
+        let there = there.unwrap_or_else(|errno| {
+            self.blind = Some(format!("what a path of the target leads to could not be looked at: {errno}"));
+            None
+        });
         self.awaited |= there.is_none();
         there
     }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use hotbackup_event::FileId;
+use hotbackup_event::look::{Lack, LookError};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sched::{CloneFlags, unshare};
@@ -49,18 +50,26 @@ impl Entry {
     }
 
     /// Who the entry is; `None` when nothing is there.
-    pub fn identity(&self) -> Option<Identity> {
-        stat::identity(self.parent.as_fd(), &to_c(&self.name)?, false).ok()
+    ///
+    /// # Errors
+    /// When it could not be looked at.
+    pub fn identity(&self) -> Result<Option<Identity>, Errno> {
+        let Some(name) = to_c(&self.name) else { return Ok(None) };
+        there(stat::identity(self.parent.as_fd(), &name, false))
     }
 
     /// Who the entry is or, if it is a symbolic link, who it leads the thread to; `None` when nothing is there.
-    pub fn followed(&self, walker: Walker<'_>) -> Option<Identity> {
-        let found = self.identity()?;
-        if !found.is_symlink() {
-            return Some(found);
+    ///
+    /// # Errors
+    /// When it could not be looked at.
+    pub fn followed(&self, walker: Walker<'_>) -> Result<Option<Identity>, Errno> {
+        match self.identity()? {
+            Some(found) if found.is_symlink() => {
+                let led_to = walker.open(&self.parent, self.name.as_bytes(), OFlag::empty());
+                there(led_to.and_then(|fd| stat::identity(fd.as_fd(), c"", false)))
+            }
+            found => Ok(found),
         }
-        let fd = walker.open(&self.parent, self.name.as_bytes(), OFlag::empty()).ok()?;
-        stat::identity(fd.as_fd(), c"", false).ok()
     }
 
     /// What the symbolic link says.
@@ -121,6 +130,26 @@ impl Resolver {
         let (directory, name) = split(path)?;
         let parent = walker.open(&link.parent, or_dot(directory).as_bytes(), DIRECTORY)?;
         Entry::new(parent, name)
+    }
+}
+
+/// What a look has found; `None` when nothing is there, or when it is not to be seen: the target, whose rights we have at least,
+/// sees no more.
+fn there<T>(looked: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(errno) if says_nothing(errno) => Err(errno),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether the error of a look says nothing about what the target's own call will meet. (EXDEV: the path leaves the scope that it
+/// was given.)
+pub(super) fn says_nothing(errno: Errno) -> bool {
+    match LookError::of(errno as i32) {
+        LookError::Gone | LookError::Never | LookError::Ours(Lack::Rights) => false,
+        LookError::Again => errno != Errno::EXDEV,
+        LookError::Ours(_) | LookError::Disk => true,
     }
 }
 

@@ -263,26 +263,27 @@ mod tests {
         CallData { nr: nr as i32, ..CallData::default() }
     }
 
-    #[test]
-    fn a_threads_next_call_settles_its_last() {
+    /// A call that is being looked at, and so is waited for.
+    fn being_admitted() -> (Process, InFlight, Call) {
         let process = Process::open(std::process::id() as i32).unwrap();
         let inflight = InFlight::default();
         let serial = inflight.begin(7, data(1));
         inflight.set_state(7, serial, State::Admitting);
         let call = inflight.pending()[0];
         assert_eq!(inflight.judge(&process, &call), Verdict::InCall);
+        (process, inflight, call)
+    }
+
+    #[test]
+    fn a_threads_next_call_settles_its_last() {
+        let (process, inflight, call) = being_admitted();
         inflight.begin(7, data(1));
         assert_eq!(inflight.judge(&process, &call), Verdict::Settled);
     }
 
     #[test]
     fn nothing_is_waited_for_once_the_backup_is_given_up() {
-        let process = Process::open(std::process::id() as i32).unwrap();
-        let inflight = InFlight::default();
-        let serial = inflight.begin(7, data(1));
-        inflight.set_state(7, serial, State::Admitting);
-        let call = inflight.pending()[0];
-        assert_eq!(inflight.judge(&process, &call), Verdict::InCall);
+        let (process, inflight, call) = being_admitted();
         inflight.give_up();
         assert_eq!(inflight.now(&call), Some(State::LetGo));
         assert_eq!(inflight.judge(&process, &call), Verdict::Settled);

@@ -16,7 +16,7 @@ use hotbackup_event::{FileId, failpoint};
 use crate::ptracer::client::Ptracer;
 use crate::receive::answering::Answering;
 use crate::target::maps::mapped_for_writing;
-use crate::target::process::{Process, list_numbers, read_below};
+use crate::target::process::{Process, read_below};
 
 /// What the first look found.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Sharers {
     /// before the calls that count had ended.
     pub fn look(process: &Process, elsewhere: u64, files: &[FileId]) -> Result<Self, String> {
         let mapped: HashSet<FileId> = files.iter().copied().collect();
-        let there = list_numbers(process.proc(), ".");
+        let there = process.list(".");
         for pid in there.iter().copied().filter(|pid| *pid != process.pid()) {
             has_none_of(process, pid, &mapped)?;
         }
@@ -67,7 +67,7 @@ pub(super) fn while_frozen(
     let files = mapped_for_writing(process, process.pid())?;
     let mapped: HashSet<FileId> = known.iter().copied().collect();
     let looked = sharers.lock().unwrap_or_else(PoisonError::into_inner);
-    for pid in list_numbers(process.proc(), ".").into_iter().filter(|pid| !looked.processes.contains(pid)) {
+    for pid in process.list(".").into_iter().filter(|pid| !looked.processes.contains(pid)) {
         has_none_of(process, pid, &mapped)?;
     }
     if shared.mapped_elsewhere.load(std::sync::atomic::Ordering::SeqCst) != looked.elsewhere {

@@ -28,7 +28,7 @@ use crate::helper::process::{self as helper, KEEPER};
 use crate::sys::stat;
 use crate::target::listener::target_listener;
 use crate::target::maps::{Mapping, mapped_for_writing, parse_mapping};
-use crate::target::process::{Process, list_numbers, open_below, read_below};
+use crate::target::process::{Process, open_below, read_below};
 
 /// The cause that is named for a file.
 pub(crate) const OPEN_ELSEWHERE: &str = "another process, which has it open for writing and is not followed";
@@ -122,7 +122,7 @@ fn processes(process: &Process) -> HashMap<i32, Standing> {
         let filters = status.field("Seccomp_filters").and_then(|count| count.parse().ok()).unwrap_or(0);
         Some((pid, Standing { parent, filters, is_dead: status.is_dead() }))
     };
-    list_numbers(process.proc(), ".").into_iter().filter_map(status_of).collect()
+    process.list(".").into_iter().filter_map(status_of).collect()
 }
 
 fn descendants(all: &HashMap<i32, Standing>, of: i32) -> Vec<i32> {

@@ -25,7 +25,7 @@ use crate::receive::listener::Receivers;
 use crate::receive::sink::Sink;
 use crate::shared::control::{Control, Role};
 use crate::shared::roles::Held;
-use crate::target::process::{Process, list_numbers};
+use crate::target::process::Process;
 
 /// How long a call of the target's own is waited for, where none can be made for the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -91,7 +91,7 @@ impl Tracer {
         // Whatever a thread is doing now may have begun unseen: before the filter, or answered by the keeper.
         let children = outsiders::followed_children(&shared.process);
         for pid in std::iter::once(pid).chain(children.iter().copied()) {
-            for tid in list_numbers(shared.process.proc(), &format!("{pid}/task")) {
+            for tid in shared.process.list(&format!("{pid}/task")) {
                 shared.inflight.begin_unseen(tid);
             }
         }
@@ -124,6 +124,7 @@ impl Tracer {
     /// Says which thread has been in which call for how long.
     pub fn grace(&self) -> Result<(), String> {
         grace::wait(&self.shared.process, &self.shared.inflight, &self.ptracer)?;
+        self.tell_missed_look();
         // Once more after the first one: a call may have been on its way, unseen, when we attached.
         if !self.looked_again.swap(true, Ordering::SeqCst) {
             blind_spots::find_own(&self.shared.process, &*self.sink);
@@ -164,6 +165,7 @@ impl Tracer {
         if self.shared.unseen.is_some() && self.shared.process.first_thread_ended() {
             self.sink.blind("its first thread has ended, so that its descriptors cannot be looked at".into());
         }
+        self.tell_missed_look();
         let (process, inflight) = (&self.shared.process, &self.shared.inflight);
         let look_at = |unseen: &Mutex<Unseen>| {
             unseen.lock().unwrap_or_else(PoisonError::into_inner).look(process, inflight, look)
@@ -174,6 +176,13 @@ impl Tracer {
             effects.extend(others.map(|file| Effect::Untraceable { file, cause: outsiders::OPEN_ELSEWHERE }));
         }
         effects
+    }
+
+    /// Something was taken for not there that could not be looked at.
+    fn tell_missed_look(&self) {
+        if let Some(errno) = self.shared.process.take_missed_look() {
+            self.sink.blind(format!("processes, threads or descriptors could not be listed: {errno}"));
+        }
     }
 
     /// Says that a hold begins or ends. While one is on, the keeper gives this supervisor up sooner.

@@ -22,7 +22,7 @@ use crate::sys::inherited;
 use crate::sys::pidfd;
 use crate::sys::process as low;
 use crate::target::cgroups;
-use crate::target::process::{Process, list_numbers};
+use crate::target::process::Process;
 
 /// The process that answers when no supervisor does.
 pub const KEEPER: Kind = Kind(c"hotbackup-keep");
@@ -110,7 +110,7 @@ fn nothing() -> Result<OwnedFd, Errno> {
 
 /// Ends all processes of `kind` for `target`, and waits for their ends.
 pub(crate) fn end_all(kind: Kind, target: &Process) {
-    for pid in list_numbers(target.proc(), ".") {
+    for pid in target.list(".") {
         if is(pid, kind, target)
             && let Ok(process) = pidfd::open(pid)
             && is(pid, kind, target)

@@ -23,7 +23,7 @@ use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
 use crate::target::cgroups;
 use crate::target::listener::{listener_at, listener_of, target_listener};
-use crate::target::process::{Process, list_numbers};
+use crate::target::process::Process;
 
 /// How long a keeper may take to look at a new supervisor.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
@@ -87,7 +87,7 @@ fn memories(target: &Process) -> Result<Vec<Result<Memory, NotOurs>>, Error> {
 
 /// The memory that keepers have, which are found by their names.
 fn memory_of_keepers(target: &Process) -> Result<Option<Memory>, Error> {
-    for pid in list_numbers(target.proc(), ".") {
+    for pid in target.list(".") {
         if !helper::is(pid, KEEPER, target) {
             continue;
         }
@@ -368,7 +368,7 @@ pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
         };
         (same && memory.target() != target.name()).then(|| number_of(target, &memory))
     };
-    let all = list_numbers(target.proc(), ".");
+    let all = target.list(".");
     all.into_iter().filter(|&pid| helper::is_any(pid, KEEPER)).find_map(keeps_it)
 }
 
@@ -376,5 +376,5 @@ pub fn kept_for_another(target: &Process, number: RawFd) -> Option<i32> {
 fn number_of(target: &Process, memory: &Memory) -> i32 {
     let wanted = memory.target();
     let is_it = |pid: &i32| Process::open(*pid).is_ok_and(|process| process.name() == wanted);
-    list_numbers(target.proc(), ".").into_iter().find(is_it).unwrap_or(wanted.inner)
+    target.list(".").into_iter().find(is_it).unwrap_or(wanted.inner)
 }

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use hotbackup_event::FileId;
 use nix::errno::Errno;
 
-use super::process::{Process, list_numbers, read_below};
+use super::process::{Process, read_below};
 use crate::sys::stat;
 
 /// One line of /proc/PID/maps.
@@ -95,7 +95,7 @@ pub(crate) fn read_maps(process: &Process, tid: i32) -> Result<(i32, String), Er
     if !found.1.is_empty() {
         return Ok(found);
     }
-    let others = list_numbers(process.proc(), &format!("{tid}/task")).into_iter().filter_map(|tid| read(tid).ok());
+    let others = process.list(&format!("{tid}/task")).into_iter().filter_map(|tid| read(tid).ok());
     Ok(others.into_iter().find(|(_, maps)| !maps.is_empty()).unwrap_or(found))
 }
 

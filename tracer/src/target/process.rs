@@ -8,7 +8,9 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use hotbackup_event::look::{Lack, LookError};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -62,6 +64,8 @@ pub struct Process {
     start: u64,
     pidfd: OwnedFd,
     proc: OwnedFd,
+    /// The errno of a look that failed, and says nothing about what is there.
+    missed: AtomicI32,
 }
 
 impl Process {
@@ -81,7 +85,7 @@ impl Process {
         })?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc = nix::fcntl::open("/proc", flags, Mode::empty()).map_err(Error::os(pid, "opening /proc for"))?;
-        let mut process = Self { pid, start: 0, pidfd, proc };
+        let mut process = Self { pid, start: 0, pidfd, proc, missed: AtomicI32::new(0) };
         process.start = process.start_time().ok_or(Error::NoSuchProcess(pid))?;
         Ok(process)
     }
@@ -139,15 +143,44 @@ impl Process {
         read_below(self.proc(), &format!("{}/{name}", self.pid))
     }
 
+    /// The entries of a directory below /proc that are numbers: none where there is no such directory (any more). Where it could
+    /// not be listed, [`Self::take_missed_look`] tells.
+    pub fn list(&self, path: &str) -> Vec<i32> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match nix::dir::Dir::openat(self.proc(), path, flags, Mode::empty()) {
+            Ok(mut listing) => {
+                listing.iter().flatten().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect()
+            }
+            Err(errno) => {
+                self.note(errno);
+                Vec::new()
+            }
+        }
+    }
+
+    /// A look has failed. What we may not see is another user's; else it says nothing about what is there.
+    fn note(&self, errno: Errno) {
+        if !matches!(LookError::of(errno as i32), LookError::Gone | LookError::Never | LookError::Ours(Lack::Rights)) {
+            self.missed.store(errno as i32, Ordering::SeqCst);
+        }
+    }
+
+    /// Why processes, threads or descriptors were not listed since this was asked last: whoever took none for none may be wrong.
+    pub fn take_missed_look(&self) -> Option<Errno> {
+        let missed = self.missed.swap(0, Ordering::SeqCst);
+        (missed != 0).then(|| Errno::from_raw(missed))
+    }
+
     /// Its threads.
     pub fn threads(&self) -> Vec<i32> {
-        list_numbers(self.proc(), &format!("{}/task", self.pid))
+        self.list(&format!("{}/task", self.pid))
     }
 
     /// Whether `tid` is one of its threads, and not a child's.
     pub fn has_thread(&self, tid: i32) -> bool {
         let path = CString::new(format!("{}/task/{tid}", self.pid)).unwrap_or_default();
-        stat::identity(self.proc(), &path, false).is_ok()
+        // Not told: then it may be.
+        !stat::identity(self.proc(), &path, false).is_err_and(|errno| LookError::of(errno as i32).is_nothing())
     }
 
     /// Whether thread `tid` uses the descriptors that are [`Self::descriptors`], and has no table of its own
@@ -164,16 +197,22 @@ impl Process {
     /// The same of another process.
     pub fn descriptors_of(&self, pid: i32) -> Vec<(RawFd, OsString)> {
         let path = format!("{pid}/fd");
-        let Ok(dir) = open_below(self.proc(), &path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return Vec::new() };
+        let dir = match open_below(self.proc(), &path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Ok(dir) => dir,
+            Err(errno) => {
+                self.note(errno);
+                return Vec::new();
+            }
+        };
         let link = |fd: RawFd| Some((fd, readlinkat(&dir, fd.to_string().as_str()).ok()?));
-        list_numbers(self.proc(), &path).into_iter().filter_map(link).collect()
+        self.list(&path).into_iter().filter_map(link).collect()
     }
 
     /// What thread `tid` (of this process or a child) is doing.
     pub fn thread_state(&self, tid: i32) -> ThreadState {
         match read_below(self.proc(), &format!("{tid}/syscall")) {
             Ok(text) => parse_state(&text),
-            Err(Errno::ENOENT | Errno::ESRCH) => ThreadState::Gone,
+            Err(errno) if LookError::of(errno as i32).is_nothing() => ThreadState::Gone,
             // Not told: then nothing is proven.
             Err(_) => ThreadState::Running,
         }
@@ -191,7 +230,11 @@ impl Process {
 
     /// Whether a thread, or the first of a process, has ended: it is gone, or nobody has asked for its end yet.
     pub fn has_ended(&self, tid: i32) -> bool {
-        self.status(tid).is_none_or(|status| status.is_dead())
+        match read_below(self.proc(), &format!("{tid}/status")) {
+            Ok(status) => Status(status).is_dead(),
+            // Not told: then nothing is proven.
+            Err(errno) => LookError::of(errno as i32).is_nothing(),
+        }
     }
 
     /// Who traces thread `tid`, of this process or another.
@@ -249,13 +292,6 @@ pub(crate) fn read_below(dir: BorrowedFd<'_>, path: &str) -> Result<String, Errn
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The entries of a directory that are numbers.
-pub(crate) fn list_numbers(dir: BorrowedFd<'_>, path: &str) -> Vec<i32> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let Ok(mut listing) = nix::dir::Dir::openat(dir, path, flags, Mode::empty()) else { return Vec::new() };
-    listing.iter().flatten().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect()
-}
-
 /// A path as bytes, for messages and for the kernel.
 pub(crate) fn to_os(bytes: &[u8]) -> OsString {
     OsString::from_vec(bytes.to_vec())
@@ -277,6 +313,15 @@ mod tests {
         assert_eq!(parse_state(""), ThreadState::Gone);
         let asleep = parse_state("18 0x5 0x7f 0x8 0x0 0x0 0x0 0x7ffc 0x7f11\n");
         assert_eq!(asleep, ThreadState::Sleeping { nr: 18, args: [5, 0x7f, 8, 0, 0, 0] });
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_no_missed_look_and_one_that_cannot_be_listed_is() {
+        let process = Process::open(std::process::id() as i32).unwrap();
+        assert_eq!(process.list("0/task"), Vec::<i32>::new());
+        assert_eq!(process.take_missed_look(), None);
+        process.note(Errno::EMFILE);
+        assert_eq!((process.take_missed_look(), process.take_missed_look()), (Some(Errno::EMFILE), None));
     }
 
     #[test]

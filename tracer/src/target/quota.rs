@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::cgroups::{self, read};
-use super::process::{Process, list_numbers};
+use super::process::Process;
 use crate::error::Error;
 
 /// Two keepers, and the one that is made while a dead one is not reaped yet.
@@ -127,7 +127,7 @@ fn check_user(process: &Process, need: u64) -> Result<(), String> {
         Some((user, status.field("Threads")?.parse::<u64>().ok()?))
     };
     let Some((ours, _)) = user(own) else { return Ok(()) };
-    let all = list_numbers(process.proc(), ".").into_iter().filter_map(user);
+    let all = process.list(".").into_iter().filter_map(user);
     let used: u64 = all.filter(|&(owner, _)| owner == ours).map(|(_, threads)| threads).sum();
     if used + need <= most {
         return Ok(());

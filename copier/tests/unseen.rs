@@ -253,6 +253,32 @@ fn a_block_changed_unseen_in_a_file_that_is_written_to_is_named_with_its_offset(
 }
 
 #[test]
+fn an_entry_made_or_removed_unseen_in_a_directory_that_is_changed_by_calls_is_named() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 2] = [
+        ("/core", |root| fs::write(root.join("core"), b"dumped").unwrap()),
+        ("/a", |root| fs::remove_file(root.join("a")).unwrap()),
+    ];
+    for (named, change) in changes {
+        let (result, _) = with(Point::End, Phase::Hold, |target, root| {
+            change(root);
+            target.create(&root.join("ordinary"));
+            target.create(&root.join("dir/ordinary"));
+            // Its status is looked at once more, as that of the directory is.
+            if root.join("a").exists() {
+                target.chmod(&root.join("a"), 0o600);
+            }
+        });
+        match result {
+            Err(error @ Error::ForeignChange { .. }) => {
+                assert!(error.to_string().contains(&format!("source{named} ")), "{error}");
+            }
+            other => panic!("{named}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_hole_made_unseen_in_a_file_that_is_written_to_fails_the_backup() {
     let punch = |file: &Path| {
         use rustix::fs::FallocateFlags;

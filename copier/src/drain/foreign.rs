@@ -5,6 +5,8 @@
 //! gate opens, that is, while calls still set the flag: a call sets it before it runs, so whoever first sees a new change
 //! time and then looks at the flag finds it set.
 //!
+//! A directory that calls have named has a change time that proves nothing; there the names themselves are compared.
+//!
 //! What this cannot see: a change to a file that is, or has been, mapped for writing, which changes without a call; a
 //! foreign change to a file that the target changes as well; and one within the same tick of the file system's clock as
 //! the look before it.
@@ -12,14 +14,17 @@ use crate::Error;
 use crate::base::sys::{self, Stat};
 use crate::context::Context;
 use crate::marks::node::{Dir, File};
-use crate::tree::{Entry, Tree};
+use crate::tree::{DirNode, Entry, Tree};
 use hotbackup_event::look::is_gone;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::sync::atomic::Ordering;
 
 /// Fails if anything was changed by somebody else.
 pub(crate) fn check<P: Send + 'static>(context: &Context<'_, P>, tree: &Tree) -> Result<(), Error> {
     for node in tree.dirs() {
         check_dir(&node.dir, context.pid)?;
+        check_names(node, context, tree)?;
         for entry in node.entries.values() {
             if let Entry::File(file) = entry
                 && !context.ledger.is_mapped(&file.id)
@@ -42,6 +47,47 @@ fn check_dir(dir: &Dir, pid: i32) -> Result<(), Error> {
         return Err(Error::ForeignChange { path: dir.path(), pid });
     }
     Ok(())
+}
+
+/// In a directory that calls have named, its change time proves nothing: its entries must be those of the point in time,
+/// apart from what calls have named since. They do so before they run, so the names are read first.
+fn check_names<P: Send + 'static>(node: &DirNode, context: &Context<'_, P>, tree: &Tree) -> Result<(), Error> {
+    let dir = &node.dir;
+    if !dir.flags.named.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    let unreadable = |error| Error::unreadable(dir.path(), error);
+    let names = sys::names(&dir.fd).map_err(unreadable)?;
+    let foreign = |name: &OsStr| Error::ForeignChange { path: dir.path().join(name), pid: context.pid };
+    // Where upper and lower case are the same, a name may be listed in another way than it was used.
+    let folded = |name: &OsStr| name.to_string_lossy().to_lowercase();
+    let mut known = None;
+    for name in names.iter().filter(|name| !node.entries.contains_key(&***name)) {
+        if is_placeholder(name) || tree.is_excluded(&dir.id, name) || context.ledger.is_marked_later(dir.id, name) {
+            continue;
+        }
+        let known = known.get_or_insert_with(|| node.entries.keys().map(|name| folded(name)).collect::<HashSet<_>>());
+        if !known.contains(&folded(name)) {
+            return Err(foreign(name));
+        }
+    }
+    let there: HashSet<&OsStr> = names.iter().map(OsString::as_os_str).collect();
+    for name in node.entries.keys().filter(|name| !there.contains(&***name)) {
+        let is_gone = match sys::stat_at(&dir.fd, name) {
+            Ok(_) => false,
+            Err(error) if is_gone(&error) => true,
+            Err(error) => return Err(unreadable(error)),
+        };
+        if is_gone && !context.ledger.is_marked_later(dir.id, name) {
+            return Err(foreign(name));
+        }
+    }
+    Ok(())
+}
+
+/// What NFS and FUSE make of a file that is removed while it is open.
+fn is_placeholder(name: &OsStr) -> bool {
+    [".nfs", ".fuse_hidden"].iter().any(|begin| name.as_encoded_bytes().starts_with(begin.as_bytes()))
 }
 
 fn check_file(file: &File, pid: i32) -> Result<(), Error> {

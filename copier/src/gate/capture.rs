@@ -242,6 +242,7 @@ impl<P: Send + 'static> Capture<P> {
 
     /// Holding to Draining: what was parked goes the way of all calls from now on. `false`: the hold was cut before.
     pub(crate) fn drain(&self, hold: &Hold, tree: Arc<Tree>, jobs: Sender<Job<P>>) -> Result<bool, Error> {
+        self.ledger.begin_later();
         let drain = Drain::new(Arc::clone(&self.ledger), tree, jobs);
         let fixed = self.leave(hold, Gate::Draining(drain))?;
         if fixed {

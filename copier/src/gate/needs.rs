@@ -79,6 +79,7 @@ fn need(ledger: &Ledger, tree: &Tree, effect: &Effect) -> Option<Need> {
         Effect::Entry { dir, name } => {
             let (dir, entry) = tree.entry(dir, name)?;
             touch_dir(ledger, dir);
+            ledger.mark_later(dir.id, name);
             match entry? {
                 Entry::File(file) => {
                     ledger.touch(&Node::File(Arc::clone(file)));

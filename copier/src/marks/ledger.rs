@@ -41,6 +41,8 @@ use std::sync::{Arc, Mutex, RwLock};
 
 /// How many graces must complete until a cut is certainly seen by every append.
 const CUT_GRACES: u64 = 3;
+/// Names remembered in the drain at most: beyond, any entry may have been changed by a call.
+const MOST_LATER: usize = 100_000;
 /// A power of two. More than the threads that look up at the same time.
 const SHARDS: usize = 32;
 
@@ -54,6 +56,8 @@ pub(crate) struct Ledger {
     devices: RwLock<HashSet<u64>>,
     entries: Mutex<HashSet<EntryMark>>,
     entry_count: AtomicUsize,
+    /// Named by calls that came after the point in time. `None`: too many to be remembered.
+    later: Mutex<Option<HashSet<EntryMark>>>,
     dirty: Mutex<Vec<Node>>,
     /// Subjects of metadata effects that are neither file nor directory, or not known: symbolic links, for one.
     others: Mutex<HashSet<FileId>>,
@@ -291,6 +295,27 @@ impl Ledger {
     /// Names (and other things that are remembered because they are not known) marked and not taken yet.
     pub fn entry_count(&self) -> usize {
         self.entry_count.load(Ordering::Relaxed)
+    }
+
+    /// From the point in time on, names are remembered apart, for `drain::foreign`.
+    pub fn begin_later(&self) {
+        *lock(&self.later) = Some(HashSet::new());
+    }
+
+    /// A call that came after the point in time may change this entry.
+    pub fn mark_later(&self, dir: FileId, name: &std::ffi::OsStr) {
+        let mut later = lock(&self.later);
+        if let Some(all) = &mut *later {
+            all.insert((dir, name.to_owned()));
+            if all.len() > MOST_LATER {
+                *later = None;
+            }
+        }
+    }
+
+    /// Whether one may have.
+    pub fn is_marked_later(&self, dir: FileId, name: &std::ffi::OsStr) -> bool {
+        lock(&self.later).as_ref().is_none_or(|all| all.contains(&(dir, name.to_owned())))
     }
 
     /// A grace is over.

@@ -201,7 +201,7 @@ impl Tree {
     }
 
     /// Whether an entry is left out of the backup.
-    fn is_excluded(&self, dir: &FileId, name: &OsStr) -> bool {
+    pub fn is_excluded(&self, dir: &FileId, name: &OsStr) -> bool {
         if name == OWN_DIR && self.dirs.get(dir).is_some_and(|node| node.is_root) {
             return true;
         }

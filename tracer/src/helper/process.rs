@@ -87,7 +87,7 @@ pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Option
     if target.start().to_string() != *start {
         return Err(format!("process {pid} is another one now"));
     }
-    place(pid);
+    place(&target);
     Ok((target, is_memory.then_some(input)))
 }
 

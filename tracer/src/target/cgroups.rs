@@ -41,6 +41,11 @@ impl Group {
         self.controllers.is_empty()
     }
 
+    /// The file by which a process joins it.
+    pub fn procs(&self) -> PathBuf {
+        self.dir.join("cgroup.procs")
+    }
+
     /// The group itself and all above it that can be seen.
     pub fn levels(&self) -> impl Iterator<Item = &Path> {
         self.dir.ancestors().take_while(|level| level.starts_with(&self.top))
@@ -55,12 +60,14 @@ pub fn of(proc: BorrowedFd<'_>, pid: i32) -> Vec<Group> {
 }
 
 fn find(groups: &str, mounts: &str) -> Vec<Group> {
-    let find = |line: &str| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        let (top, dir) = mounts.lines().find_map(|mount| place(mount, controllers, Path::new(path)))?;
-        Some(Group { controllers: controllers.to_owned(), top, dir })
-    };
-    groups.lines().filter_map(find).collect()
+    groups.lines().filter_map(|line| group(line, mounts)).collect()
+}
+
+/// The group that a line of /proc/PID/cgroup names, where /proc/self/mountinfo shows its hierarchy.
+pub fn group(line: &str, mounts: &str) -> Option<Group> {
+    let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+    let (top, dir) = mounts.lines().find_map(|mount| place(mount, controllers, Path::new(path)))?;
+    Some(Group { controllers: controllers.to_owned(), top, dir })
 }
 
 /// Where a line of mountinfo (proc_pid_mountinfo(5)) shows the group `path` of the hierarchy with these controllers: the
@@ -146,7 +153,7 @@ pub(crate) fn end(proc: BorrowedFd<'_>, pid: i32, process: BorrowedFd<'_>) -> bo
     }
     for group in of(proc, std::process::id() as i32).iter().filter(|group| !group.is_unified() && group.has("freezer"))
     {
-        let _ = fs::write(group.dir.join("cgroup.procs"), pid.to_string());
+        let _ = fs::write(group.procs(), pid.to_string());
     }
     pidfd::ends_within(process, END_LIMIT)
 }
@@ -178,5 +185,7 @@ mod tests {
         assert_eq!(levels("8:pids:/docker/a/b\n")[0][0], PathBuf::from("/sys/fs/cgroup/pids/b"));
         assert!(levels("8:pids:/docker/other\n").is_empty());
         assert!(levels("0::/../other\n8:memory:/\n").is_empty());
+        let joined = group("8:pids:/docker/a/b", MOUNTS).map(|group| group.procs());
+        assert_eq!(joined, Some("/sys/fs/cgroup/pids/b/cgroup.procs".into()));
     }
 }

@@ -187,6 +187,7 @@ impl Cause {
         match error {
             Error::DestNotEmpty { .. } => Self::DestNotEmpty,
             Error::DestInsideSource { .. } => Self::DestInsideSource,
+            Error::DestBusy { .. } => Self::Busy,
             Error::DestReadOnly { .. } => Self::DestReadOnly,
             Error::DestFull { .. } => Self::DestFull,
             Error::DestNotDirectory { .. } => Self::DestNotDirectory,

@@ -6,10 +6,10 @@ use crate::hold::Held;
 use crate::marks::ledger::Ledger;
 use crate::passes::track::Tracker;
 use crate::passes::{copy::Copier, hash};
-use crate::publish::Publisher;
+use crate::publish::{Publisher, place};
 use crate::stage::Stage;
 use crate::tree::Tree;
-use crate::{BeforeImages, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Spec, Tuning};
+use crate::{BeforeImages, Capture, Control, Error, Monitor, Phase, Placing, Point, Quiesce, Report, Spec, Tuning};
 use crate::{base::sys, drain};
 use crossbeam::channel::{Receiver, unbounded};
 use hotbackup_event::failpoint::hit;
@@ -49,11 +49,16 @@ impl<P: Send + 'static> Backup<P> {
 
     /// Like [`Backup::prepare`], with other operations to move data. For tests.
     pub fn prepare_with(spec: Spec, io: Arc<dyn Io>) -> Result<Self, Error> {
+        Self::prepare_placed(spec, &Placing::default(), io)
+    }
+
+    /// Like [`Backup::prepare_with`], placed in another way.
+    pub fn prepare_placed(spec: Spec, placing: &Placing, io: Arc<dyn Io>) -> Result<Self, Error> {
         sys::raise_open_files();
         let (point, tuning, pid) = (spec.point, spec.tuning.clone(), spec.pid);
-        let stage = Stage::prepare(&spec, io)?;
+        let stage = Stage::prepare(&spec, placing, io)?;
         let ledger = Arc::new(Ledger::default());
-        let tree = Tree::new(Arc::clone(&ledger), spec, stage.id()?)?;
+        let tree = Tree::new(Arc::clone(&ledger), spec, stage.id()?)?.placed(placing);
         Ok(Self { gate: LetGo(Arc::new(Capture::new(ledger, &tuning))), tree, stage, point, tuning, pid })
     }
 
@@ -100,7 +105,14 @@ impl<P: Send + 'static> Backup<P> {
             context.phase(Phase::Publish);
             Publisher::new(&context, &held.tree).publish(report)?
         };
-        stage.publish()?;
+        monitor.completing();
+        if control.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        match stage.is_inside() {
+            true => place::publish(&mut stage)?,
+            false => stage.publish()?,
+        }
         // The last moment of the last phase is when the backup has its name.
         if let Some(last) = report.phases.last_mut() {
             last.duration_us = (sys::now_ns().saturating_sub(last.start_ns)) / 1000;

@@ -55,6 +55,20 @@ pub enum Error {
         /// The parent directory.
         path: PathBuf,
     },
+    /// A destination that was to become the backup lies in another one, or is the same.
+    #[error("the destinations {} and {} are the same or lie inside one another; name one directory for each source", first.display(), second.display())]
+    DestsOverlap {
+        /// One of them.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// Another backup grows in the destination.
+    #[error("another backup to {} is running; wait for its end, or name another directory", path.display())]
+    DestBusy {
+        /// The destination.
+        path: PathBuf,
+    },
     /// Anything else that went wrong on the destination.
     #[error("cannot {op} {} on the destination: {source}", path.display())]
     DestIo {

@@ -45,6 +45,11 @@ enum Verb {
     /// The demo's self-checking writer
     #[command(hide = true)]
     DemoWriter(crate::demo::writer::Options),
+    /// What libHotBackup starts, and what that starts: see `library`
+    #[command(hide = true)]
+    Library,
+    #[command(hide = true)]
+    LibraryWork,
 }
 
 #[derive(Debug, Args)]
@@ -200,6 +205,8 @@ pub fn main() -> ExitCode {
         Verb::Rescue(flags) => (flags.output.json, verbs::rescue(&flags)),
         Verb::Demo(flags) => (flags.output.json, verbs::demo(&flags)),
         Verb::DemoWriter(options) => (false, verbs::demo_writer(&options)),
+        Verb::Library => (false, verbs::library(crate::library::launch)),
+        Verb::LibraryWork => (false, verbs::library(crate::library::work)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

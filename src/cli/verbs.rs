@@ -139,6 +139,10 @@ pub(super) fn demo_writer(options: &crate::demo::writer::Options) -> Result<(), 
     crate::demo::writer::run(options).map_err(|error| Failure::new(Cause::DemoFailed, format!("demo-writer: {error}")))
 }
 
+pub(super) fn library(serve: fn() -> io::Result<()>) -> Result<(), Failure> {
+    serve().map_err(|error| Failure::new(Cause::Usage, format!("only libHotBackup starts this: {error}")))
+}
+
 /// The result: text for people unless they asked for none, or its JSON event.
 fn show(output: Output, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
     let written = if output.json {

@@ -90,7 +90,7 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
     for outlook::Finding { name, found } in outlook::look(&process) {
         report.add_found(name, found);
     }
-    match sources::open(&process, &options.sources) {
+    match sources::open(&process, &options.sources, true) {
         Ok(found) => {
             let one = outsiders::check_children(&process, &sources::places(&found));
             let one = one.map(|()| "no child of its can change the source unseen".into());

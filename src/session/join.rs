@@ -101,6 +101,18 @@ impl Monitor for Watched<'_> {
         self.monitor.released();
     }
 
+    fn copied(&self) {
+        self.monitor.copied();
+    }
+
+    fn may_hold(&self) -> bool {
+        self.monitor.may_hold()
+    }
+
+    fn completing(&self) {
+        self.monitor.completing();
+    }
+
     fn progress(&self, progress: &Progress) {
         self.monitor.progress(progress);
     }

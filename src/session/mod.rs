@@ -15,14 +15,16 @@ mod reach;
 mod sources;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hotbackup_copier::io::Direct;
 use hotbackup_copier::{Backup, Spec, Tuning};
 use hotbackup_tracer::{MountTable, Process, Tracer, outsiders};
 use serde::Serialize;
 
 pub use check::{CheckItem, CheckOptions, CheckReport, RescueReport, check, rescue};
-pub use hotbackup_copier::{Control, Monitor, Phase, Point, Progress};
+pub use hotbackup_copier::{Choose, Control, Monitor, Phase, Placing, Point, Progress};
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]
@@ -118,17 +120,30 @@ pub enum Error {
 /// # Errors
 /// Each cause of its own; the target runs on, and nothing is left at the destination.
 pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
+    control.set_throttle(options.throttle);
+    backup_placed(options, &Placing::default(), monitor, control)
+}
+
+/// Like [`backup`], placed in another way, and at the rate that `control` has.
+///
+/// # Errors
+/// As there.
+pub fn backup_placed(
+    options: &Options,
+    placing: &Placing,
+    monitor: &dyn Monitor,
+    control: &Control,
+) -> Result<Report, Error> {
     let tuning = limits::tuning(options)?;
     let process = Process::open(options.pid)?;
     let tracer_options = tracer_options(options.lease, options.show_all_writes);
     hotbackup_tracer::preflight::check(&process)?;
     let mut mounts = MountTable::of(&process)?;
-    let sources = sources::open(&process, &options.sources)?;
+    let sources = sources::open(&process, &options.sources, placing.into.is_empty())?;
     let places = sources::places(&sources);
     mounts.watch(&places);
     outsiders::check_children(&process, &places)?;
-    control.set_throttle(options.throttle);
-    let backup = Backup::prepare(Spec {
+    let spec = Spec {
         sources,
         dest: options.dest.clone(),
         point: options.point,
@@ -136,7 +151,8 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
         tuning,
         pid: options.pid,
         root: sources::root_if_other(&process)?,
-    })?;
+    };
+    let backup = Backup::prepare_placed(spec, placing, Arc::new(Direct))?;
 
     monitor.phase(Phase::Attach);
     let join = join::Join::new(backup.capture(), options.lease);

@@ -12,7 +12,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use super::Error;
 
 /// Opens the sources below the target's root; without any, mongod's dbpath.
-pub(super) fn open(process: &Process, paths: &[PathBuf]) -> Result<Vec<Source>, Error> {
+/// `named`: several go to one place, where each needs a name of its own.
+pub(super) fn open(process: &Process, paths: &[PathBuf], named: bool) -> Result<Vec<Source>, Error> {
     let found;
     let paths = if paths.is_empty() {
         found = vec![crate::discover::dbpath(process.pid())?];
@@ -24,7 +25,7 @@ pub(super) fn open(process: &Process, paths: &[PathBuf]) -> Result<Vec<Source>, 
     let mut names = HashSet::new();
     let mut sources = Vec::with_capacity(paths.len());
     for path in paths {
-        let name = if paths.len() == 1 { None } else { path.file_name().map(ToOwned::to_owned) };
+        let name = if paths.len() == 1 || !named { None } else { path.file_name().map(ToOwned::to_owned) };
         if let Some(name) = &name
             && !names.insert(name.clone())
         {

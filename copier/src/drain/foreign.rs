@@ -66,6 +66,9 @@ fn check_names<P: Send + 'static>(node: &DirNode, context: &Context<'_, P>, tree
         if is_placeholder(name) || tree.is_excluded(&dir.id, name) || context.ledger.is_marked_later(dir.id, name) {
             continue;
         }
+        if tree.is_known_left_out(&dir.id, name) {
+            continue;
+        }
         let known = known.get_or_insert_with(|| node.entries.keys().map(|name| folded(name)).collect::<HashSet<_>>());
         if !known.contains(&folded(name)) {
             return Err(foreign(name));

@@ -28,6 +28,9 @@ impl std::fmt::Debug for OnCancel {
 struct State {
     rate: Option<u64>,
     cancelled: bool,
+    /// Go on capturing, and do not begin to copy: see [`Control::keep_capturing`] and [`Control::wait_to_copy`].
+    keeps_capturing: bool,
+    waits_to_copy: bool,
     /// When the bytes granted so far are used up at the current rate. In the past: there is nothing to wait for.
     until: Option<Instant>,
 }
@@ -43,6 +46,8 @@ pub(crate) enum Turn {
 
 /// How long one wait for the rate takes at most, so that the caller can look after other things.
 const SLICE: Duration = Duration::from_millis(50);
+/// How long one wait for something other than the rate takes at most.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Time that may be made up for after a stall, so that a slow disk does not lower the mean rate needlessly.
 const CREDIT: Duration = Duration::from_millis(100);
 
@@ -65,6 +70,36 @@ impl Control {
     /// The rate in force.
     pub fn throttle(&self) -> Option<u64> {
         self.lock().rate
+    }
+
+    /// Has the backup go on capturing and copying what changes, and fix no point in time, until this is taken back. For tests.
+    pub fn keep_capturing(&self, keep: bool) {
+        self.lock().keeps_capturing = keep;
+        self.0.changed.notify_all();
+    }
+
+    /// Has the backup capture and not begin to copy, until this is taken back. For tests.
+    pub fn wait_to_copy(&self, wait: bool) {
+        self.lock().waits_to_copy = wait;
+        self.0.changed.notify_all();
+    }
+
+    pub(crate) fn keeps_capturing(&self) -> bool {
+        self.lock().keeps_capturing
+    }
+
+    pub(crate) fn waits_to_copy(&self) -> bool {
+        self.lock().waits_to_copy
+    }
+
+    /// Waits for a moment at most: until something is asked of the backup.
+    pub(crate) fn pause(&self) {
+        drop(wait(&self.0.changed, self.lock(), PAUSE));
+    }
+
+    /// Ends a wait of the backup, which is to look around again.
+    pub fn wake(&self) {
+        self.0.changed.notify_all();
     }
 
     /// Asks the backup to stop: the target is let go, then what was written is removed. Cannot be taken back.

@@ -51,6 +51,15 @@ pub trait Monitor: Sync {
     fn progress(&self, progress: &Progress) {
         let _ = progress;
     }
+    /// All that was there has been copied once; what follows are changes. Told once.
+    fn copied(&self) {}
+    /// Whether the point in time may be fixed now. Asked over and over, from when all is ready for it, until it may: the target is
+    /// followed meanwhile, and nothing of it is held.
+    fn may_hold(&self) -> bool {
+        true
+    }
+    /// The backup is complete but for its name. A cancel that is given in here still counts, and none after it.
+    fn completing(&self) {}
     /// Everything of the point in time is saved, and the target is free: what it does from here on does not matter.
     fn released(&self) {}
     /// Something worth knowing that does not make the backup fail.

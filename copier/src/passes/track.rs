@@ -28,19 +28,42 @@ impl<P: Send + 'static> Tracker<'_, P> {
         // The walk itself: nothing is marked yet that it could miss, as names are marked for unknown directories too.
         self.tree.resolve(Default::default(), Look::default())?;
         self.tell_totals();
+        self.linger(|| context.control.waits_to_copy())?;
         let mut due_after = Vec::new();
         if point == Point::End {
             while !has_converged(&due_after, context.tuning) {
-                context.note(|progress| progress.pass = due_after.len() as u32 + 1);
-                let files = self.sync(true)?;
-                self.pass(copier, &files)?;
-                due_after.push(self.due_bytes());
+                due_after.push(self.sweep(copier, due_after.len() as u32 + 1)?);
+            }
+            context.monitor.copied();
+            while context.control.keeps_capturing() {
+                due_after.push(self.sweep(copier, due_after.len() as u32 + 1)?);
+                context.control.pause();
             }
         }
+        self.linger(|| !context.monitor.may_hold())?;
         // One more look, so that the hold has little to look at; and at the start, so that what became known in the walk
         // has been looked at after a grace.
         self.sync(false)?;
         Ok(due_after.len() as u32)
+    }
+
+    /// A sync and a pass. Returns the bytes that are due after it.
+    fn sweep(&mut self, copier: &mut Copier, number: u32) -> Result<u64, Error> {
+        self.context.note(|progress| progress.pass = number);
+        let files = self.sync(true)?;
+        self.pass(copier, &files)?;
+        Ok(self.due_bytes())
+    }
+
+    /// Captures, and does nothing else, as long as asked for.
+    fn linger(&mut self, until_then: impl Fn() -> bool) -> Result<(), Error> {
+        while until_then() {
+            self.context.check()?;
+            self.look_after()?;
+            self.context.tell(false);
+            self.context.control.pause();
+        }
+        Ok(())
     }
 
     /// Takes the marks, waits, and looks. With `blocks`, the due blocks are taken too, and the files are returned that

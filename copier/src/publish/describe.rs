@@ -12,8 +12,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 impl<P: Send + 'static> Publisher<'_, P> {
-    pub(super) fn write_manifest(&mut self, report: &Report) -> Result<(), Error> {
-        let stage = self.context.stage;
+    /// One manifest, or one for each destination.
+    pub(super) fn write_manifests(&mut self, report: &Report) -> Result<(), Error> {
+        if !self.context.stage.is_inside() {
+            return self.write_manifest(report, &self.tree.roots);
+        }
+        let roots = &self.tree.roots;
+        for index in 0..roots.len() {
+            self.turn_to(index);
+            self.write_manifest(report, &roots[index..=index])?;
+        }
+        Ok(())
+    }
+
+    fn write_manifest(&self, report: &Report, roots: &[crate::tree::Root]) -> Result<(), Error> {
+        let stage = self.context.stage.part(self.part);
         let path = stage.path().join(OWN_DIR).join(manifest::FILE);
         let failed = |error: io::Error| Error::at_dest("write", path.clone(), error);
         let fd = stage.io.create(stage.own.as_fd(), OsStr::new(manifest::FILE)).map_err(failed)?;
@@ -22,18 +35,18 @@ impl<P: Send + 'static> Publisher<'_, P> {
             path: text(&root.path),
             name: root.name.as_deref().map(Text::from),
         };
-        let header = Header::new(report, self.context.pid, self.tree.roots.iter().map(source).collect());
+        let header = Header::new(report, self.context.pid, roots.iter().map(source).collect());
         let mut out = io::BufWriter::with_capacity(CHUNK, StagedWriter { io: &*stage.io, fd: &fd, at: 0 });
         header.write_to(&mut out).map_err(failed)?;
         let mut entries = Entries::new(out);
         let mut first = First::default();
-        for root in &self.tree.roots {
+        for root in roots {
             let path = root.name.as_ref().map(PathBuf::from).unwrap_or_default();
             self.describe(&root.id, &path, &mut entries, &mut first).map_err(failed)?;
         }
         drop(entries.finish().map_err(failed)?);
         // Whoever owns the data may also throw the manifest away.
-        if let Some(node) = self.tree.roots.first().and_then(|root| self.tree.dir(&root.id)) {
+        if let Some(node) = roots.first().and_then(|root| self.tree.dir(&root.id)) {
             let (uid, gid) = owner(&node.dir.state().stat);
             let _ = rustix::fs::fchown(&fd, Some(uid), Some(gid));
             let _ = rustix::fs::fchown(&stage.own, Some(uid), Some(gid));
@@ -54,6 +67,9 @@ impl<P: Send + 'static> Publisher<'_, P> {
         out.write(&Record::new(path, &node.dir.state().stat))?;
         for (name, entry) in &node.entries {
             let path = path.join(&**name);
+            if self.tree.is_left_out_now(&node.dir.id, name) {
+                continue;
+            }
             match entry {
                 Entry::Dir(id) => self.describe(id, &path, out, first)?,
                 Entry::Other(other) => {

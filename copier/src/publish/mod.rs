@@ -4,6 +4,7 @@
 //! frozen model, and the content is staged.
 mod describe;
 pub(crate) mod manifest;
+pub(crate) mod place;
 pub(crate) mod verify;
 
 use crate::base::sys::{self, Attributes, Kind, Stat};
@@ -31,10 +32,12 @@ type OtherKey = (FileId, OsString);
 pub(crate) struct Publisher<'a, P: Send + 'static> {
     context: &'a Context<'a, P>,
     tree: &'a Tree,
-    /// Where files with several names were put first.
-    placed: HashMap<u64, PathBuf>,
-    /// The same for what has no content.
+    /// Where files with several names were put first, in each destination.
+    placed: HashMap<u64, Vec<(usize, PathBuf)>>,
+    /// The same for what has no content, in the destination that is dealt with.
     others: HashMap<OtherKey, PathBuf>,
+    /// Which destination that is.
+    part: usize,
     /// Several links lead to one directory: even files with one name are placed more than once.
     twice: bool,
     /// Whether each file and directory is synced on its own.
@@ -50,7 +53,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     pub fn new(context: &'a Context<'a, P>, tree: &'a Tree) -> Self {
         let (placed, others, lacking) = (HashMap::new(), HashMap::new(), BTreeMap::new());
         let twice = tree.dirs().any(|node| !node.has_one_name());
-        Self { context, tree, placed, others, twice, sync_each: true, owner: (0, 0), lacking, report: (0, 0, 0) }
+        Self { context, tree, placed, others, part: 0, twice, sync_each: true, owner: (0, 0), lacking, report: (0, 0, 0) }
     }
 
     /// Makes the staging directory a complete backup in all but its name.
@@ -67,37 +70,55 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             self.finish(file)?;
             self.context.tell(false);
         }
-        for root in &self.tree.roots {
+        for (index, root) in self.tree.roots.iter().enumerate() {
             let Some(node) = self.tree.dir(&root.id) else { continue };
+            self.turn_to(index);
             match &root.name {
-                None => self.place_entries(node, &stage.root, Path::new(""))?,
+                None => self.place_entries(node, &stage.part(index).root, Path::new(""))?,
                 Some(name) => self.place_dir(node, &stage.root, name, Path::new(name))?,
             }
         }
-        stage.clear_data()?;
+        for part in stage.parts() {
+            part.clear_data()?;
+        }
         failpoint::hit("publish.placed");
         if !self.sync_each {
-            stage.io.sync_all(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
+            for part in stage.parts() {
+                stage.io.sync_all(part.root.as_fd()).map_err(failed("sync", part.path()))?;
+            }
         }
         let (files, directories, bytes) = self.report;
         (report.files, report.directories, report.bytes_total) = (files, directories, bytes);
         report.phases = self.context.phases();
-        self.write_manifest(&report)?;
+        if !stage.bare {
+            self.write_manifests(&report)?;
+        }
         failpoint::hit("publish.described");
         // The root's own metadata comes last: until then nobody else can look inside.
-        if let [root] = &*self.tree.roots
-            && root.name.is_none()
-            && let Some(node) = self.tree.dir(&root.id)
-        {
-            self.apply_to_dir(node, &stage.root, Path::new(""))?;
+        for (index, root) in self.tree.roots.iter().enumerate() {
+            if root.name.is_none()
+                && let Some(node) = self.tree.dir(&root.id)
+            {
+                self.apply_to_dir(node, &stage.part(index).root, Path::new(""))?;
+            }
         }
-        stage.io.sync(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
+        for part in stage.parts() {
+            stage.io.sync(part.root.as_fd()).map_err(failed("sync", part.path()))?;
+        }
         failpoint::hit("publish.synced");
         for (what, (count, first)) in &self.lacking {
             let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
             self.context.monitor.warning(&format!("{what}: {}{more}", first.display()));
         }
         Ok(report)
+    }
+
+    /// From here on, what is put into place belongs to this source.
+    fn turn_to(&mut self, source: usize) {
+        if self.context.stage.is_inside() {
+            self.part = source;
+            self.others.clear();
+        }
     }
 
     /// Gives a staged file its length, and makes sure that its hash is known.
@@ -161,6 +182,9 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         self.context.check()?;
         for (name, entry) in &node.entries {
             let path = path.join(&**name);
+            if self.tree.is_left_out_now(&node.dir.id, name) {
+                continue;
+            }
             match entry {
                 Entry::File(file) => self.place_file(file, out, name, path)?,
                 Entry::Dir(id) => {
@@ -178,12 +202,15 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
 
     fn place_file(&mut self, file: &Arc<File>, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
         let stage = self.context.stage;
-        if let Some(first) = self.placed.get(&file.number) {
+        let places = self.placed.get(&file.number).map_or(&[][..], Vec::as_slice);
+        if let Some((_, first)) = places.iter().find(|(part, _)| *part == self.part) {
             return self.place_again(first, out, name, path);
         }
-        let number = file.number.to_string();
-        rustix::fs::renameat(stage.data(), number, out, &**name)
-            .map_err(|error| Error::at_dest("put into place", path.clone(), error))?;
+        match places.first() {
+            Some((part, first)) => place::copy_file(stage, (&stage.part(*part).root, first.as_os_str()), (out, name)),
+            None => place::take_file(stage, file.number, (out, name)),
+        }
+        .map_err(|error| Error::at_dest("put into place", path.clone(), error))?;
         let (stat, several, xattrs) = {
             let state = file.state();
             let xattrs = match &state.xattrs {
@@ -204,7 +231,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             stage.sync_file(file.number, out, name).map_err(|error| Error::at_dest("sync", path.clone(), error))?;
         }
         if several {
-            self.placed.insert(file.number, path);
+            self.placed.entry(file.number).or_default().push((self.part, path));
         }
         self.context.tell(false);
         Ok(())
@@ -212,7 +239,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
 
     /// One more name of what was put into place as `first`.
     fn place_again(&self, first: &Path, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
-        let linked = rustix::fs::linkat(&self.context.stage.root, first, out, &**name, AtFlags::empty());
+        let linked = rustix::fs::linkat(&self.context.stage.part(self.part).root, first, out, &**name, AtFlags::empty());
         linked.map_err(|error| Error::at_dest("link", path, error))
     }
 
@@ -249,6 +276,11 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     fn link_text(&self, other: &Other, path: &Path) -> OsString {
         match &other.link {
             Some((_, Shown::As(text))) => text.clone(),
+            Some((_, Shown::InSource(index, rest))) if self.context.stage.is_inside() => match *index == self.part {
+                true => relative(path.parent().unwrap_or(Path::new("")), rest),
+                // The other destination, wherever that is.
+                false => self.context.stage.part(*index).dest.join(rest).into(),
+            },
             Some((_, Shown::InSource(index, rest))) => {
                 let name = self.tree.roots.get(*index).and_then(|root| root.name.clone()).unwrap_or_default();
                 relative(path.parent().unwrap_or(Path::new("")), &Path::new(&name).join(rest))

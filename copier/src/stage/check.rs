@@ -58,7 +58,7 @@ pub(super) fn check_empty(parent: &OwnedFd, last: &OsStr, dest: &Path) -> Result
 
 /// Whether one directory is above another, or the same. Compared by identity, level by level, so that neither links
 /// nor similar names (`/x/src2` beside `/x/src`) matter, nor what it is called in another mount namespace.
-fn is_above(above: FileId, below: &OwnedFd) -> io::Result<bool> {
+pub(super) fn is_above(above: FileId, below: &OwnedFd) -> io::Result<bool> {
     let mut at = below.try_clone()?;
     let mut id = sys::stat_fd(&at)?.id;
     loop {
@@ -92,14 +92,14 @@ pub(super) fn check_apart(source: &Source, parent: &OwnedFd, dest: &Path) -> Res
     Ok(())
 }
 
-pub(super) fn check_sources(sources: &[Source]) -> Result<(), Error> {
+pub(super) fn check_sources(sources: &[Source], apart: bool) -> Result<(), Error> {
     for (index, first) in sources.iter().enumerate() {
         for second in &sources[index + 1..] {
             let unreadable = |error| Error::SourceUnreadable { path: first.path.clone(), source: error };
             let a = sys::stat_fd(&first.root).map_err(unreadable)?.id;
             let b = sys::stat_fd(&second.root).map_err(unreadable)?.id;
             let nested = is_above(a, &second.root).and_then(|x| Ok(x || is_above(b, &first.root)?));
-            let clash = first.name.is_none() || second.name.is_none() || first.name == second.name;
+            let clash = !apart && (first.name.is_none() || second.name.is_none() || first.name == second.name);
             if clash || nested.map_err(unreadable)? {
                 return Err(Error::SourcesOverlap { first: first.path.clone(), second: second.path.clone() });
             }

@@ -4,17 +4,20 @@
 //! inside. While a backup runs it is locked; one that is left over from a process that was killed is not, and is removed by
 //! the next backup to the same destination. Staged data is kept by file, not by name, so renames in the source cost nothing.
 mod check;
+mod inside;
 mod kept;
 mod remove;
 
 use crate::base::util::lock;
 use crate::base::{io::Io, sys};
 use crate::interface::spec::OWN_DIR;
-use crate::{Error, Spec};
+use crate::tree::part_of;
+use crate::{Error, Placing, Spec};
 use check::{check_apart, check_empty, check_sources, split};
 use hotbackup_event::look::is_gone;
 use hotbackup_event::{FileId, failpoint};
 use kept::{Kept, most_open, syncs_as_a_whole};
+pub(crate) use remove::entry as remove_entry;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -38,6 +41,12 @@ pub(crate) struct Stage {
     data: OwnedFd,
     name: OsString,
     published: bool,
+    /// It lies inside the destination, which becomes the backup: see `publish::place`.
+    inside: bool,
+    /// There is to be no manifest.
+    pub bare: bool,
+    /// The staging directories of further destinations, one for each further source.
+    pub more: Vec<Stage>,
     kept: Mutex<Kept>,
     /// Whether the whole file system can be synced instead of each file.
     whole: bool,
@@ -55,8 +64,11 @@ impl std::fmt::Debug for Stage {
 
 impl Stage {
     /// Checks the destination, and makes the staging directory beside it.
-    pub fn prepare(spec: &Spec, io: Arc<dyn Io>) -> Result<Self, Error> {
-        check_sources(&spec.sources)?;
+    pub fn prepare(spec: &Spec, placing: &Placing, io: Arc<dyn Io>) -> Result<Self, Error> {
+        check_sources(&spec.sources, !placing.into.is_empty())?;
+        if !placing.into.is_empty() {
+            return inside::prepare(spec, placing, &io);
+        }
         let (parent_path, last) = split(&spec.dest)?;
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -76,6 +88,17 @@ impl Stage {
         name.push(&last);
         name.push(".hotbackup-partial-");
         remove::leftovers(&parent, &name);
+        Self::begin(spec, io, (parent, dest), name)
+    }
+
+    /// Makes a staging directory in `parent`. `name` is the beginning of its name.
+    fn begin(
+        spec: &Spec,
+        io: Arc<dyn Io>,
+        (parent, dest): (OwnedFd, PathBuf),
+        mut name: OsString,
+    ) -> Result<Self, Error> {
+        let parent_path = sys::fd_path(&parent);
         name.push(std::process::id().to_string());
         let root =
             make(&parent, &mut name).map_err(|error| Error::at_dest("create", parent_path.join(&name), error))?;
@@ -92,7 +115,41 @@ impl Stage {
         let kept =
             Mutex::new(Kept::new(if whole { spec.tuning.sync_each_below.min(most_open()) } else { most_open() }));
         let (published, troubled, written) = (false, AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Self { io, dest, parent, root, own, data, name, published, kept, whole, troubled, written })
+        let (inside, bare, more) = (false, false, Vec::new());
+        Ok(Self { io, dest, parent, root, own, data, name, published, inside, bare, more, kept, whole, troubled, written })
+    }
+
+    /// Whether the destinations themselves become the backup.
+    pub fn is_inside(&self) -> bool {
+        self.inside
+    }
+
+    /// The staging directory for one source; the same for all that have one destination.
+    pub fn part(&self, source: usize) -> &Self {
+        match source.checked_sub(1).and_then(|further| self.more.get(further)) {
+            Some(further) if self.inside => further,
+            _ => self,
+        }
+    }
+
+    /// The staging directory that a file is staged in.
+    pub fn of(&self, number: u64) -> &Self {
+        self.part(part_of(number))
+    }
+
+    /// Every staging directory.
+    pub fn parts(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.more)
+    }
+
+    /// The destination's directory, where the staging directory lies inside of it; and its name there.
+    pub fn place(&self) -> (&OwnedFd, &OsStr) {
+        (&self.parent, &self.name)
+    }
+
+    /// The backup is in its place, and the staging directory is gone.
+    pub fn settle(&mut self) {
+        self.published = true;
     }
 
     /// The staging directory's identity: it must not turn up in a source.
@@ -101,11 +158,11 @@ impl Stage {
     }
 
     pub fn path(&self) -> PathBuf {
-        self.dest.with_file_name(&self.name)
+        if self.inside { self.dest.join(&self.name) } else { self.dest.with_file_name(&self.name) }
     }
 
     fn data_path(&self, number: u64) -> PathBuf {
-        self.path().join(OWN_DIR).join(DATA_DIR).join(number.to_string())
+        self.of(number).path().join(OWN_DIR).join(DATA_DIR).join(number.to_string())
     }
 
     pub fn data(&self) -> impl AsFd {
@@ -115,23 +172,24 @@ impl Stage {
     /// Opens the staged data of a file; makes it if there is none.
     pub fn open(&self, number: u64) -> Result<OwnedFd, Error> {
         let failed = |error| self.failed("create", self.data_path(number), error);
-        let mut kept = lock(&self.kept);
+        let part = self.of(number);
+        let mut kept = lock(&part.kept);
         if let Some(fd) = kept.get(number).map_err(failed)? {
             return Ok(fd);
         }
-        let fd = self.io.create(self.data.as_fd(), OsStr::new(&number.to_string())).map_err(failed)?;
+        let fd = self.io.create(part.data.as_fd(), OsStr::new(&number.to_string())).map_err(failed)?;
         kept.keep(number, &fd).map_err(failed)?;
         Ok(fd)
     }
 
     /// Whether each of `files` staged files must be synced by itself.
     pub fn syncs_each(&self, files: usize, at_most: usize) -> bool {
-        !self.whole || (files <= at_most && !lock(&self.kept).overflowed)
+        self.parts().any(|part| !part.whole || (files <= at_most && !lock(&part.kept).overflowed))
     }
 
     /// Makes a staged file durable that was put into place as `name` in `dir`.
     pub fn sync_file(&self, number: u64, dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
-        let kept = lock(&self.kept).take(number);
+        let kept = lock(&self.of(number).kept).take(number);
         let fd = match kept {
             Some(fd) => fd,
             None => rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?,
@@ -161,9 +219,10 @@ impl Stage {
 
     /// Frees the staged data of a file that is gone from the sources.
     pub fn remove(&self, number: u64) {
-        drop(lock(&self.kept).take(number));
+        let part = self.of(number);
+        drop(lock(&part.kept).take(number));
         // There may be none, and what is left is removed at the end anyway.
-        let _ = rustix::fs::unlinkat(&self.data, number.to_string(), AtFlags::empty());
+        let _ = rustix::fs::unlinkat(&part.data, number.to_string(), AtFlags::empty());
     }
 
     /// Removes what was staged and not moved into place, and the directory it was in.
@@ -250,7 +309,7 @@ impl Stage {
     /// Whether the path of the destination's directory still leads to where the staging directory is. It does not after a
     /// lazy unmount, or when a directory further up was renamed: nobody would find a backup published there.
     pub fn check_parent(&self) -> Result<(), Error> {
-        let path = self.dest.parent().unwrap_or(Path::new("/"));
+        let path = if self.inside { &self.dest } else { self.dest.parent().unwrap_or(Path::new("/")) };
         self.check_leads_to(path, &self.parent)
     }
 

@@ -35,6 +35,15 @@ pub(crate) fn leftovers(parent: &OwnedFd, prefix: &OsStr) {
     }
 }
 
+/// Removes what `name` in a directory is, with all below it.
+pub(crate) fn entry(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match unlink(dir, name, AtFlags::empty()) {
+        // Systems differ in how they say that it is a directory.
+        Err(error) if is_dir(&error) => below(dir, name).and_then(|()| unlink(dir, name, AtFlags::REMOVEDIR)),
+        other => other,
+    }
+}
+
 /// Empties a directory.
 fn all_below(dir: &OwnedFd) -> io::Result<()> {
     let mut names = sys::names(dir)?;
@@ -42,12 +51,7 @@ fn all_below(dir: &OwnedFd) -> io::Result<()> {
     names.sort_by_key(|name| name == OWN_DIR);
     let mut result = Ok(());
     for name in names {
-        let removed = match unlink(dir, &name, AtFlags::empty()) {
-            // Systems differ in how they say that it is a directory.
-            Err(error) if is_dir(&error) => below(dir, &name).and_then(|()| unlink(dir, &name, AtFlags::REMOVEDIR)),
-            other => other,
-        };
-        result = result.and(removed);
+        result = result.and(entry(dir, &name));
     }
     result
 }

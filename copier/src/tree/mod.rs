@@ -3,6 +3,7 @@
 //! Owned and changed by the thread that runs the backup; what others need of a file or directory is in its [`Node`].
 //! Frozen at the point in time. Files and directories are known by identity, so a rename moves an entry and nothing
 //! else. What lost its last name is kept for one more sync: a rename may have been seen in two halves.
+mod chosen;
 mod links;
 mod look;
 mod resolve;
@@ -11,7 +12,7 @@ use crate::base::sys::{self, Kind, Stat};
 use crate::interface::spec::OWN_DIR;
 use crate::marks::ledger::Ledger;
 use crate::marks::node::{Dir, DirState, File, Name, Node};
-use crate::{Error, Spec};
+use crate::{Error, Placing, Spec};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use hotbackup_event::FileId;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +21,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use chosen::part_of;
+use chosen::Chosen;
 pub(crate) use links::relative;
 pub(crate) use look::Look;
 
@@ -44,6 +47,9 @@ pub(crate) struct Tree {
     /// Links that were found to lead to a directory they are in, in the last sync.
     loops: HashSet<(FileId, Name)>,
     exclude: GlobSet,
+    chosen: Chosen,
+    /// Each source has a destination of its own: files are numbered by source, see [`part_of`].
+    apart: bool,
     /// The target's root directory, or our own.
     target_root: OwnedFd,
     staging: FileId,
@@ -124,6 +130,8 @@ impl Tree {
             dropped: Vec::new(),
             loops: HashSet::new(),
             exclude: globs(&spec.exclude)?,
+            chosen: Chosen::default(),
+            apart: false,
             target_root,
             staging,
             next_number: 0,
@@ -140,6 +148,13 @@ impl Tree {
             tree.roots.push(root);
         }
         Ok(tree)
+    }
+
+    /// The same, placed in another way, and with somebody to be asked what is left out.
+    pub fn placed(mut self, placing: &Placing) -> Self {
+        self.chosen = Chosen::by(placing.chooser.clone());
+        self.apart = placing.into.len() > 1;
+        self
     }
 
     /// The entry of a known directory. `None`: the directory is not known; `Some((_, None))`: it has no such entry.

@@ -108,7 +108,8 @@ impl Tree {
     fn resolve_entry(&mut self, dir: FileId, name: &OsStr, marked: bool, look: Look<'_>) -> Result<(), Error> {
         let Some(node) = self.dirs.get(&dir) else { return Ok(()) };
         let owner = Arc::clone(&node.dir);
-        let new = if self.is_excluded(&dir, name) { Some(None) } else { self.find(&owner.fd, dir, name)? };
+        let out = self.is_excluded(&dir, name) || self.is_left_out(&owner, dir, name, look);
+        let new = if out { Some(None) } else { self.find(&owner.fd, dir, name)? };
         let Some(new) = new else {
             if look.was_exact() {
                 return Err(self.foreign(owner.path().join(name)));
@@ -269,8 +270,7 @@ impl Tree {
                         file
                     }
                     None => {
-                        let file = Arc::new(File::new(found.id, self.next_number, found.stat));
-                        self.next_number += 1;
+                        let file = Arc::new(File::new(found.id, self.number(dir), found.stat));
                         file.state().links.push(link);
                         self.ledger.register(Node::File(Arc::clone(&file)));
                         file
@@ -308,7 +308,7 @@ impl Tree {
         let Some(node) = self.dirs.get_mut(&child) else { return };
         node.parents.push((dir, Arc::clone(name)));
         self.moved.push(Node::Dir(Arc::clone(&node.dir)));
-        if !self.exclude.is_empty() {
+        if !self.exclude.is_empty() || self.chosen.is_any() {
             // Patterns match paths, and those of everything below are others now.
             self.unread_below(child);
         }

@@ -13,6 +13,9 @@ use crate::{launcher, live, socket};
 /// How often the caller's poll function is called at least, as long as nothing else of the caller's runs.
 const POLL: Duration = Duration::from_millis(50);
 
+/// A sleep while the helper attaches.
+const NAP: Duration = Duration::from_millis(2);
+
 /// How a backup ended.
 enum End {
     Complete,
@@ -48,6 +51,9 @@ fn back_up(claim: &Claim, pairs: Vec<(Vec<u8>, Vec<u8>)>, callbacks: &Callbacks)
         Ok(socket) => socket,
         Err((errno, text)) => return End::Failed(errno, text),
     };
+    if socket::set_patience(socket.as_fd(), POLL).is_err() {
+        return gone();
+    }
     let sent = (live::throttle(), live::keeps(), live::waits());
     let begin = Begin {
         version: VERSION,
@@ -69,6 +75,7 @@ fn back_up(claim: &Claim, pairs: Vec<(Vec<u8>, Vec<u8>)>, callbacks: &Callbacks)
         done: 0.0,
         text: c"starting".into(),
         polled: None,
+        is_followed: false,
         stopped: None,
         is_between: false,
     };
@@ -97,6 +104,9 @@ struct Call<'a> {
     done: f32,
     text: CString,
     polled: Option<Instant>,
+    /// The helper has attached to this process. Before that it may need a thread of it, perhaps this one, that sleeps in a call which
+    /// the kernel begins again unseen, as a sleep is, and waiting for a message with a limit is not.
+    is_followed: bool,
     /// What the poll function returned to stop it.
     stopped: Option<c_int>,
     /// The first of the two functions around the end of capture has been called, and not the second.
@@ -123,12 +133,10 @@ impl Call<'_> {
             }
             self.poll();
             self.claim.send_unsent();
-            if !socket::wait_to_read(self.socket.as_fd(), POLL) {
-                continue;
-            }
-            match socket::receive(self.socket.as_fd(), &mut buffer) {
+            match socket::receive(self.socket.as_fd(), &mut buffer, self.is_followed) {
                 Ok(0) => return gone(),
                 Ok(n) => incoming.push(&buffer[..n]),
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && !self.is_followed => std::thread::sleep(NAP),
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) || error.raw_os_error() == Some(libc::EINTR) => {}
                 Err(_) => return gone(),
             }
@@ -142,7 +150,10 @@ impl Call<'_> {
                 self.done = if done > self.done { done.min(1.0) } else { self.done };
                 self.text = to_c(text.into_bytes());
             }
-            Tell::State { capturing, copied } => live::set_state(capturing, copied),
+            Tell::State { capturing, copied } => {
+                self.is_followed = true;
+                live::set_state(capturing, copied);
+            }
             Tell::Exclude(path) => {
                 let excluded = self.callbacks.excludes(path);
                 self.say(&Ask::Answer(excluded));

@@ -38,7 +38,7 @@ pub fn send_all(socket: BorrowedFd<'_>, mut message: &[u8]) -> io::Result<()> {
         match send_now(socket.as_raw_fd(), message) {
             Ok(sent) => message = &message[sent..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait(socket, libc::POLLOUT, Duration::from_secs(1));
+                wait_to_send(socket);
             }
             Err(error) => return Err(error),
         }
@@ -46,22 +46,27 @@ pub fn send_all(socket: BorrowedFd<'_>, mut message: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until there is something to read, or the other end is gone, or the time is over.
-pub fn wait_to_read(socket: BorrowedFd<'_>, limit: Duration) -> bool {
-    wait(socket, libc::POLLIN, limit)
+/// How long [`receive`] waits at most.
+pub fn set_patience(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
+    let limit = libc::timeval { tv_sec: limit.as_secs().cast_signed(), tv_usec: i64::from(limit.subsec_micros()) };
+    let size = size_of::<libc::timeval>() as libc::socklen_t;
+    let value = (&raw const limit).cast();
+    // SAFETY: the value is as long as it says.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, value, size) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn wait(socket: BorrowedFd<'_>, events: libc::c_short, limit: Duration) -> bool {
-    let mut one = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
-    let limit = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
+fn wait_to_send(socket: BorrowedFd<'_>) {
+    let mut one = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     // SAFETY: `one` is one.
-    unsafe { libc::poll(&raw mut one, 1, limit) > 0 }
+    unsafe { libc::poll(&raw mut one, 1, 1000) };
 }
 
-/// Reads what there is; 0 when the other end is gone.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads what there is or comes in time; 0 when the other end is gone.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], waits: bool) -> io::Result<usize> {
+    let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: the buffer is as long as it says.
-    let read = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+    let read = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 

@@ -4,7 +4,8 @@ fn main() {
     println!("cargo::rerun-if-env-changed=HOTBACKUP_EMBED");
     println!("cargo::rerun-if-env-changed=HOTBACKUP_INSTALLED");
     if std::env::var_os("CARGO_FEATURE_EMBEDDED").is_some() {
-        let helper = std::env::var("HOTBACKUP_EMBED").expect("with the feature `embedded`, HOTBACKUP_EMBED names the helper");
+        let helper =
+            std::env::var("HOTBACKUP_EMBED").expect("with the feature `embedded`, HOTBACKUP_EMBED names the helper");
         println!("cargo::rerun-if-changed={helper}");
     }
     if std::env::var("TARGET").is_ok_and(|target| target.contains("linux")) {

@@ -120,10 +120,17 @@ impl Call<'_> {
         loop {
             loop {
                 match incoming.take() {
-                    Err(_) => return End::Failed(libc::EPROTO, "the helper says what libHotBackup does not understand".into()),
+                    Err(_) => {
+                        return End::Failed(
+                            libc::EPROTO,
+                            "the helper says what libHotBackup does not understand".into(),
+                        );
+                    }
                     Ok(None) => break,
                     Ok(Some(message)) => match Tell::decode(&message) {
-                        Err(_) => return End::Failed(libc::EPROTO, "the helper says what libHotBackup does not know".into()),
+                        Err(_) => {
+                            return End::Failed(libc::EPROTO, "the helper says what libHotBackup does not know".into());
+                        }
                         Ok(Tell::End(0, _)) => return End::Complete,
                         Ok(Tell::End(errno, text)) => return End::Failed(errno, text),
                         Ok(told) => self.hear(told),
@@ -136,8 +143,11 @@ impl Call<'_> {
             match socket::receive(self.socket.as_fd(), &mut buffer, self.is_followed) {
                 Ok(0) => return gone(),
                 Ok(n) => incoming.push(&buffer[..n]),
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && !self.is_followed => std::thread::sleep(NAP),
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) || error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && !self.is_followed => {
+                    std::thread::sleep(NAP)
+                }
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EAGAIN) || error.raw_os_error() == Some(libc::EINTR) => {}
                 Err(_) => return gone(),
             }
         }

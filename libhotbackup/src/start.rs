@@ -90,7 +90,8 @@ pub fn start(helper: &Helper, socket: &OwnedFd) -> io::Result<c_int> {
 /// Allows the helper, and what it starts, to trace this process, where Yama forbids it even to the same user.
 pub fn permit(pid: c_int) {
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-    if scope.trim() == "1" {
+    // A number that is not known would permit everybody.
+    if pid > 0 && scope.trim() == "1" {
         // SAFETY: takes numbers only.
         unsafe { libc::prctl(libc::PR_SET_PTRACER, pid as libc::c_ulong, 0, 0, 0) };
     }
@@ -174,7 +175,8 @@ struct Stacks(*mut c_void);
 
 impl Stacks {
     fn new() -> io::Result<Self> {
-        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK);
+        let (access, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK);
         // SAFETY: new memory, wherever there is room.
         let memory = unsafe { libc::mmap(ptr::null_mut(), 2 * STACK, access, flags, -1, 0) };
         if memory == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(memory)) }
@@ -200,7 +202,8 @@ struct Blocked(libc::sigset_t);
 impl Blocked {
     fn all() -> Self {
         // SAFETY: all-zero is a value of it.
-        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         // SAFETY: both have room for a set.
         unsafe {
             libc::sigfillset(&raw mut all);

@@ -1,20 +1,28 @@
-//! The worker's end of the socket: telling, asking, and a thread that hears.
+//! The worker's end of the socket: telling, asking, and two threads, one that hears and one that writes what is told.
+//!
+//! Nobody who takes the backup ever waits for a program that does not listen just now: it may be in a slow function of its own.
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use hotbackup_copier::Control;
 use hotbackup_wire::{Ask, Begin, Incoming, Tell, UNLIMITED};
-use rustix::net::{SendFlags, send};
 
 /// How often somebody who waits for an answer looks whether there is still a backup.
 const LOOK: Duration = Duration::from_millis(100);
+/// With so many messages unread, those that only inform are left out.
+const UNREAD: usize = 16;
 
 /// The line to the library. Answers come in the order of the questions.
 pub(super) struct Line {
     socket: UnixStream,
+    /// What is still to be written; `None` is the last.
+    unwritten: Sender<Option<Vec<u8>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
     state: Mutex<State>,
     answered: Condvar,
     control: Control,
@@ -41,7 +49,11 @@ impl Line {
         control.keep_capturing(begin.keep);
         control.wait_to_copy(begin.wait);
         let (state, answered, closed) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
-        let line = Arc::new(Self { socket, state, answered, control, closed });
+        let (unwritten, written) = unbounded();
+        let out = socket.try_clone()?;
+        let writer = std::thread::Builder::new().name("tell".into()).spawn(move || write(out, &written))?;
+        let writer = Mutex::new(Some(writer));
+        let line = Arc::new(Self { socket, unwritten, writer, state, answered, control, closed });
         let hearing = Arc::clone(&line);
         std::thread::Builder::new().name("line".into()).spawn(move || hearing.hear(incoming))?;
         Ok((line, begin))
@@ -71,15 +83,19 @@ impl Line {
         self.answered.notify_all();
     }
 
-    /// Tells something. Nobody waits for a program that does not listen just now, so not all of what is only told for
-    /// information arrives.
+    /// Tells something. Not all of what is only told for information arrives.
     pub fn tell(&self, what: &Tell) {
-        let message = what.encode();
-        match what {
-            Tell::Progress(..) => drop(send(&self.socket, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)),
-            // That the other end is gone is heard.
-            _ => drop((&self.socket).write_all(&message)),
+        if !matches!(what, Tell::Progress(..)) || self.unwritten.len() < UNREAD {
+            // That nobody writes any more is known by the one who hears: the other end is gone.
+            let _ = self.unwritten.send(Some(what.encode()));
         }
+    }
+
+    /// Returns when all that was told is written.
+    pub fn finish(&self) {
+        let _ = self.unwritten.send(None);
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(writer.map(JoinHandle::join));
     }
 
     /// Asks something; returns the number of the question.
@@ -121,6 +137,14 @@ impl Line {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write(mut socket: UnixStream, unwritten: &Receiver<Option<Vec<u8>>>) {
+    while let Ok(Some(message)) = unwritten.recv() {
+        if socket.write_all(&message).is_err() {
+            return;
+        }
     }
 }
 

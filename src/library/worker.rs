@@ -35,12 +35,14 @@ pub fn run() -> io::Result<()> {
     let ended = working.spawn(move || back_up(&telling, host, asked))?.join();
     let (errno, text) = ended.unwrap_or_else(|_| (Errno::EIO as i32, "hotbackup has a fault; please report it".into()));
     line.tell(&Tell::End(errno, text));
+    line.finish();
     Ok(())
 }
 
 fn back_up(line: &Arc<Line>, host: i32, begin: Begin) -> (i32, String) {
     if begin.version != VERSION {
-        let text = format!("libHotBackup and its helper do not fit together (versions {} and {VERSION})", begin.version);
+        let text =
+            format!("libHotBackup and its helper do not fit together (versions {} and {VERSION})", begin.version);
         return (Errno::EPROTO as i32, text);
     }
     if is_followed_with(host) {

@@ -49,7 +49,8 @@ fn each_wrong_directory_has_its_errno_and_the_next_call_works() {
         host.start_backup("wrong", &[(source, dest)]);
         let end = host.end("wrong");
         // The one that a source lies in has something in it, so it is that, or this.
-        let end_errno = if end.result == Errno::EINVAL as i32 && errno == Errno::ENOTEMPTY { Errno::EINVAL } else { errno };
+        let end_errno =
+            if end.result == Errno::EINVAL as i32 && errno == Errno::ENOTEMPTY { Errno::EINVAL } else { errno };
         end.assert_failed(end_errno, "");
         assert_eq!(names(&good), [""; 0], "{source:?} to {dest:?}");
     }
@@ -75,7 +76,8 @@ fn one_wrong_pair_of_several_leaves_all_untouched() {
     host.start_backup("nested", &[(&data, &first), (&other, &below)]);
     let end = host.end("nested");
     assert!([Errno::EINVAL as i32, Errno::ENOTEMPTY as i32].contains(&end.result), "{end:?}");
-    host.start_backup("across", &[(&data, &second), (&other, &data)]);
+    let third = host.dest("third");
+    host.start_backup("across", &[(&data, &third), (&other, &data)]);
     host.end("across").assert_failed(Errno::EINVAL, "");
 }
 

@@ -123,22 +123,13 @@ fn a_poll_that_stops_it_is_returned_and_nothing_is_left() {
 fn the_last_poll_still_stops_it() {
     let mut host = Host::start();
     fs::write(host.data().join("file"), "content").unwrap();
-    let (dest, again) = (host.dest("dest"), host.dest("again"));
-    // Polls are told, so that the last one of a backup like this is known; it may be another in the next.
-    let polls = host.must_back_up(&dest).number("polls");
-    for poll in (1..=polls as i64 + 20).rev() {
-        host.tell(&format!("set stop-at-poll {poll}"));
-        let end = host.back_up(&again);
-        if end.result == 0 {
-            // Never called so often. What is there is complete.
-            assert_eq!(names(&again), ["file"]);
-            fs::remove_file(again.join("file")).unwrap();
-            continue;
-        }
-        assert_eq!((end.result, names(&again)), (7, vec![]), "{end:?}");
-        return;
-    }
-    panic!("no poll stops it");
+    let dest = host.dest("dest");
+    host.tell("set stop-at-the-end 1");
+    let end = host.back_up(&dest);
+    assert_eq!((end.result, end.number("last"), names(&dest)), (7, 1.0, vec![]), "{end:?}");
+    assert_eq!((end.number("befores"), end.number("afters")), (1.0, 1.0), "{end:?}");
+    host.tell("set stop-at-the-end 0");
+    host.must_back_up(&dest);
 }
 
 #[test]
@@ -175,7 +166,7 @@ fn functions_may_be_slow_and_may_throttle() {
     fs::write(host.data().join("file"), vec![1; 1 << 20]).unwrap();
     let (data, dest) = (host.data(), host.dest("dest"));
     host.tell("throttle 0");
-    host.tell("set poll-sleep-ms 300");
+    host.tell("set poll-sleep-ms 100");
     host.start_backup("one", &[(&data, &dest)]);
     host.wait_until_state("1 0");
     host.tell(&format!("set rate-in-poll {}", 1u64 << 40));

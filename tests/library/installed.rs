@@ -38,7 +38,8 @@ fn the_headers_are_c89_c17_and_cpp() {
 }
 
 fn symbols(arguments: &[&str], file: &Path) -> BTreeSet<String> {
-    let listed = run(Command::new("nm").args(arguments).args(["--defined-only", "--extern-only", "--format=posix"]).arg(file));
+    let listed =
+        run(Command::new("nm").args(arguments).args(["--defined-only", "--extern-only", "--format=posix"]).arg(file));
     let name = |line: &str| line.split_once(' ').map(|(name, _)| name.split('@').next().unwrap_or_default().to_owned());
     listed.lines().filter(|line| !line.ends_with(':')).filter_map(name).collect()
 }
@@ -54,7 +55,9 @@ fn no_symbol_of_the_c_library_is_replaced() {
     let archive = symbols(&[], &prefix().join("lib/libHotBackup.a"));
     assert!(INTERFACE.iter().all(|name| archive.contains(*name)));
     let mut looked = 0;
-    for name in ["libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libgcc_s.so.1", "libstdc++.so.6"] {
+    for name in
+        ["libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libgcc_s.so.1", "libstdc++.so.6"]
+    {
         let path = run(Command::new("gcc").arg(format!("-print-file-name={name}")));
         let path = Path::new(path.trim());
         if path.is_absolute() {

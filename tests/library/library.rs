@@ -112,7 +112,16 @@ pub fn host_with(guest: &str) -> PathBuf {
     let guests = Path::new(ROOT).join("tests/guests");
     let object = home().join(format!("{guest}.o"));
     let mut compiler = Command::new("gcc");
-    compiler.args(["-std=gnu11", "-O1", "-Wall", "-Werror", "-Wno-unused-function", "-pthread", "-Dmain=guest_main", "-c"]);
+    compiler.args([
+        "-std=gnu11",
+        "-O1",
+        "-Wall",
+        "-Werror",
+        "-Wno-unused-function",
+        "-pthread",
+        "-Dmain=guest_main",
+        "-c",
+    ]);
     compiler.arg("-o").arg(&object).arg(guests.join(guest).with_extension("c"));
     run(&mut compiler);
     host("host.c", Linked::Archive, &["-DWITH_GUEST", object.to_str().expect("a plain name")])

@@ -53,7 +53,18 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     pub fn new(context: &'a Context<'a, P>, tree: &'a Tree) -> Self {
         let (placed, others, lacking) = (HashMap::new(), HashMap::new(), BTreeMap::new());
         let twice = tree.dirs().any(|node| !node.has_one_name());
-        Self { context, tree, placed, others, part: 0, twice, sync_each: true, owner: (0, 0), lacking, report: (0, 0, 0) }
+        Self {
+            context,
+            tree,
+            placed,
+            others,
+            part: 0,
+            twice,
+            sync_each: true,
+            owner: (0, 0),
+            lacking,
+            report: (0, 0, 0),
+        }
     }
 
     /// Makes the staging directory a complete backup in all but its name.
@@ -239,7 +250,8 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
 
     /// One more name of what was put into place as `first`.
     fn place_again(&self, first: &Path, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
-        let linked = rustix::fs::linkat(&self.context.stage.part(self.part).root, first, out, &**name, AtFlags::empty());
+        let linked =
+            rustix::fs::linkat(&self.context.stage.part(self.part).root, first, out, &**name, AtFlags::empty());
         linked.map_err(|error| Error::at_dest("link", path, error))
     }
 

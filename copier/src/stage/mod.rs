@@ -116,7 +116,23 @@ impl Stage {
             Mutex::new(Kept::new(if whole { spec.tuning.sync_each_below.min(most_open()) } else { most_open() }));
         let (published, troubled, written) = (false, AtomicBool::new(false), AtomicU64::new(0));
         let (inside, bare, more) = (false, false, Vec::new());
-        Ok(Self { io, dest, parent, root, own, data, name, published, inside, bare, more, kept, whole, troubled, written })
+        Ok(Self {
+            io,
+            dest,
+            parent,
+            root,
+            own,
+            data,
+            name,
+            published,
+            inside,
+            bare,
+            more,
+            kept,
+            whole,
+            troubled,
+            written,
+        })
     }
 
     /// Whether the destinations themselves become the backup.

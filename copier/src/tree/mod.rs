@@ -21,8 +21,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use chosen::part_of;
 use chosen::Chosen;
+pub(crate) use chosen::part_of;
 pub(crate) use links::relative;
 pub(crate) use look::Look;
 

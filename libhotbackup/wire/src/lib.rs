@@ -264,7 +264,8 @@ mod tests {
     fn every_message_comes_out_as_it_went_in_whatever_pieces_it_comes_in() {
         for size in [1, 3, 1000] {
             let mut incoming = Incoming::default();
-            let bytes: Vec<u8> = asks().iter().flat_map(Ask::encode).chain(tells().iter().flat_map(Tell::encode)).collect();
+            let bytes: Vec<u8> =
+                asks().iter().flat_map(Ask::encode).chain(tells().iter().flat_map(Tell::encode)).collect();
             let mut whole = Vec::new();
             for piece in bytes.chunks(size) {
                 incoming.push(piece);

@@ -9,7 +9,7 @@
  *   write PATH TEXT                appends
  *   rename FROM TO                 "rename"
  *   wait                           "wait ERRNO": of wait(2) for any child
- *   fork                           a child calls all there is, and ends; "fork STATUS"
+ *   fork SOURCE DEST               a child calls all there is, and ends; "fork RESULT" of its backup
  *   open N DIR                     makes N files and keeps them open
  *   many N SOURCE DEST             N backups at once; "many COMPLETE BUSY OTHER"
  *   alternate PATH PATH            a thread that appends a number to the first, then to the second, and so on
@@ -50,6 +50,7 @@ static struct {
 } settings[] = {
     {"stop-at-poll", 0},  /* this one, from 1, returns stop-value */
     {"stop-value", 7},    /* */
+    {"stop-at-the-end", 0}, /* so does one with 1.0 */
     {"poll-sleep-ms", 0}, /* each sleeps */
     {"tell-polls", 0},    /* each is told */
     {"rate-in-poll", -1}, /* each sets this throttle */
@@ -132,6 +133,8 @@ static int on_poll(float progress, const char *text, void *extra) {
         tokubackup_throttle_backup((unsigned long)get("rate-in-poll"));
     if (get("poll-sleep-ms"))
         nap(get("poll-sleep-ms"));
+    if (progress == 1 && get("stop-at-the-end"))
+        return (int)get("stop-value");
     return call->polls == get("stop-at-poll") ? (int)get("stop-value") : 0;
 }
 
@@ -279,16 +282,14 @@ static void nulls(void) {
 }
 
 /* A child has nothing of its parent's backup: what it changes is its own. */
-static void fork_one(void) {
+static void fork_one(const char *source, const char *dest) {
     char line[64];
     pid_t child = fork();
     MUST(child >= 0);
     if (child == 0) {
         tokubackup_throttle_backup(1);
         hotbackup_set_keep_capturing(1);
-        static const char *nowhere[] = {"/nowhere"};
-        int result = tokubackup_create_backup(nowhere, nowhere, 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
-        _exit(result == 0 ? 0 : 3);
+        _exit(tokubackup_create_backup(&source, &dest, 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL));
     }
     int status;
     MUST(waitpid(child, &status, 0) == child);
@@ -367,7 +368,10 @@ static void obey(char *line) {
         snprintf(said, sizeof said, "wait %d", child < 0 ? errno : 0);
         say(said);
     } else if (!strcmp(word, "fork"))
-        fork_one();
+    {
+        char *source = strtok(rest, " ");
+        fork_one(source, strtok(NULL, " "));
+    }
     else if (!strcmp(word, "alternate")) {
         char *first = strtok(rest, " ");
         start_alternating(first, strtok(NULL, " "));

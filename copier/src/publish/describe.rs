@@ -1,5 +1,6 @@
 //! The manifest of what was put into place.
-use super::{CHUNK, OtherKey, Publisher, owner};
+use super::metadata::owner;
+use super::{CHUNK, OtherKey, Publisher};
 use crate::interface::spec::OWN_DIR;
 use crate::publish::manifest::{self, Entries, Header, Record, SourceRecord, Text};
 use crate::tree::Entry;

@@ -4,6 +4,7 @@
 //! frozen model, and the content is staged.
 mod describe;
 pub(crate) mod manifest;
+mod metadata;
 pub(crate) mod place;
 pub(crate) mod verify;
 
@@ -14,7 +15,8 @@ use crate::passes::hash::hash_zeros;
 use crate::tree::{DirNode, Entry, Other, Shown, Tree, relative};
 use crate::{Error, Report};
 use hotbackup_event::{FileId, failpoint};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use metadata::{owner, times};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, OsStr, OsString};
 use std::io;
@@ -367,13 +369,4 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         self.lacking.entry(what.into()).or_insert_with(|| (0, path.to_owned())).0 += 1;
     }
-}
-
-fn owner(stat: &Stat) -> (Uid, Gid) {
-    (Uid::from_raw(stat.uid), Gid::from_raw(stat.gid))
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let time = |ns: i64| Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
-    Timestamps { last_access: time(stat.atime), last_modification: time(stat.mtime) }
 }

@@ -7,7 +7,7 @@
 //! It is one step less than the rename of the usual way: whoever looks into a destination meanwhile sees the staging directory
 //! beside the first names, and so does, after a power failure, whoever would use half of it. Everything below is durable before,
 //! and the names are before success is told. If any of it fails, every destination is empty again.
-use super::{owner, times};
+use super::metadata::{owner, times};
 use crate::Error;
 use crate::base::sys::{self, Kind, Stat};
 use crate::interface::spec::OWN_DIR;

@@ -16,37 +16,39 @@ use std::sync::Arc;
 /// What the staging directory's name begins with; the process's number follows.
 const PREFIX: &str = ".hotbackup-partial-";
 
-/// Checks every destination, and then makes a staging directory in each.
-pub(super) fn prepare(spec: &Spec, placing: &Placing, io: &Arc<dyn Io>) -> Result<Stage, Error> {
-    if placing.into.len() != spec.sources.len() {
-        return Err(Error::Internal("there must be as many destinations as sources".into()));
-    }
-    let mut opened: Vec<(OwnedFd, PathBuf)> = Vec::new();
-    for dest in &placing.into {
-        let (fd, real) = open(dest)?;
-        for source in &spec.sources {
-            check_apart(source, &fd, dest)?;
+impl Stage {
+    /// Checks every destination, and then makes a staging directory in each.
+    pub(super) fn prepare_inside(spec: &Spec, placing: &Placing, io: &Arc<dyn Io>) -> Result<Self, Error> {
+        if placing.into.len() != spec.sources.len() {
+            return Err(Error::Internal("there must be as many destinations as sources".into()));
         }
-        for (other, name) in &opened {
-            let is_above = |a: &OwnedFd, b: &OwnedFd| is_above(sys::stat_fd(a)?.id, b);
-            let nested = is_above(other, &fd).and_then(|yes| Ok(yes || is_above(&fd, other)?));
-            if nested.map_err(|error| Error::at_dest("look above", dest.clone(), error))? {
-                return Err(Error::DestsOverlap { first: name.clone(), second: dest.clone() });
+        let mut opened: Vec<(OwnedFd, PathBuf)> = Vec::new();
+        for dest in &placing.into {
+            let (fd, real) = open(dest)?;
+            for source in &spec.sources {
+                check_apart(source, &fd, dest)?;
             }
+            for (other, name) in &opened {
+                let is_above = |a: &OwnedFd, b: &OwnedFd| is_above(sys::stat_fd(a)?.id, b);
+                let nested = is_above(other, &fd).and_then(|yes| Ok(yes || is_above(&fd, other)?));
+                if nested.map_err(|error| Error::at_dest("look above", dest.clone(), error))? {
+                    return Err(Error::DestsOverlap { first: name.clone(), second: dest.clone() });
+                }
+            }
+            check_empty(&fd, dest)?;
+            opened.push((fd, real));
         }
-        check_empty(&fd, dest)?;
-        opened.push((fd, real));
+        let mut parts = Vec::new();
+        for (fd, real) in opened {
+            remove::leftovers(&fd, OsStr::new(PREFIX));
+            let mut part = Stage::begin(spec, Arc::clone(io), (fd, real), OsString::from(PREFIX))?;
+            (part.inside, part.bare) = (true, placing.bare);
+            parts.push(part);
+        }
+        let mut first = parts.remove(0);
+        first.more = parts;
+        Ok(first)
     }
-    let mut parts = Vec::new();
-    for (fd, real) in opened {
-        remove::leftovers(&fd, OsStr::new(PREFIX));
-        let mut part = Stage::begin(spec, Arc::clone(io), (fd, real), OsString::from(PREFIX))?;
-        (part.inside, part.bare) = (true, placing.bare);
-        parts.push(part);
-    }
-    let mut first = parts.remove(0);
-    first.more = parts;
-    Ok(first)
 }
 
 fn open(dest: &Path) -> Result<(OwnedFd, PathBuf), Error> {

@@ -67,7 +67,7 @@ impl Stage {
     pub fn prepare(spec: &Spec, placing: &Placing, io: Arc<dyn Io>) -> Result<Self, Error> {
         check_sources(&spec.sources, !placing.into.is_empty())?;
         if !placing.into.is_empty() {
-            return inside::prepare(spec, placing, &io);
+            return Self::prepare_inside(spec, placing, &io);
         }
         let (parent_path, last) = split(&spec.dest)?;
         let open = |path: &Path| {

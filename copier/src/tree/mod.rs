@@ -4,6 +4,7 @@
 //! Frozen at the point in time. Files and directories are known by identity, so a rename moves an entry and nothing
 //! else. What lost its last name is kept for one more sync: a rename may have been seen in two halves.
 mod chosen;
+mod left_out;
 mod links;
 mod look;
 mod resolve;

@@ -13,9 +13,7 @@ use crate::library::{ROOT, home, prefix, run};
 fn blocks(language: &str) -> Vec<String> {
     let text = fs::read_to_string(Path::new(ROOT).join("docs/library.md")).expect("it is there");
     let start = format!("```{language}\n");
-    let found =
-        text.split(&start).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect();
-    found
+    text.split(&start).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
 }
 
 const CARGO: &str = r#"#!/bin/sh

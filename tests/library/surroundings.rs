@@ -216,7 +216,8 @@ fn the_environment_names_the_helper_unless_somebody_else_may_have_set_it() {
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy);
         command
     };
-    let ways: [(&dyn Fn(&Path) -> Command, bool); 3] = [(&plain, true), (&real_user, false), (&setuid, false)];
+    type Way<'a> = &'a dyn Fn(&Path) -> Command;
+    let ways: [(Way<'_>, bool); 3] = [(&plain, true), (&real_user, false), (&setuid, false)];
     for (way, (command, is_taken)) in ways.iter().enumerate() {
         let scratch = scratch();
         let (impostor, mark) = impostor(scratch.path());

@@ -182,6 +182,7 @@ fn a_target_that_dies_during_the_backup_fails_it() {
 fn ctrl_c_and_sigterm_remove_what_was_half_written() {
     let _alone = alone();
     let mut guest = rings();
+    backup::add_ballast(&guest.dir);
     for (point, signal) in [("end", Signal::SIGINT), ("start", Signal::SIGTERM)] {
         let dest = guest.beside("backup");
         let mut running =

@@ -119,6 +119,12 @@ causes! {
     DemoWrong = 61,
     /// demo: a call of the writer failed, or did less than it was asked.
     WriterHarmed = 62,
+    /// The backup is in use: it is being restored, checked or removed.
+    BackupInUse = 65,
+    /// restore: a server uses the directory.
+    ServerThere = 66,
+    /// There is no such directory of backups.
+    ShelfMissing = 67,
     /// The JSON or the result could not be written to standard output.
     Output = 70,
     /// Cancelled with Ctrl-C or SIGTERM.
@@ -214,6 +220,21 @@ impl Cause {
             Error::Cancelled => Self::Cancelled,
             Error::ManifestMissing { .. } => Self::ManifestMissing,
             Error::ManifestBad { .. } => Self::ManifestBad,
+            _ => Self::Internal,
+        }
+    }
+
+    /// The cause of an error with backups that are there.
+    pub fn of_archive(error: &hotbackup_archive::Error) -> Self {
+        use hotbackup_archive::Error;
+        match error {
+            Error::Copier(error) => Self::of_copier(error),
+            Error::Io { .. } => Self::DestIo,
+            Error::NoShelf(_) => Self::ShelfMissing,
+            Error::InUse(_) => Self::BackupInUse,
+            Error::ServerThere { .. } => Self::ServerThere,
+            Error::NotAsSaid { .. } => Self::VerifyFailed,
+            Error::BadSchedule { .. } | Error::NoOwner { .. } => Self::Usage,
             _ => Self::Internal,
         }
     }

@@ -70,5 +70,7 @@ pub use gate::capture::Capture;
 pub use interface::control::Control;
 pub use interface::monitor::{Monitor, Phase, Progress, Quiesce};
 pub use interface::report::{BeforeImages, HoldTimes, Mapped, PhaseTimes, Report};
-pub use interface::spec::{Point, Source, Spec, Tuning};
+pub use interface::spec::{OWN_DIR, Point, Source, Spec, Tuning};
+pub use publish::summary::{Summary, summary};
 pub use publish::verify::{Problem, VerifyReport, verify};
+pub use stage::discard::{is_staging, remove_backup, remove_leftovers};

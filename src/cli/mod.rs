@@ -13,6 +13,7 @@ use crate::session::Point;
 
 pub mod draw;
 pub mod duration;
+mod shelf;
 pub mod size;
 pub mod time;
 mod verbs;
@@ -34,6 +35,12 @@ struct Command {
 enum Verb {
     /// Take one backup of a running process's data
     Backup(Backup),
+    /// List the backups in a directory
+    List(shelf::List),
+    /// Put a backup back: checked, copied, and given its name when all is there
+    Restore(shelf::Restore),
+    /// Remove the backups in a directory that no rule keeps, and what broken off ones left
+    Prune(shelf::Prune),
     /// Say whether a backup still holds what its manifest says
     Verify(Verify),
     /// Say whether a process can be backed up, without touching it
@@ -86,8 +93,12 @@ struct Backup {
     show_all_writes: bool,
     #[command(flatten)]
     output: Output,
+    /// Put the backup into this directory, under the time as its name, and have `latest` there lead to it
+    #[arg(long, value_name = "DIR", conflicts_with = "dest")]
+    into: Option<PathBuf>,
     /// Where the backup goes: a new directory, or an empty one
-    dest: PathBuf,
+    #[arg(required_unless_present = "into")]
+    dest: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -195,6 +206,9 @@ pub fn main() -> ExitCode {
         .init();
     let (json, result) = match command.verb {
         Verb::Backup(flags) => (flags.output.json, verbs::backup(flags)),
+        Verb::List(flags) => (flags.output.json, shelf::run_list(&flags)),
+        Verb::Restore(flags) => (flags.output.json, shelf::run_restore(&flags)),
+        Verb::Prune(flags) => (flags.output.json, shelf::run_prune(&flags)),
         Verb::Verify(flags) => (flags.output.json, verbs::verify(&flags)),
         Verb::Check(flags) => (flags.output.json, verbs::check(&flags)),
         Verb::Rescue(flags) => (flags.output.json, verbs::rescue(&flags)),

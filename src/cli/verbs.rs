@@ -9,10 +9,10 @@ use super::size::human;
 use super::time::rfc3339;
 use super::{Backup, Check, Demo, Failure, Output, Rescue, Verify};
 use crate::exit::Cause;
-use crate::session::{self, Control, Report};
+use crate::session::{self, Control, Monitor, Report};
 
 /// Ctrl-C, SIGTERM and SIGHUP cancel; another one does nothing more.
-fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
+pub(super) fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
     let control = control.clone();
     ctrlc::set_handler(move || control.cancel())
         .map_err(|error| Failure::new(Cause::Internal, format!("cannot handle signals: {error}")))
@@ -20,7 +20,7 @@ fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
 
 /// Does work in a thread of its own. A signal to the process is given to its first thread if that does not block it, and
 /// stays there unseen while the thread is stuck in a call on a destination that stands still.
-fn beside_signals<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+pub(super) fn beside_signals<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
     /// As much as a first thread usually has: trees are walked by recursion.
     const STACK: usize = 8 << 20;
     std::thread::scope(|scope| {
@@ -32,13 +32,17 @@ fn beside_signals<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure
 }
 
 pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
+    let (dest, shelf) = match flags.into {
+        None => (flags.dest.unwrap_or_default(), None),
+        Some(shelf) => (shelf.join(hotbackup_archive::of(jiff::Timestamp::now())), Some(shelf)),
+    };
     let control = Control::new(flags.throttle);
     cancel_on_signals(&control)?;
     let drawing = Drawing::new(Style::choose(flags.output.json, flags.output.quiet));
     let options = session::Options {
         pid: flags.pid,
         sources: flags.source,
-        dest: flags.dest,
+        dest,
         throttle: flags.throttle,
         point: flags.point.into(),
         exclude: flags.exclude,
@@ -52,6 +56,14 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
     let result = beside_signals(|| session::backup(&options, &drawing, &control))?;
     drawing.finish();
     let report = result.map_err(|error| Failure::new(Cause::of(&error), error))?;
+    // Whoever follows the link finds a backup that is complete and on disk.
+    let linked = match (shelf, report.copier.dest.file_name()) {
+        (Some(shelf), Some(name)) => hotbackup_archive::set_latest(&shelf, name),
+        _ => Ok(()),
+    };
+    if let Err(error) = linked {
+        drawing.warning(&format!("the backup is complete, but `latest` does not lead to it: {error}"));
+    }
     show(flags.output, &report, || backup_text(&report))
 }
 
@@ -140,7 +152,7 @@ pub(super) fn demo_writer(options: &crate::demo::writer::Options) -> Result<(), 
 }
 
 /// The result: text for people unless they asked for none, or its JSON event.
-fn show(output: Output, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+pub(super) fn show(output: Output, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
     let written = if output.json {
         print_json(&Event { event: "result", elapsed_ms: None, body: report })
     } else if output.quiet {

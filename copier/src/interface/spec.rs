@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Directory of a backup for its manifest and staged data; left out when a source is a restored backup itself.
-pub(crate) const OWN_DIR: &str = ".hotbackup";
+pub const OWN_DIR: &str = ".hotbackup";
 
 /// When the point in time lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

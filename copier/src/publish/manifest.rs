@@ -185,19 +185,27 @@ impl Manifest {
             }
             Err(source) => return Err(Error::DestIo { op: "read", path, source }),
         };
-        #[derive(Deserialize)]
-        struct Version {
-            format_version: u32,
-        }
-        let bad = |path: &Path, cause: String| Error::ManifestBad { path: path.to_owned(), cause };
-        let version: Version = serde_json::from_slice(&text).map_err(|error| bad(&path, error.to_string()))?;
-        if version.format_version != FORMAT_VERSION {
-            let found = version.format_version;
-            let cause = format!("its format version is {found}, this program knows {FORMAT_VERSION}; use a newer one");
-            return Err(bad(&path, cause));
-        }
+        check_version(&path, &text)?;
         serde_json::from_slice(&text).map_err(|error| bad(&path, error.to_string()))
     }
+}
+
+fn bad(path: &Path, cause: String) -> Error {
+    Error::ManifestBad { path: path.to_owned(), cause }
+}
+
+/// Whether what the manifest at `path` says can be understood.
+pub(crate) fn check_version(path: &Path, text: &[u8]) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+    let version: Version = serde_json::from_slice(text).map_err(|error| bad(path, error.to_string()))?;
+    if version.format_version == FORMAT_VERSION {
+        return Ok(());
+    }
+    let found = version.format_version;
+    Err(bad(path, format!("its format version is {found}, this program knows {FORMAT_VERSION}; use a newer one")))
 }
 
 /// A path or other text that need not be UTF-8.

@@ -4,6 +4,7 @@
 //! frozen model, and the content is staged.
 mod describe;
 pub(crate) mod manifest;
+pub(crate) mod summary;
 pub(crate) mod verify;
 
 use crate::base::sys::{self, Attributes, Kind, Stat};

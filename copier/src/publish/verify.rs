@@ -141,7 +141,7 @@ impl VerifyReport {
     fn check_content(&mut self, relative: &Path, path: &Path, record: &Record) {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 20];
-        let read = File::open(path).and_then(|mut file| {
+        let read = sys::open_file(rustix::fs::CWD, path.as_os_str()).map(File::from).and_then(|mut file| {
             loop {
                 match file.read(&mut buffer) {
                     Ok(0) => return Ok(()),

@@ -4,6 +4,7 @@
 //! inside. While a backup runs it is locked; one that is left over from a process that was killed is not, and is removed by
 //! the next backup to the same destination. Staged data is kept by file, not by name, so renames in the source cost nothing.
 mod check;
+pub(crate) mod discard;
 mod kept;
 mod remove;
 
@@ -26,6 +27,8 @@ use std::sync::{Arc, Mutex};
 
 /// Directory of the staged data, below [`OWN_DIR`].
 const DATA_DIR: &str = "data";
+/// What follows the destination's name in that of its staging directory, before the number of the process.
+const PARTIAL: &str = ".hotbackup-partial-";
 
 /// A staging directory. Removed when dropped, unless it was published.
 pub(crate) struct Stage {
@@ -74,7 +77,7 @@ impl Stage {
         check_empty(&parent, &last, &dest)?;
         let mut name = OsString::from(".");
         name.push(&last);
-        name.push(".hotbackup-partial-");
+        name.push(PARTIAL);
         remove::leftovers(&parent, &name);
         name.push(std::process::id().to_string());
         let root =

@@ -24,15 +24,19 @@ pub(crate) fn staging(parent: &OwnedFd, name: &OsStr, root: &OwnedFd) -> io::Res
 /// Best effort.
 pub(crate) fn leftovers(parent: &OwnedFd, prefix: &OsStr) {
     for name in sys::names(parent).unwrap_or_default() {
-        if name.as_bytes().starts_with(prefix.as_bytes())
-            && let Ok(root) = sys::open_dir(parent, &name)
-            && rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).is_ok()
-            // Ours is marked from the time it is locked until it is empty, see `all_below`.
-            && (sys::stat_at(&root, OsStr::new(OWN_DIR)).is_ok() || sys::names(&root).is_ok_and(|all| all.is_empty()))
-        {
-            let _ = staging(parent, &name, &root);
+        if name.as_bytes().starts_with(prefix.as_bytes()) {
+            leftover(parent, &name);
         }
     }
+}
+
+/// Removes a directory if it is a staging directory that nobody has locked. Says whether it is gone.
+pub(crate) fn leftover(parent: &OwnedFd, name: &OsStr) -> bool {
+    let Ok(root) = sys::open_dir(parent, name) else { return false };
+    rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).is_ok()
+        // Ours is marked from the time it is locked until it is empty, see `all_below`.
+        && (sys::stat_at(&root, OsStr::new(OWN_DIR)).is_ok() || sys::names(&root).is_ok_and(|all| all.is_empty()))
+        && staging(parent, name, &root).is_ok()
 }
 
 /// Empties a directory.

@@ -84,6 +84,9 @@ pub const NAMES: &[&str] = &[
     "twin.acting",
 ];
 
+/// Those that no backup comes to: steps of the verbs on backups that are there.
+pub const OTHERS: &[&str] = &["discard.renamed"];
+
 /// The step `name` is reached.
 #[inline]
 pub fn hit(name: &'static str) {
@@ -183,7 +186,7 @@ mod armed {
                 _ => return None,
             };
             let left = AtomicU32::new(fields.next().map_or(Some(1), |count| count.parse().ok())?);
-            let known = super::NAMES.contains(&&*name) && fields.next().is_none();
+            let known = super::NAMES.iter().chain(super::OTHERS).any(|known| *known == name) && fields.next().is_none();
             known.then_some(Armed { name, signal, left, once })
         };
         let mut chosen = Chosen::default();

@@ -22,13 +22,16 @@
 //! | `retain` | which backups stay: a pure function of times |
 //! | `tidy` | removing the others, and what broken off ones left |
 //! | `schedule`, `hook` | when the next one is due; what is run before and after |
+//! | `night`, `history` | a backup as it is taken every night, and what became of each |
 //! | `users`, `restore` | who uses a directory; a backup put back |
 #![forbid(unsafe_code)]
 
 mod error;
+mod history;
 mod hook;
 mod mark;
 mod name;
+mod night;
 mod restore;
 mod retain;
 mod schedule;
@@ -37,9 +40,11 @@ mod tidy;
 mod users;
 
 pub use error::Error;
+pub use history::History;
 pub use hook::{Hook, HookError};
 pub use mark::{Held, Mark, hold, mark, read_mark};
 pub use name::{at, of};
+pub use night::{Check, Night, Plan, Work, night};
 pub use restore::{Owner, Restored, restore};
 pub use retain::{Fate, Policy, Reason, plan};
 pub use schedule::Schedule;

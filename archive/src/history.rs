@@ -70,6 +70,7 @@ mod tests {
             ended: time,
             dest: "/shelf/x".into(),
             good: true,
+            taken: None,
             cause: None,
             message: None,
             warnings: Vec::new(),

@@ -44,7 +44,7 @@ pub use history::History;
 pub use hook::{Hook, HookError};
 pub use mark::{Held, Mark, hold, mark, read_mark};
 pub use name::{at, of};
-pub use night::{Check, Night, Plan, Work, night};
+pub use night::{Check, Night, Plan, Taken, Work, night};
 pub use restore::{Owner, Restored, restore};
 pub use retain::{Fate, Policy, Reason, plan};
 pub use schedule::Schedule;

@@ -48,10 +48,23 @@ pub enum Check {
     Server,
 }
 
+/// What a backup was like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// Bytes of content.
+    pub bytes: u64,
+    /// How long it took until it had its name, in microseconds.
+    pub duration_us: u64,
+    /// The hold, in microseconds.
+    pub hold_us: u64,
+    /// The longest that a call of the target waited, in microseconds, hold included.
+    pub longest_wait_us: u64,
+}
+
 /// Whoever takes and checks backups.
 pub trait Work {
     /// Takes a backup to a directory that does not exist. An error is a cause's name (as in the table of exit codes) and words.
-    fn take(&self, dest: &Path) -> Result<(), (String, String)>;
+    fn take(&self, dest: &Path) -> Result<Taken, (String, String)>;
     /// Checks it; says what is wrong, a line each. An error: it could not be checked.
     fn check(&self, backup: &Path, how: Check) -> Result<Vec<String>, String>;
 }
@@ -67,6 +80,9 @@ pub struct Night {
     pub dest: PathBuf,
     /// Whether there is a backup, and it is good as far as that was checked.
     pub good: bool,
+    /// What it was like, if it was completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Taken>,
     /// What went wrong first, if anything did: the cause's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
@@ -90,12 +106,13 @@ pub fn night(plan: &Plan, work: &dyn Work) -> Night {
         ended: begun,
         dest: plan.shelf.join(&backup),
         good: false,
+        taken: None,
         cause: None,
         message: None,
         warnings: Vec::new(),
         removed: Vec::new(),
     };
-    match take(plan, work, OsStr::new(&backup), &mut night.warnings) {
+    match take(plan, work, OsStr::new(&backup), &mut night) {
         Ok(()) => {
             night.good = true;
             clear(plan, &mut night);
@@ -119,16 +136,16 @@ pub fn night(plan: &Plan, work: &dyn Work) -> Night {
 
 type Failed = (String, String);
 
-fn take(plan: &Plan, work: &dyn Work, backup: &OsStr, warnings: &mut Vec<String>) -> Result<(), Failed> {
+fn take(plan: &Plan, work: &dyn Work, backup: &OsStr, night: &mut Night) -> Result<(), Failed> {
     let dest = plan.shelf.join(backup);
     // A full disk may be full of what the last one left.
     let left = hotbackup_copier::remove_leftovers(&plan.shelf);
-    warnings.extend(left.err().map(|error| error.to_string()));
+    night.warnings.extend(left.err().map(|error| error.to_string()));
     if let Some(hook) = &plan.before {
         let ran = hook.run(&[("HOTBACKUP_DEST", dest.as_os_str())]);
         ran.map_err(|error| ("hook_failed".to_owned(), format!("{error}; no backup was taken")))?;
     }
-    work.take(&dest)?;
+    night.taken = Some(work.take(&dest)?);
     let here = |error: Error| ("dest_io".to_owned(), error.to_string());
     if plan.check != Check::None {
         let problems = work.check(&dest, plan.check).map_err(|why| {

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hotbackup_archive::{Check, Hook, Night, Plan, Policy, Work, night, read_mark};
+use hotbackup_archive::{Check, Hook, Night, Plan, Policy, Taken, Work, night, read_mark};
 use hotbackup_copier::{Backup, Control, Monitor, Point, Quiesce, Source, Spec, Tuning};
 use jiff::tz::TimeZone;
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ struct Worker {
 }
 
 impl Work for Worker {
-    fn take(&self, dest: &Path) -> Result<(), (String, String)> {
+    fn take(&self, dest: &Path) -> Result<Taken, (String, String)> {
         if self.fails.get() {
             return Err(("busy".into(), "another hotbackup is at work".into()));
         }
@@ -43,8 +43,8 @@ impl Work for Worker {
             root: None,
         };
         let backup = Backup::<()>::prepare(spec).expect("prepared");
-        backup.run(&Silent, &Silent, &Control::new(None)).expect("taken");
-        Ok(())
+        let report = backup.run(&Silent, &Silent, &Control::new(None)).expect("taken");
+        Ok(Taken { bytes: report.bytes_total, hold_us: report.hold_us, ..Taken::default() })
     }
 
     fn check(&self, _: &Path, _: Check) -> Result<Vec<String>, String> {
@@ -101,6 +101,7 @@ fn each_good_night_is_the_latest_and_the_oldest_goes() {
     assert!(nights.iter().all(|night| night.good && night.warnings.is_empty()), "{nights:#?}");
     assert_eq!(house.latest().as_ref(), Some(&nights[3].dest));
     assert_eq!(house.backups(), 2);
+    assert_eq!(nights[3].taken.map(|taken| taken.bytes), Some(7));
     assert_eq!(nights[3].removed, [nights[1].dest.clone()]);
     assert!(read_mark(&nights[3].dest).is_some_and(|mark| mark.good && !mark.server_tried));
 }

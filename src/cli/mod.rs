@@ -13,6 +13,7 @@ use crate::session::Point;
 
 pub mod draw;
 pub mod duration;
+mod generate;
 mod shelf;
 pub mod size;
 pub mod time;
@@ -49,6 +50,9 @@ enum Verb {
     Rescue(Rescue),
     /// Show the whole thing: a writer, a backup of it under load, and the verdict
     Demo(Demo),
+    /// Write manual pages and shell completions, for packages
+    #[command(hide = true)]
+    Generate(generate::Generate),
     /// The demo's self-checking writer
     #[command(hide = true)]
     DemoWriter(crate::demo::writer::Options),
@@ -213,6 +217,7 @@ pub fn main() -> ExitCode {
         Verb::Check(flags) => (flags.output.json, verbs::check(&flags)),
         Verb::Rescue(flags) => (flags.output.json, verbs::rescue(&flags)),
         Verb::Demo(flags) => (flags.output.json, verbs::demo(&flags)),
+        Verb::Generate(flags) => (false, generate::run(&flags)),
         Verb::DemoWriter(options) => (false, verbs::demo_writer(&options)),
     };
     match result {

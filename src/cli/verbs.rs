@@ -9,10 +9,11 @@ use super::size::human;
 use super::time::rfc3339;
 use super::{Backup, Check, Demo, Failure, Output, Rescue, Verify};
 use crate::exit::Cause;
+use crate::serve::Steerable;
 use crate::session::{self, Control, Report};
 
 /// Ctrl-C, SIGTERM and SIGHUP cancel; another one does nothing more.
-fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
+pub(super) fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
     let control = control.clone();
     ctrlc::set_handler(move || control.cancel())
         .map_err(|error| Failure::new(Cause::Internal, format!("cannot handle signals: {error}")))
@@ -34,9 +35,14 @@ fn beside_signals<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure
 pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
     let control = Control::new(flags.throttle);
     cancel_on_signals(&control)?;
+    let pid = flags.which.pid().map_err(|error| Failure::new(Cause::NotOneProcess, error))?;
     let drawing = Drawing::new(Style::choose(flags.output.json, flags.output.quiet));
+    let watched =
+        Steerable::start(pid, &flags.dest, flags.control.as_deref(), &drawing, &control).map_err(|error| {
+            Failure::new(Cause::NotSteered, format!("the socket to steer this backup by cannot be had: {error}"))
+        })?;
     let options = session::Options {
-        pid: flags.pid,
+        pid,
         sources: flags.source,
         dest: flags.dest,
         throttle: flags.throttle,
@@ -49,7 +55,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         lease: flags.lease,
         show_all_writes: flags.show_all_writes,
     };
-    let result = beside_signals(|| session::backup(&options, &drawing, &control))?;
+    let result = beside_signals(|| session::backup(&options, &watched, &control))?;
     drawing.finish();
     let report = result.map_err(|error| Failure::new(Cause::of(&error), error))?;
     show(flags.output, &report, || backup_text(&report))
@@ -86,8 +92,9 @@ pub(super) fn verify(flags: &Verify) -> Result<(), Failure> {
 }
 
 pub(super) fn check(flags: &Check) -> Result<(), Failure> {
+    let pid = flags.which.pid().map_err(|error| Failure::new(Cause::NotOneProcess, error))?;
     let options = session::CheckOptions {
-        pid: flags.pid,
+        pid,
         sources: flags.source.clone(),
         mapped: flags.mapped,
         probe: flags.probe,
@@ -105,7 +112,7 @@ pub(super) fn check(flags: &Check) -> Result<(), Failure> {
     if failed.is_empty() {
         return Ok(());
     }
-    let message = format!("process {} cannot be backed up as it is: {}", flags.pid, failed.join(", "));
+    let message = format!("process {pid} cannot be backed up as it is: {}", failed.join(", "));
     Err(Failure::new(Cause::CheckFailed, message))
 }
 
@@ -140,7 +147,7 @@ pub(super) fn demo_writer(options: &crate::demo::writer::Options) -> Result<(), 
 }
 
 /// The result: text for people unless they asked for none, or its JSON event.
-fn show(output: Output, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+pub(super) fn show(output: Output, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
     let written = if output.json {
         print_json(&Event { event: "result", elapsed_ms: None, body: report })
     } else if output.quiet {

@@ -113,6 +113,12 @@ causes! {
     CheckFailed = 53,
     /// rescue: nothing waits there.
     NothingToRescue = 54,
+    /// No process is the one that was named, or several are; the message lists them.
+    NotOneProcess = 55,
+    /// status, throttle, cancel: nobody answers, or what was asked cannot be done.
+    NotSteered = 56,
+    /// serve: the configuration is wrong, or something that it names cannot be used.
+    ServiceFailed = 57,
     /// demo: it could not be run.
     DemoFailed = 60,
     /// demo: the backup is not a state that existed.

@@ -7,6 +7,8 @@ pub mod cli;
 pub mod demo;
 pub mod discover;
 pub mod exit;
+pub mod select;
+pub mod serve;
 pub mod session;
 
 /// The small static program that keeper and ptracer are, which the build script makes of `tracer/keeper`.

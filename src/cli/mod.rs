@@ -9,13 +9,17 @@ use clap::error::ErrorKind as Usage;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit::Cause;
+use crate::select::Which;
 use crate::session::Point;
 
 pub mod draw;
 pub mod duration;
 mod generate;
+mod service;
 mod shelf;
 pub mod size;
+mod status_text;
+mod steer;
 pub mod time;
 mod verbs;
 
@@ -48,6 +52,14 @@ enum Verb {
     Check(Check),
     /// Answer a process whose calls nobody answers
     Rescue(Rescue),
+    /// Look after servers: take backups when clients ask for them, by the commands that they know
+    Serve(service::Serve),
+    /// Say how the service and the backups that run are doing
+    Status(steer::Status),
+    /// Change the rate of a backup that runs, and of those that the service will take
+    Throttle(steer::Throttle),
+    /// Have a backup that runs end, and leave nothing
+    Cancel(steer::Cancel),
     /// Show the whole thing: a writer, a backup of it under load, and the verdict
     Demo(Demo),
     /// Write manual pages and shell completions, for packages
@@ -60,9 +72,8 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct Backup {
-    /// The process to back up
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
-    pid: i32,
+    #[command(flatten)]
+    which: Which,
     /// A directory to back up, as the process names it (default: mongod's dbpath); several go to DEST/<name> each
     #[arg(long, value_name = "DIR")]
     source: Vec<PathBuf>,
@@ -95,6 +106,9 @@ struct Backup {
     /// first backup since the process was started
     #[arg(long)]
     show_all_writes: bool,
+    /// Where `status`, `throttle` and `cancel` are to find this backup (default: a socket in the runtime directory)
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    control: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
     /// Put the backup into this directory, under the time as its name, and have `latest` there lead to it
@@ -140,9 +154,8 @@ struct Verify {
 
 #[derive(Debug, Args)]
 struct Check {
-    /// The process to look at
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
-    pid: i32,
+    #[command(flatten)]
+    which: Which,
     /// A directory that would be backed up (default: mongod's dbpath)
     #[arg(long, value_name = "DIR")]
     source: Vec<PathBuf>,
@@ -216,6 +229,10 @@ pub fn main() -> ExitCode {
         Verb::Verify(flags) => (flags.output.json, verbs::verify(&flags)),
         Verb::Check(flags) => (flags.output.json, verbs::check(&flags)),
         Verb::Rescue(flags) => (flags.output.json, verbs::rescue(&flags)),
+        Verb::Serve(flags) => (flags.output.json, service::serve(&flags)),
+        Verb::Status(flags) => (flags.json(), steer::status(&flags)),
+        Verb::Throttle(flags) => (flags.json(), steer::throttle(&flags)),
+        Verb::Cancel(flags) => (flags.json(), steer::cancel(&flags)),
         Verb::Demo(flags) => (flags.output.json, verbs::demo(&flags)),
         Verb::Generate(flags) => (false, generate::run(&flags)),
         Verb::DemoWriter(options) => (false, verbs::demo_writer(&options)),
@@ -272,7 +289,7 @@ mod tests {
         let line = "hotbackup backup --pid 7 --source /a --source /b --throttle 64MiB --point start --exclude *.tmp \
                     --before-images 64MiB --mapped 1MiB --max-wait 2s --hold 5ms --lease 3s --show-all-writes --json -q /dest";
         let Verb::Backup(flags) = Command::try_parse_from(line.split_whitespace()).unwrap().verb else { panic!() };
-        assert_eq!((flags.pid, flags.throttle), (7, Some(64 << 20)));
+        assert_eq!((flags.which.pid().unwrap(), flags.throttle), (7, Some(64 << 20)));
         assert_eq!(flags.source, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(Point::from(flags.point), Point::Start);
         assert_eq!(flags.exclude, ["*.tmp"]);

@@ -9,6 +9,7 @@ use super::size::human;
 use super::time::rfc3339;
 use super::{Backup, Check, Demo, Failure, Output, Rescue, Verify};
 use crate::exit::Cause;
+use crate::serve::Steerable;
 use crate::session::{self, Control, Monitor, Report};
 
 /// Ctrl-C, SIGTERM and SIGHUP cancel; another one does nothing more.
@@ -38,9 +39,13 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
     };
     let control = Control::new(flags.throttle);
     cancel_on_signals(&control)?;
+    let pid = flags.which.pid().map_err(|error| Failure::new(Cause::NotOneProcess, error))?;
     let drawing = Drawing::new(Style::choose(flags.output.json, flags.output.quiet));
+    let watched = Steerable::start(pid, &dest, flags.control.as_deref(), &drawing, &control).map_err(|error| {
+        Failure::new(Cause::NotSteered, format!("the socket to steer this backup by cannot be had: {error}"))
+    })?;
     let options = session::Options {
-        pid: flags.pid,
+        pid,
         sources: flags.source,
         dest,
         throttle: flags.throttle,
@@ -53,7 +58,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         lease: flags.lease,
         show_all_writes: flags.show_all_writes,
     };
-    let result = beside_signals(|| session::backup(&options, &drawing, &control))?;
+    let result = beside_signals(|| session::backup(&options, &watched, &control))?;
     drawing.finish();
     let report = result.map_err(|error| Failure::new(Cause::of(&error), error))?;
     // Whoever follows the link finds a backup that is complete and on disk.
@@ -98,8 +103,9 @@ pub(super) fn verify(flags: &Verify) -> Result<(), Failure> {
 }
 
 pub(super) fn check(flags: &Check) -> Result<(), Failure> {
+    let pid = flags.which.pid().map_err(|error| Failure::new(Cause::NotOneProcess, error))?;
     let options = session::CheckOptions {
-        pid: flags.pid,
+        pid,
         sources: flags.source.clone(),
         mapped: flags.mapped,
         probe: flags.probe,
@@ -117,7 +123,7 @@ pub(super) fn check(flags: &Check) -> Result<(), Failure> {
     if failed.is_empty() {
         return Ok(());
     }
-    let message = format!("process {} cannot be backed up as it is: {}", flags.pid, failed.join(", "));
+    let message = format!("process {pid} cannot be backed up as it is: {}", failed.join(", "));
     Err(Failure::new(Cause::CheckFailed, message))
 }
 

@@ -1,0 +1,40 @@
+//! The control service: MongoDB's wire protocol for the commands that operators know, and the backups it runs for them.
+//!
+//! Nothing here follows a process or copies a file. A backup is a process of its own, `hotbackup backup`, which the service
+//! starts and speaks to over a socket; so the death of either harms nobody. What the service needs of the rest, it is given as a
+//! [`Host`].
+//!
+//! ```text
+//!   clients -> front (Unix socket; TCP port in front of mongod) -> commands -> jobs -> hotbackup backup
+//!   status, throttle, cancel -> control -> jobs
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod commands;
+pub mod config;
+pub mod control;
+mod front;
+pub mod jobs;
+mod places;
+mod service;
+mod tls;
+mod util;
+pub mod wire;
+
+pub use config::{Config, Selector};
+pub use service::{Error, Ready, Service};
+
+/// What the service needs of the program that it is part of.
+pub trait Host: Send + Sync {
+    /// The process that a selector means: one, or the words why it is none.
+    ///
+    /// # Errors
+    /// None, or several.
+    fn find(&self, selector: &Selector) -> Result<i32, String>;
+
+    /// Reads a size or a rate, such as `64MiB`.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    fn bytes(&self, text: &str) -> Result<u64, String>;
+}

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod select;
 pub mod serve;
 pub mod session;
+mod trial;
 
 /// The small static program that keeper and ptracer are, which the build script makes of `tracer/keeper`.
 pub static KEEPER_PROGRAM: hotbackup_tracer::Program =

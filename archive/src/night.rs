@@ -97,9 +97,10 @@ pub struct Night {
     pub removed: Vec<PathBuf>,
 }
 
-/// Takes one. Whatever happens is in what it returns.
-pub fn night(plan: &Plan, work: &dyn Work) -> Night {
-    let begun = Timestamp::now();
+/// Takes one. Whatever happens is in what it returns. With a time, one that was begun then, and left unfinished by a service that
+/// ended, is gone on with: the before-hook ran then, and [`Work::take`] finds what has become of the backup.
+pub fn night(plan: &Plan, work: &dyn Work, resumed: Option<Timestamp>) -> Night {
+    let begun = resumed.unwrap_or_else(Timestamp::now);
     let backup = name::of(begun);
     let mut night = Night {
         begun,
@@ -112,7 +113,7 @@ pub fn night(plan: &Plan, work: &dyn Work) -> Night {
         warnings: Vec::new(),
         removed: Vec::new(),
     };
-    match take(plan, work, OsStr::new(&backup), &mut night) {
+    match take(plan, work, OsStr::new(&backup), resumed.is_none(), &mut night) {
         Ok(()) => {
             night.good = true;
             clear(plan, &mut night);
@@ -136,12 +137,12 @@ pub fn night(plan: &Plan, work: &dyn Work) -> Night {
 
 type Failed = (String, String);
 
-fn take(plan: &Plan, work: &dyn Work, backup: &OsStr, night: &mut Night) -> Result<(), Failed> {
+fn take(plan: &Plan, work: &dyn Work, backup: &OsStr, anew: bool, night: &mut Night) -> Result<(), Failed> {
     let dest = plan.shelf.join(backup);
     // A full disk may be full of what the last one left.
     let left = hotbackup_copier::remove_leftovers(&plan.shelf);
     night.warnings.extend(left.err().map(|error| error.to_string()));
-    if let Some(hook) = &plan.before {
+    if anew && let Some(hook) = &plan.before {
         let ran = hook.run(&[("HOTBACKUP_DEST", dest.as_os_str())]);
         ran.map_err(|error| ("hook_failed".to_owned(), format!("{error}; no backup was taken")))?;
     }

@@ -77,7 +77,7 @@ impl House {
         while second() == before {
             std::thread::yield_now();
         }
-        night(&self.plan, &self.worker)
+        night(&self.plan, &self.worker, None)
     }
 
     fn latest(&self) -> Option<PathBuf> {
@@ -175,4 +175,16 @@ fn what_broken_off_ones_left_goes_before_the_next_is_taken() {
     house.worker.fails.set(true);
     house.night();
     assert!(!left.exists());
+}
+
+#[test]
+fn one_that_was_left_unfinished_is_gone_on_with_under_its_own_name() {
+    let mut house = House::new(Policy::default());
+    house.plan.before = hook("exit 3");
+    let begun = "2026-11-29T021500Z";
+    house.worker.take(&house.plan.shelf.join(begun)).expect("taken");
+    fs::remove_dir_all(house.plan.shelf.join(begun)).expect("removed");
+    let night = night(&house.plan, &house.worker, hotbackup_archive::at(begun.as_ref()));
+    assert!(night.good && night.dest.ends_with(begun), "{night:#?}");
+    assert_eq!(house.latest(), Some(night.dest));
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::nightly::Nightly;
+
 /// What a service is to do.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,6 +18,8 @@ pub struct Config {
     /// How many clients may be connected, of all ports and sockets together.
     #[serde(default = "connections")]
     pub max_connections: usize,
+    /// Where it can be looked at over HTTP; nowhere, usually.
+    pub http: Option<SocketAddr>,
     /// The servers it looks after.
     #[serde(rename = "target", default)]
     pub targets: Vec<TargetConfig>,
@@ -52,6 +56,8 @@ pub struct TargetConfig {
     pub socket: Option<PathBuf>,
     /// A port in front of mongod.
     pub front: Option<FrontConfig>,
+    /// Backups by schedule.
+    pub nightly: Option<Nightly>,
 }
 
 /// A port in front of mongod.
@@ -178,6 +184,9 @@ impl Config {
             if !matches!(target.point.as_deref(), None | Some("end" | "start")) {
                 return Err(format!("target {name}: point is \"end\" or \"start\""));
             }
+            if let Some(Err(words)) = target.nightly.as_ref().map(Nightly::check) {
+                return Err(format!("target {name}: {words}"));
+            }
             if !target.destination.is_absolute() {
                 return Err(format!("target {name}: destination = {:?} must be a whole path", target.destination));
             }
@@ -251,6 +260,10 @@ mod tests {
             (TARGET.replace("\"a\"", "\"../a\""), "letters"),
             (TARGET.replace("/backup/a", "backup"), "whole path"),
             (format!("{TARGET}point = \"middle\"\n"), "point"),
+            (format!("{TARGET}nightly = {{ schedule = \"often\" }}\n"), "is not a schedule"),
+            (format!("{TARGET}nightly = {{ schedule = \"@daily\", check = \"server\" }}\n"), "needs mongod"),
+            (format!("{TARGET}nightly = {{ schedule = \"@daily\", keep = {{ nights = 3 }} }}\n"), "nights"),
+            (format!("{TARGET}nightly = {{ schedule = \"@daily\", before = {{ command = [] }} }}\n"), "a hook needs"),
             (two("/backup/a"), "of its own"),
             (two("/backup/a/b"), "of its own"),
             (two("/backup"), "of its own"),

@@ -7,6 +7,7 @@
 //! ```text
 //!   clients -> front (Unix socket; TCP port in front of mongod) -> commands -> jobs -> hotbackup backup
 //!   status, throttle, cancel -> control -> jobs
+//!   schedules -> nightly -> jobs            HTTP -> look -> jobs
 //! ```
 #![forbid(unsafe_code)]
 
@@ -15,9 +16,12 @@ pub mod config;
 pub mod control;
 mod front;
 pub mod jobs;
+mod look;
+pub mod nightly;
 mod places;
 mod service;
 mod tls;
+pub mod trial;
 mod util;
 pub mod wire;
 

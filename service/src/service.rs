@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::control::{Bound, Server, Steered, TargetStatus, runtime_directory};
 use crate::front::{Seats, listen_front, listen_local};
 use crate::jobs::Target;
-use crate::{Config, Host};
+use crate::{Config, Host, nightly};
 
 /// The name of the service's control socket in the runtime directory.
 const SOCKET: &str = "service.sock";
@@ -34,6 +34,8 @@ pub struct Ready {
     pub pid: u32,
     /// Where `status`, `throttle` and `cancel` find it.
     pub control: PathBuf,
+    /// Where it can be looked at.
+    pub http: Option<SocketAddr>,
     /// Its targets.
     pub targets: Vec<Doors>,
 }
@@ -86,7 +88,13 @@ impl Service {
             let listen = listen.map_err(|words| Error(format!("target {}: {words}", config.name)))?;
             doors.push(Doors { target: config.name.clone(), socket: config.socket.clone(), listen });
         }
-        let ready = Ready { pid: std::process::id(), control, targets: doors };
+        let http = config.http.map(|address| hotbackup_web::serve(address, steer)).transpose();
+        let http = http.map_err(|error| Error(error.to_string()))?.map(|server| server.address);
+        for target in &targets {
+            let started = nightly::start(target);
+            started.map_err(|error| Error(format!("target {}: no thread for its schedule: {error}", target.name())))?;
+        }
+        let ready = Ready { pid: std::process::id(), control, http, targets: doors };
         Ok(Self { _control: server, _sockets: sockets, ready })
     }
 
@@ -106,7 +114,7 @@ impl Service {
 
 /// What the control socket steers.
 #[derive(Default)]
-struct Steer(std::sync::OnceLock<Vec<Arc<Target>>>);
+pub(crate) struct Steer(std::sync::OnceLock<Vec<Arc<Target>>>);
 
 impl Steer {
     fn set(&self, targets: Vec<Arc<Target>>) {
@@ -114,7 +122,7 @@ impl Steer {
         let _ = self.0.set(targets);
     }
 
-    fn all(&self) -> &[Arc<Target>] {
+    pub(crate) fn all(&self) -> &[Arc<Target>] {
         self.0.get().map_or(&[], Vec::as_slice)
     }
 

@@ -148,6 +148,9 @@ struct Output {
 struct Verify {
     /// The backup
     dest: PathBuf,
+    /// And start this mongod on a copy of the backup, made beside it, and have it validate every collection
+    #[arg(long, value_name = "MONGOD")]
+    start_with: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -192,13 +195,13 @@ struct Demo {
 
 /// A verb that failed: the cause and the words.
 #[derive(Debug)]
-struct Failure {
+pub(crate) struct Failure {
     cause: Cause,
     message: String,
 }
 
 impl Failure {
-    fn new(cause: Cause, message: impl ToString) -> Self {
+    pub(crate) fn new(cause: Cause, message: impl ToString) -> Self {
         Self { cause, message: message.to_string() }
     }
 

@@ -71,7 +71,13 @@ impl Serve {
         if let (Some(listen), Some(server)) = (self.listen, &self.server) {
             target.front = Some(FrontConfig { listen, server: server.clone(), tls: None, server_tls: None });
         }
-        Ok(Config { state: absolute(&self.state), control: None, max_connections: 2000, targets: vec![target] })
+        Ok(Config {
+            state: absolute(&self.state),
+            control: None,
+            max_connections: 2000,
+            http: None,
+            targets: vec![target],
+        })
     }
 }
 

@@ -74,9 +74,13 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
 
 pub(super) fn verify(flags: &Verify) -> Result<(), Failure> {
     let drawing = Drawing::new(Style::choose(flags.output.json, flags.output.quiet));
-    let result = hotbackup_copier::verify(&flags.dest, &drawing);
+    let result = match &flags.start_with {
+        None => hotbackup_copier::verify(&flags.dest, &drawing)
+            .map_err(|error| Failure::new(Cause::of_copier(&error), error)),
+        Some(mongod) => crate::trial::verify(&flags.dest, mongod, &drawing),
+    };
     drawing.finish();
-    let report = result.map_err(|error| Failure::new(Cause::of_copier(&error), error))?;
+    let report = result?;
     let dest = flags.dest.display();
     show(flags.output, &report, || {
         let mut text = String::new();

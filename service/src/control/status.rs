@@ -90,6 +90,9 @@ pub struct Ended {
     pub files: u64,
     /// How long it held writers, in microseconds.
     pub hold_us: u64,
+    /// The longest that a call of the process waited, in microseconds, hold included.
+    #[serde(default)]
+    pub longest_wait_us: u64,
     /// Of one that failed: the cause, as in the table of exit codes.
     pub kind: Option<String>,
     /// Its exit code.

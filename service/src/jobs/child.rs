@@ -48,9 +48,18 @@ pub(super) fn start(
 }
 
 /// Has a backup compared with its manifest. Ends early, with nothing, when nobody waits any more.
-pub(super) fn verify(place: &Place, wanted: &dyn Fn() -> bool) -> io::Result<Option<Vec<Value>>> {
+/// With a server program, also what a server finds that is started on a copy of it.
+pub(super) fn verify(
+    place: &Place,
+    mongod: Option<&Path>,
+    wanted: &dyn Fn() -> bool,
+) -> io::Result<Option<Vec<Value>>> {
     let mut command = Command::new(PROGRAM);
-    command.arg0("hotbackup").args(["verify", "--json", "--quiet", "--"]).arg(&place.name);
+    command.arg0("hotbackup").args(["verify", "--json", "--quiet"]);
+    if let Some(mongod) = mongod {
+        command.arg("--start-with").arg(mongod);
+    }
+    command.arg("--").arg(&place.name);
     command.current_dir(place.parent_path()).process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let Some(out) = child.stdout.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };

@@ -5,6 +5,7 @@
 //! last one ended.
 mod child;
 mod follow;
+mod nights;
 mod record;
 
 use std::fs::{self, DirBuilder};
@@ -16,6 +17,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use hotbackup_archive::{History, Night};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::config::{Selector, TargetConfig};
@@ -55,6 +58,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The name of the cause, as in the table of exit codes.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Destination(_) => "dest_io",
+            Self::NoProcess(_) => "not_one_process",
+            Self::Busy(_) => "busy",
+            Self::Idle | Self::Io { .. } => "service_failed",
+        }
+    }
+}
+
 impl From<places::Error> for Error {
     fn from(error: places::Error) -> Self {
         Self::Destination(error.to_string())
@@ -67,6 +82,7 @@ pub struct Target {
     selector: Selector,
     host: Arc<dyn Host>,
     directory: PathBuf,
+    history: History,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -78,6 +94,9 @@ struct State {
     /// Oldest first.
     ended: Vec<(Record, Ended)>,
     looked: Option<(Instant, Result<i32, String>)>,
+    /// What became of every backup, oldest first; and when the next one is due.
+    nights: Vec<Night>,
+    next: Option<Timestamp>,
 }
 
 /// The backup that runs.
@@ -106,12 +125,15 @@ impl Target {
         let records = Record::load(&directory).map_err(cannot)?;
         let (open, ended): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.ended_ms.is_none());
         let ended = ended.into_iter().map(|record| (record.clone(), record.ended(&directory))).collect();
+        let history = History::at(directory.join("history"));
+        let nights = history.read().map_err(|error| error.to_string())?;
         let target = Arc::new(Self {
+            history,
             config: config.clone(),
             selector: config.selector()?,
             host: Arc::clone(host),
             directory: directory.clone(),
-            state: Mutex::new(State { throttle, ended, ..State::default() }),
+            state: Mutex::new(State { throttle, ended, nights, ..State::default() }),
             changed: Condvar::new(),
         });
         for record in open {
@@ -252,7 +274,7 @@ impl Target {
     /// There is no such backup of this target.
     pub fn verify(&self, dest: &str, wanted: &dyn Fn() -> bool) -> Result<Option<Vec<Value>>, Error> {
         let place = finished_backup(&self.config.destination, dest)?;
-        child::verify(&place, wanted).map_err(|source| Error::Io { what: "cannot look at the backup", source })
+        child::verify(&place, None, wanted).map_err(|source| Error::Io { what: "cannot look at the backup", source })
     }
 
     /// Those that have ended, newest first, and whether the backup is there.
@@ -278,8 +300,8 @@ impl Target {
             throttle: state.throttle,
             running: state.running.as_ref().map(|job| job.status(now, state.throttle)),
             last: state.ended.last().map(aged),
-            last_good: state.ended.iter().rev().find(|(_, ended)| ended.ok).map(aged),
-            next_ms: None,
+            last_good: state.ended.iter().rev().find(|(_, ended)| ended.ok && !state.found_bad(&ended.dest)).map(aged),
+            next_ms: state.next.and_then(|next| u64::try_from(next.as_millisecond()).ok()),
         }
     }
 
@@ -313,7 +335,7 @@ impl Target {
         if state.running.as_ref().is_some_and(|job| job.record.id == record.id) {
             state.running = None;
         }
-        state.ended.push((record, ended));
+        state.ended.push((record, ended.clone()));
         while state.ended.len() > record::REMEMBERED {
             let good = state.ended.iter().rposition(|(_, ended)| ended.ok);
             let (gone, _) = state.ended.remove(usize::from(good == Some(0)));
@@ -321,6 +343,7 @@ impl Target {
         }
         drop(state);
         self.changed.notify_all();
+        self.note_by_hand(&ended);
     }
 }
 

@@ -95,6 +95,7 @@ impl Record {
         };
         if ended.ok {
             ended.point_in_time_ns = last["point_in_time_ns"].as_u64();
+            ended.longest_wait_us = number("longest_wait_us");
             (ended.bytes, ended.files, ended.hold_us) = (number("bytes_total"), number("files"), number("hold_us"));
         } else if last["event"] == "error" {
             ended.kind = last["kind"].as_str().map(str::to_owned);

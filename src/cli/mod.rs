@@ -60,6 +60,7 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
+#[command(group = crate::select::required())]
 struct Backup {
     #[command(flatten)]
     which: Which,
@@ -138,6 +139,7 @@ struct Verify {
 }
 
 #[derive(Debug, Args)]
+#[command(group = crate::select::required())]
 struct Check {
     #[command(flatten)]
     which: Which,

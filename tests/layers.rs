@@ -23,7 +23,7 @@ const TRACER: [&str; 12] = [
 ];
 
 /// The same of `service/src`.
-const SERVICE: [&str; 9] = ["util", "wire", "config", "places", "tls", "control", "jobs", "commands", "front"];
+const SERVICE: [&str; 10] = ["util", "wire", "config", "host", "places", "tls", "control", "jobs", "commands", "front"];
 
 #[test]
 fn imports_of_the_service_run_down() {

@@ -16,6 +16,7 @@ mod clients;
 mod front;
 mod malformed;
 mod restarts;
+mod selects;
 mod socket;
 mod steer;
 mod tls;

@@ -5,14 +5,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use hotbackup_service::Selector;
 
 use crate::discover;
 
-/// The ways to say which process.
+/// The ways to say which process. Where one must be said, [`required`] is the command's.
 #[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub struct Which {
     /// The process
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
@@ -26,6 +26,11 @@ pub struct Which {
     /// The first process of a container of docker's or podman's; its data is named with --source, unless it is a mongod
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
+}
+
+/// The group of a command that needs to know which process.
+pub fn required() -> ArgGroup {
+    ArgGroup::new("process").args(["pid", "matching", "unit", "container"]).required(true)
 }
 
 /// No process, or several.

@@ -1,4 +1,4 @@
-//! In `tracer/src` and in `copier/src` imports run downwards only: in no circle among files, and among the folders from the
+//! In `tracer/src`, `copier/src` and `service/src` imports run downwards only: in no circle among files, and among the folders from the
 //! upper layers to the lower ones, in the order that stands here.
 //!
 //! What is read are `use` lines and paths in the code, `crate::a::b` or `a::b` where `a` is a module that the file knows. A
@@ -21,6 +21,14 @@ const COPIER: [&str; 12] =
 const TRACER: [&str; 12] = [
     "error", "sys", "shared", "target", "calls", "helper", "ptracer", "attach", "keeper", "flight", "receive", "follow",
 ];
+
+/// The same of `service/src`.
+const SERVICE: [&str; 10] = ["util", "wire", "config", "host", "places", "tls", "control", "jobs", "commands", "front"];
+
+#[test]
+fn imports_of_the_service_run_down() {
+    assert_runs_down("service/src", &SERVICE);
+}
 
 #[test]
 fn imports_of_the_copier_run_down() {

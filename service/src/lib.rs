@@ -15,6 +15,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 mod front;
+mod host;
 pub mod jobs;
 mod look;
 pub mod nightly;
@@ -26,19 +27,5 @@ mod util;
 pub mod wire;
 
 pub use config::{Config, Selector};
+pub use host::Host;
 pub use service::{Error, Ready, Service};
-
-/// What the service needs of the program that it is part of.
-pub trait Host: Send + Sync {
-    /// The process that a selector means: one, or the words why it is none.
-    ///
-    /// # Errors
-    /// None, or several.
-    fn find(&self, selector: &Selector) -> Result<i32, String>;
-
-    /// Reads a size or a rate, such as `64MiB`.
-    ///
-    /// # Errors
-    /// What is wrong with the text.
-    fn bytes(&self, text: &str) -> Result<u64, String>;
-}

@@ -58,6 +58,7 @@ impl Service {
     /// The configuration is not right, or something that it names cannot be used.
     pub fn start(config: &Config, host: &Arc<dyn Host>) -> Result<Self, Error> {
         config.check().map_err(Error)?;
+        make_room();
         let cannot = |what: &str, path: &std::path::Path, error: std::io::Error| {
             Error(format!("cannot {what} {}: {error}", path.display()))
         };
@@ -109,6 +110,16 @@ impl Service {
     /// There is no runtime directory.
     pub fn usual_control() -> std::io::Result<PathBuf> {
         Ok(runtime_directory()?.join(SOCKET))
+    }
+}
+
+/// Two descriptors a client are more than the usual limit.
+fn make_room() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let made = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(65_536)), hard));
+    if let Err(errno) = made {
+        tracing::warn!("the limit of open files cannot be raised: {errno}");
     }
 }
 

@@ -71,6 +71,7 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
+#[command(group = crate::select::required())]
 struct Backup {
     #[command(flatten)]
     which: Which,
@@ -156,6 +157,7 @@ struct Verify {
 }
 
 #[derive(Debug, Args)]
+#[command(group = crate::select::required())]
 struct Check {
     #[command(flatten)]
     which: Which,

@@ -93,7 +93,7 @@ fn failed(words: impl ToString) -> Failure {
     Failure::new(Cause::NotSteered, words)
 }
 
-/// All who are meant. Of two the word is different that nobody is.
+/// All who are meant.
 fn find(whom: &Whom) -> Result<Vec<Found>, Failure> {
     let sockets = match &whom.socket {
         Some(path) => vec![path.clone()],
@@ -105,8 +105,13 @@ fn find(whom: &Whom) -> Result<Vec<Found>, Failure> {
             Ok(answer) => {
                 found.extend(answer.targets.into_iter().map(|status| Found { socket: socket.clone(), status }))
             }
-            // Of one who was killed the socket is left. Of the one that was named it must be said.
-            Err(error) => refused = Some(format!("{}: {error}", socket.display())),
+            // Of one who was killed the socket is left, and goes now. Of the one that was named it must be said.
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::ConnectionRefused && whom.socket.is_none() {
+                    let _ = std::fs::remove_file(&socket);
+                }
+                refused = Some(format!("{}: {error}", socket.display()));
+            }
         }
     }
     if found.is_empty() {

@@ -127,7 +127,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     let places = sources::places(&sources);
     mounts.watch(&places);
     outsiders::check_children(&process, &places)?;
-    control.set_throttle(options.throttle);
+    control.begin_with(options.throttle);
     let backup = Backup::prepare(Spec {
         sources,
         dest: options.dest.clone(),

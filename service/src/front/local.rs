@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bson::{DateTime, Document, doc};
 
-use super::{IDLE, Numbers, is_on_admin, is_there};
+use super::base::{IDLE, Numbers, is_on_admin, is_there};
 use crate::commands::{self, Code, NAMES, Refusal, refusal};
 use crate::jobs::Target;
 use crate::wire::{self, HEADER, Header, MAX_COMMAND, MAX_MESSAGE, Malformed, Message};

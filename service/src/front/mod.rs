@@ -1,6 +1,7 @@
 //! Where clients come in: a Unix socket for each target, and a port in front of its mongod. A thread for each client, whose memory
 //! is bounded, as is their number.
 mod access;
+mod base;
 mod frames;
 mod link;
 mod local;
@@ -9,17 +10,15 @@ mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{setsockopt, sockopt};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use self::base::keep_alive;
 use self::link::Link;
 use self::relay::Relay;
 use self::upstream::Upstream;
@@ -28,8 +27,6 @@ use crate::control::{bind, may_steer};
 use crate::jobs::Target;
 use crate::tls;
 
-/// For so long a client may say nothing before his first message has come; and in the middle of one, at the Unix socket.
-const IDLE: Duration = Duration::from_secs(60);
 /// A client's stack. Nothing here is recursive.
 const STACK: usize = 512 << 10;
 
@@ -59,16 +56,6 @@ impl Seats {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// The numbers of our messages.
-#[derive(Debug, Default)]
-struct Numbers(AtomicI32);
-
-impl Numbers {
-    fn next(&self) -> i32 {
-        self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 }
 
@@ -127,23 +114,6 @@ fn secure(socket: TcpStream, tls: Option<Arc<ServerConfig>>) -> io::Result<Link>
             Link::Served(Box::new(StreamOwned::new(connection, socket)))
         }
     })
-}
-
-/// Whether the other end is still there: it has closed neither the connection nor its half of it.
-fn is_there(fd: BorrowedFd<'_>) -> bool {
-    let closed = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
-    !matches!(poll(&mut [PollFd::new(fd, closed)], PollTimeout::ZERO), Ok(1..))
-}
-
-/// Whether a command is for the database that ours are for.
-fn is_on_admin(body: &bson::Document) -> bool {
-    body.get_str("$db").is_ok_and(|database| database == "admin")
-}
-
-/// A backup may take hours, in which nothing is said.
-fn keep_alive(socket: &TcpStream) -> io::Result<()> {
-    setsockopt(socket, sockopt::KeepAlive, &true)?;
-    Ok(setsockopt(socket, sockopt::TcpKeepIdle, &60)?)
 }
 
 fn accept<T>(next: impl Fn() -> io::Result<T>, seats: &Arc<Seats>, serve: &mut dyn FnMut(T, Seat)) {

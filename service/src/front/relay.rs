@@ -17,10 +17,10 @@ use bson::Document;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::access::{self, Verdict};
+use super::base::{IDLE, Numbers, is_on_admin, is_there};
 use super::frames::{CHUNK, Fate, Frames, Step};
 use super::link::Link;
 use super::upstream::{LONGEST_ANSWER, Upstream};
-use super::{IDLE, Numbers, is_on_admin, is_there};
 use crate::commands::{self, Code, NAMES, Refusal, refusal};
 use crate::jobs::Target;
 use crate::wire::{self, Header, MAX_COMMAND, Malformed, Peek, peek};

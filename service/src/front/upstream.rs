@@ -8,8 +8,9 @@ use bson::Document;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use super::access;
+use super::base::keep_alive;
 use super::link::Link;
-use super::{access, keep_alive};
 use crate::wire::{self, HEADER, Header};
 
 /// mongod answers at once, or is not well.

@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -21,11 +22,12 @@ use hotbackup_archive::{History, Night};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use self::record::Record;
 use crate::config::{Selector, TargetConfig};
 use crate::control::{Ended, Request, Running, TargetStatus, say};
+use crate::host::Host;
 use crate::places::{self, finished_backup, new_backup};
 use crate::util::{lock, now_ms, wait};
-use crate::{Host, jobs::record::Record};
 
 /// Looking for the process takes a look at all of them: not more often than this.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -199,6 +201,15 @@ impl Target {
             self.changed.notify_all();
             Error::Io { what, source }
         };
+        // First of all somebody who will follow it: without him it would go on unheard.
+        let (hand_over, taken) = std::sync::mpsc::channel::<(Record, Child)>();
+        let target = Arc::clone(self);
+        let follower = std::thread::Builder::new().name("follow".into()).spawn(move || {
+            if let Ok((record, child)) = taken.recv() {
+                target.follow(record, Some(child));
+            }
+        });
+        follower.map_err(|error| undo(&record, "cannot follow a backup", error))?;
         let child = child::start(&self.config, &record, throttle, &place, &self.directory);
         let mut child = child.map_err(|error| undo(&record, "cannot start the backup", error))?;
         let pid = child.id().cast_signed();
@@ -212,13 +223,9 @@ impl Target {
             job.record = record.clone();
         }
         let id = record.id.clone();
-        let target = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("follow".into());
-        // Without a thread the backup would go on unheard. It is not in the target's way when it is killed.
-        match thread.spawn(move || target.follow(record, Some(child))) {
-            Ok(_) => Ok(id),
-            Err(source) => Err(Error::Io { what: "cannot follow the backup", source }),
-        }
+        // He waits for nothing else.
+        let _ = hand_over.send((record, child));
+        Ok(id)
     }
 
     /// Waits until a backup has ended, as long as somebody wants to know.

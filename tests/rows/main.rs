@@ -6,6 +6,7 @@
 #[path = "../common"]
 mod common {
     pub mod backup;
+    pub mod disk;
     pub mod driver;
     pub mod guest;
     pub mod moment;

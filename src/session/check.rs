@@ -98,6 +98,11 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
             let names: Vec<String> = found.iter().map(|source| source.path.display().to_string()).collect();
             report.add("source", true, names.join(", "));
             look_below(&process, &found, options.mapped, &mut report);
+            report.add(
+                "core files",
+                true,
+                sources::cores_into(&process, &found).unwrap_or_else(|| "none would fall into the source".into()),
+            );
         }
         Err(error) => report.add("source", false, error.to_string()),
     }

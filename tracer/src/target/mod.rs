@@ -2,6 +2,7 @@
 //!
 //! - [`process`]: its threads and what they do, its descriptors; held so that it cannot turn into another one.
 //! - [`cgroups`]: its control groups, and whether one is frozen.
+//! - [`cores`]: where its core file would fall.
 //! - [`maps`]: what it has mapped.
 //! - [`listener`]: the seccomp listener among its descriptors.
 //! - [`mount_table`]: its mounts, and whether they change.
@@ -9,6 +10,7 @@
 //! - [`quota`]: whether limits leave room for the processes that stand beside it.
 
 pub mod cgroups;
+pub mod cores;
 pub mod listener;
 pub mod maps;
 pub mod mount_table;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// A change after the point in time that was not seen before it was made: is anything lost by it? Only what was still
 /// to be read then.
 pub(crate) fn explain(ledger: &Ledger, effect: &Effect) -> Result<(), Error> {
-    let Some(file) = ledger.file(&effect.subject()) else { return Ok(()) };
+    let Some(Node::File(file)) = ledger.find(&effect.subject()) else { return Ok(()) };
     if let Effect::Untraceable { cause, .. } = *effect {
         return Err(Error::Untraceable { path: file.path(), cause });
     }

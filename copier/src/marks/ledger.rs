@@ -99,6 +99,17 @@ impl Ledger {
         }
     }
 
+    /// The same where it may be known by device and inode alone, without a time of birth.
+    pub fn find(&self, id: &FileId) -> Option<Node> {
+        let number = |node: &Node| {
+            let known: &FileId = std::borrow::Borrow::borrow(node);
+            (known.dev, known.ino) == (id.dev, id.ino)
+        };
+        // What has the same number is in the same shard.
+        let by_number = || read(self.shard(id)).iter().find(|node| number(node)).cloned();
+        self.get(id).or_else(|| if id.btime_ns == 0 { by_number() } else { None })
+    }
+
     /// Makes a file or directory known. It is dirty from the start, so it goes on the list.
     pub fn register(&self, node: Node) {
         let id: FileId = *std::borrow::Borrow::borrow(&node);
@@ -366,7 +377,7 @@ impl Ledger {
 
     /// Where a known file or directory is.
     fn place(&self, id: &FileId) -> Option<PathBuf> {
-        match self.get(id)? {
+        match self.find(id)? {
             Node::File(file) => Some(file.path()),
             Node::Dir(dir) => Some(dir.path()),
         }

@@ -2,6 +2,8 @@
 //! its way from another, and then cannot be opened at all (ENXIO). So tests take turns, in whatever program they run, by
 //! a lock on the device that gives out numbers; and as others may know nothing of that, and a file system that was
 //! unmounted lazily gives its device back whenever it likes, they try again.
+// Each test binary uses its own part of this module.
+#![allow(dead_code)]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -51,10 +53,19 @@ pub struct Loop(pub PathBuf, bool);
 impl Loop {
     /// Attaches a file.
     pub fn new(file: &Path) -> Self {
+        Self::attach(file, &[])
+    }
+
+    /// Attaches a file that can only be read through the device.
+    pub fn reading(file: &Path) -> Self {
+        Self::attach(file, &["--read-only"])
+    }
+
+    fn attach(file: &Path, more: &[&str]) -> Self {
         let device = Turn::take().attach(|| {
             let mut losetup = Command::new("losetup");
-            let output =
-                losetup.env("LC_ALL", "C").args(["--find", "--show"]).arg(file).output().expect("losetup starts");
+            losetup.env("LC_ALL", "C").args(["--find", "--show"]).args(more).arg(file);
+            let output = losetup.output().expect("losetup starts");
             let (found, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             match () {
                 () if output.status.success() => Ok(PathBuf::from(found.trim())),

@@ -19,6 +19,7 @@ mod hazards;
 mod ioctls;
 mod metadata;
 mod mounts;
+mod moving;
 mod names;
 mod nets;
 mod opens;

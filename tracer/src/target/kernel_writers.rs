@@ -15,8 +15,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use hotbackup_event::FileId;
+use nix::errno::Errno;
 
 use super::process::{Process, read_below};
+use crate::error::errno;
 use crate::sys::loops::{self, Behind};
 use crate::sys::stat;
 
@@ -30,13 +32,14 @@ pub fn written_by_kernel(process: &Process) -> Vec<(FileId, &'static str)> {
     for (name, path) in loop_devices() {
         let places = at(process, &path);
         match behind(&name) {
-            Some(Behind { is_read_only: true, .. }) => {}
-            Some(Behind { dev, ino, .. }) => {
+            // It has just been given back, or can only be read.
+            Err(Errno::ENXIO) | Ok(Behind { is_read_only: true, .. }) => {}
+            Ok(Behind { dev, ino, .. }) => {
                 let is_it = |file: &&FileId| (file.dev, file.ino) == (dev, ino);
                 let file = places.iter().find(is_it).copied();
                 found.push((file.unwrap_or(FileId { dev, ino, btime_ns: 0 }), LOOP));
             }
-            None => found.extend(places.into_iter().map(|file| (file, LOOP))),
+            Err(_) => found.extend(places.into_iter().map(|file| (file, LOOP))),
         }
     }
     let swaps = read_below(process.proc(), "swaps").unwrap_or_default();
@@ -57,10 +60,10 @@ fn loop_devices() -> Vec<(String, Vec<u8>)> {
     loops.collect()
 }
 
-/// What is behind a device. `None`: it cannot be opened, or has just been given back.
-fn behind(name: &str) -> Option<Behind> {
-    let device = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(Path::new("/dev").join(name)).ok()?;
-    loops::behind(device.as_fd()).ok()
+/// What is behind a device.
+fn behind(name: &str) -> Result<Behind, Errno> {
+    let device = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(Path::new("/dev").join(name));
+    loops::behind(device.map_err(|error| errno(&error))?.as_fd())
 }
 
 /// The path in a line of /proc/swaps, if that is a file's.

@@ -153,7 +153,7 @@ pub enum Error {
     /// A file or directory changed though no call of the target explains it.
     #[error(
         "{} was changed by something other than process {pid}, such as another process \
-         (stop that, or exclude it), or overlayfs, which makes another file of what it copies to its upper layer (try again)",
+         (stop that, or exclude it), the kernel with a core file, or overlayfs, which makes another file of what it copies to its upper layer (try again)",
         path.display()
     )]
     ForeignChange {

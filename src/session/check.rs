@@ -98,6 +98,11 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
             let names: Vec<String> = found.iter().map(|source| source.path.display().to_string()).collect();
             report.add("source", true, names.join(", "));
             look_below(&process, &found, options.mapped, &mut report);
+            report.add(
+                "core files",
+                true,
+                sources::cores_into(&process, &found).unwrap_or_else(|| "none would fall into the source".into()),
+            );
         }
         Err(error) => report.add("source", false, error.to_string()),
     }
@@ -115,13 +120,19 @@ fn look_below(process: &Process, sources: &[Source], most: u64, report: &mut Che
         Err(cause) => return report.add("nothing mapped for writing", false, cause),
     };
     let elsewhere = outlook::written_elsewhere(process);
-    let wanted: Vec<FileId> = mapped.iter().chain(&elsewhere).copied().collect();
+    let by_kernel = outlook::written_by_kernel(process);
+    let wanted: Vec<FileId> =
+        mapped.iter().chain(&elsewhere).copied().chain(by_kernel.iter().map(|(file, _)| *file)).collect();
     let found = reach::walk(process, sources, &wanted, !reads_all());
     let names = |all: &[FileId]| -> Vec<String> {
         let of = found.files.iter().filter(|(file, _)| all.contains(file));
         of.map(|(_, name)| name.display().to_string()).collect()
     };
     let (mapped, elsewhere) = (names(&mapped), names(&elsewhere));
+    let in_source = found
+        .files
+        .iter()
+        .find_map(|(file, name)| by_kernel.iter().find(|(written, _)| written == file).map(|(_, how)| (name, *how)));
     report.add_found(
         "nothing mapped for writing",
         match (&mapped[..], most) {
@@ -132,9 +143,12 @@ fn look_below(process: &Process, sources: &[Source], most: u64, report: &mut Che
     );
     report.add_found(
         "nobody else writes",
-        match &elsewhere[..] {
-            [] => Ok("no other process has a file of the source open for writing".into()),
-            some => Err(format!("{} is open for writing by another process, which is not followed", some.join(", "))),
+        match (&elsewhere[..], in_source) {
+            (_, Some((name, how))) => Err(format!("{} may be written to by {how}", name.display())),
+            ([], None) => Ok("no other process has a file of the source open for writing".into()),
+            (some, None) => {
+                Err(format!("{} is open for writing by another process, which is not followed", some.join(", ")))
+            }
         },
     );
     report.add_found(

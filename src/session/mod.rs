@@ -127,6 +127,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     let places = sources::places(&sources);
     mounts.watch(&places);
     outsiders::check_children(&process, &places)?;
+    let cores = sources::cores_into(&process, &sources);
     control.begin_with(options.throttle);
     let backup = Backup::prepare(Spec {
         sources,
@@ -153,7 +154,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
         return Err(error.into());
     }
     drop(process);
-    for words in tracer.warnings() {
+    for words in tracer.warnings().into_iter().chain(cores) {
         monitor.warning(&words);
     }
     let quiesce = join::Grace { tracer: &tracer, mounts: &mounts, join: &join };

@@ -42,6 +42,18 @@ pub(super) fn places(sources: &[Source]) -> Vec<PathBuf> {
     sources.iter().filter_map(place).collect()
 }
 
+/// What is to be said where a core file of the target would fall into a source: while a backup is taken, that fails it.
+pub(super) fn cores_into(process: &Process, sources: &[Source]) -> Option<String> {
+    let dir = hotbackup_tracer::core_directory(process)?;
+    let is_inside = places(sources).iter().any(|place| dir.starts_with(place));
+    is_inside.then(|| {
+        format!(
+            "a core file would fall into {}, in the source: a backup that is taken then fails (core(5), core_pattern)",
+            dir.display()
+        )
+    })
+}
+
 fn open_one(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
     use hotbackup_copier::Error as Copier;
     let how = OpenHow::new()

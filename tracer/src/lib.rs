@@ -47,6 +47,7 @@ pub use hotbackup_event::FileId;
 pub use receive::answering::Ticket;
 pub use receive::sink::{Event, Sink};
 pub use shared::memory::LEASE;
+pub use target::cores::core_directory;
 pub use target::mount_table::MountTable;
 pub use target::process::Process;
 

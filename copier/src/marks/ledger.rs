@@ -28,6 +28,7 @@
 //! begun before it) and end, so that it has run; another must end after that, so that no append received before is
 //! still to be marked. Counting completed graces, a cut marked at count g is forgotten at g + 3.
 use crate::Error;
+use crate::base::sys::now_ns;
 use crate::base::util::{lock, read, write};
 use crate::marks::blockmap::BLOCK;
 use crate::marks::node::{Dir, File, LowWater, Node};
@@ -61,8 +62,8 @@ pub(crate) struct Ledger {
     dirty: Mutex<Vec<Node>>,
     /// Subjects of metadata effects that are neither file nor directory, or not known: symbolic links, for one.
     others: Mutex<HashSet<FileId>>,
-    /// How, and where each was when that was said, if it was known: it may be nowhere soon.
-    untraceable: Mutex<HashMap<FileId, (&'static str, Option<PathBuf>)>>,
+    /// How, and when that was said, and where each was then, if it was known: it may be nowhere soon.
+    untraceable: Mutex<HashMap<FileId, (&'static str, u64, Option<PathBuf>)>>,
     /// Files that are, or have been, mapped for writing.
     mapped: Mutex<HashSet<FileId>>,
     graces: AtomicU64,
@@ -97,6 +98,18 @@ impl Ledger {
             Some(Node::File(file)) => Some(file),
             _ => None,
         }
+    }
+
+    /// The same where it may be known by device and inode alone, as they were at a time: what was born later has only got the
+    /// number of something that is gone.
+    pub fn find(&self, id: &FileId, at_ns: u64) -> Option<Node> {
+        let number = |node: &Node| {
+            let known: &FileId = std::borrow::Borrow::borrow(node);
+            (known.dev, known.ino) == (id.dev, id.ino) && known.btime_ns <= at_ns
+        };
+        // What has the same number is in the same shard.
+        let by_number = || read(self.shard(id)).iter().find(|node| number(node)).cloned();
+        self.get(id).or_else(|| if id.btime_ns == 0 { by_number() } else { None })
     }
 
     /// Makes a file or directory known. It is dirty from the start, so it goes on the list.
@@ -202,8 +215,9 @@ impl Ledger {
             },
             Effect::Mapped { file } => self.mark_mapped(file),
             Effect::Untraceable { file, cause } => {
-                let place = self.place(file);
-                lock(&self.untraceable).insert(*file, (cause, place));
+                let now = now_ns();
+                let place = self.place(file, now);
+                lock(&self.untraceable).insert(*file, (cause, now, place));
             }
         }
     }
@@ -358,15 +372,15 @@ impl Ledger {
     /// The place of a known file or directory that can change unseen, if there is one.
     pub fn untraceable(&self) -> Option<(PathBuf, &'static str)> {
         let all = lock(&self.untraceable);
-        all.iter().find_map(|(id, (cause, place))| {
-            let now = self.place(id)?;
+        all.iter().find_map(|(id, (cause, at_ns, place))| {
+            let now = self.place(id, *at_ns)?;
             Some((place.clone().unwrap_or(now), *cause))
         })
     }
 
     /// Where a known file or directory is.
-    fn place(&self, id: &FileId) -> Option<PathBuf> {
-        match self.get(id)? {
+    fn place(&self, id: &FileId, at_ns: u64) -> Option<PathBuf> {
+        match self.find(id, at_ns)? {
             Node::File(file) => Some(file.path()),
             Node::Dir(dir) => Some(dir.path()),
         }

@@ -6,6 +6,7 @@
 mod links;
 mod look;
 mod resolve;
+mod still;
 
 use crate::base::sys::{self, Kind, Stat};
 use crate::interface::spec::OWN_DIR;
@@ -30,6 +31,8 @@ pub(crate) struct Tree {
     dirs: HashMap<FileId, DirNode>,
     /// Symbolic links that may lead somewhere else without having been touched: looked at in every sync.
     volatile: HashSet<(FileId, Name)>,
+    /// Of those that become what they lead to, who the link itself is. May hold more.
+    followed: HashMap<(FileId, Name), FileId>,
     /// Where symbolic links, fifos and the like are: several places if they have several names, or are seen in the midst of
     /// a rename.
     others: HashMap<FileId, Vec<(FileId, Name)>>,
@@ -117,6 +120,7 @@ impl Tree {
             roots: Vec::new(),
             dirs: HashMap::new(),
             volatile: HashSet::new(),
+            followed: HashMap::new(),
             others: HashMap::new(),
             orphans: Vec::new(),
             unread: Vec::new(),

@@ -176,12 +176,18 @@ impl Tree {
                 Kind::Symlink => match sys::read_link(dir, name) {
                     Err(error) if error.raw_os_error().map(LookError::of_readlink) == Some(LookError::Gone) => continue,
                     Err(error) => Err(error),
-                    Ok(target) => match self.leads(id, dir, &target) {
-                        Ok(Leads::Stays(shown)) => other(dir, name, found, Some((target, shown))),
-                        Ok(Leads::File(fd, found)) => Ok(New::File { found, via: Some(Arc::new(fd)) }),
-                        Ok(Leads::Dir(fd, found)) => self.find_dir(found, true, || sys::reopen(&fd)),
-                        Err(error) => Err(error),
-                    },
+                    Ok(target) => {
+                        let leads = self.leads(id, dir, &target);
+                        if matches!(leads, Ok(Leads::File(..) | Leads::Dir(..))) {
+                            self.followed.insert((id, Arc::from(name)), found.id);
+                        }
+                        match leads {
+                            Ok(Leads::Stays(shown)) => other(dir, name, found, Some((target, shown))),
+                            Ok(Leads::File(fd, found)) => Ok(New::File { found, via: Some(Arc::new(fd)) }),
+                            Ok(Leads::Dir(fd, found)) => self.find_dir(found, true, || sys::reopen(&fd)),
+                            Err(error) => Err(error),
+                        }
+                    }
                 },
                 Kind::Fifo | Kind::Socket | Kind::Device => other(dir, name, found, None),
             };

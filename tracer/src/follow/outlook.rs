@@ -18,6 +18,7 @@ use crate::ptracer::site;
 use crate::shared::memory::Memory;
 use crate::shared::roles::Part;
 use crate::target::cgroups;
+use crate::target::kernel_writers;
 use crate::target::listener::has_listener;
 use crate::target::maps::mapped_for_writing;
 use crate::target::process::Process;
@@ -76,6 +77,11 @@ pub fn mapped(process: &Process) -> Result<Vec<FileId>, String> {
 /// The files that processes which would not be followed can write to.
 pub fn written_elsewhere(process: &Process) -> Vec<FileId> {
     outsiders::written_elsewhere(process)
+}
+
+/// The files that the kernel writes to for somebody, and how.
+pub fn written_by_kernel(process: &Process) -> Vec<(FileId, &'static str)> {
+    kernel_writers::written_by_kernel(process)
 }
 
 fn untraced(process: &Process) -> Result<(), Error> {

@@ -160,7 +160,7 @@ impl Tracer {
     }
 
     /// What may have been written in the one way that no call shows (see `flight/unseen.rs`), since the last look. After the hold,
-    /// also what others may have written since they were last looked at (see `outsiders.rs`).
+    /// also what others may have written since they were last looked at (see `outsiders.rs`, `kernel_writers.rs`).
     pub fn unseen(&self, look: Look) -> Vec<Effect> {
         if self.shared.unseen.is_some() && self.shared.process.first_thread_ended() {
             self.sink.blind("its first thread has ended, so that its descriptors cannot be looked at".into());
@@ -172,8 +172,7 @@ impl Tracer {
         };
         let mut effects = self.shared.unseen.as_ref().map(look_at).unwrap_or_default();
         if look == Look::Unexplained {
-            let others = outsiders::written_elsewhere(process).into_iter();
-            effects.extend(others.map(|file| Effect::Untraceable { file, cause: outsiders::OPEN_ELSEWHERE }));
+            effects.extend(blind_spots::others(process));
         }
         effects
     }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod inherited;
+pub mod loops;
 pub mod memory;
 pub mod notify;
 pub mod pidfd;

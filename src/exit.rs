@@ -162,7 +162,7 @@ impl Cause {
             Error::FirstThreadEnded(_)
             | Error::ForeignListener(_)
             | Error::ThreadDiverges(_)
-            | Error::OwnFilter(_)
+            | Error::OwnFilter { .. }
             | Error::UnreadFilter { .. }
             | Error::ForeignArchitecture(_) => Self::CannotFollow,
             Error::KernelTooOld { .. } => Self::KernelTooOld,
@@ -172,8 +172,9 @@ impl Cause {
             Error::Keeper { .. } => Self::Keeper,
             Error::Ptracer { .. } => Self::AttachFailed,
             Error::KeptForAnother { .. } => Self::CannotFollow,
-            Error::CannotOutlive(_) => Self::CannotOutlive,
+            Error::CannotOutlive { .. } => Self::CannotOutlive,
             Error::NothingToRescue(_) => Self::NothingToRescue,
+            Error::GivenUp(_) => Self::Cancelled,
             Error::Revoked(_) => Self::Revoked,
             Error::WaitedTooLong { .. } => Self::WaitedTooLong,
             Error::SeveralProcesses { .. } => Self::SeveralProcesses,

@@ -144,6 +144,24 @@ fn a_daemon_that_outlives_a_target_which_ends_in_a_backup_is_answered() {
     }
 }
 
+/// A ring is looked for in all that are followed: so a daemon, which is nobody's child, is one of them.
+#[test]
+fn a_daemon_that_made_an_io_uring_between_backups_fails_the_next_one_of_its_starter() {
+    let _alone = alone();
+    let mut guest = daemon_guest();
+    back_up(&mut guest, 1, "first");
+    let daemon = Daemon::told(&guest, "uring");
+    daemon.assert_goes_on();
+    assert_ne!(status(daemon.pid, "PPid"), Some(guest.pid().to_string()), "it is the guest's child");
+    let outcome = backup::take(guest.pid(), &guest.beside("second"), &["--source", path(&guest.dir)]);
+    let said = outcome.failure("blind");
+    assert!(said.contains("io_uring"), "{said}");
+    daemon.end();
+    wait_until("the daemon's end", || matches!(common::process::state(daemon.pid), None | Some('Z')));
+    // The daemon's ring stands still now.
+    assert_right(&backup::take(guest.pid(), &guest.beside("third"), &["--source", path(&guest.dir)]), 2);
+}
+
 #[test]
 fn a_target_that_closes_its_copy_of_the_listener_is_still_answered_and_backed_up() {
     let _alone = alone();

@@ -25,7 +25,7 @@ use crate::receive::listener::Receivers;
 use crate::receive::sink::Sink;
 use crate::shared::control::{Control, Role};
 use crate::shared::roles::Held;
-use crate::target::process::Process;
+use crate::target::process::{GivenUp, Process};
 
 /// How long a call of the target's own is waited for, where none can be made for the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -59,7 +59,16 @@ impl Tracer {
     /// See [`Error`]; on an error the target is as it was but for some dead code and memory, or it is answered by its
     /// keeper.
     pub fn attach(pid: i32, options: &Options, sink: Arc<dyn Sink>) -> Result<Self, Error> {
+        Self::attach_unless(pid, options, sink, Box::new(|| false))
+    }
+
+    /// The same, given up as soon as `given_up` says so, which is asked again and again where it waits.
+    ///
+    /// # Errors
+    /// [`Error::GivenUp`], or as [`Self::attach`].
+    pub fn attach_unless(pid: i32, options: &Options, sink: Arc<dyn Sink>, given_up: GivenUp) -> Result<Self, Error> {
         let process = Process::open(pid)?;
+        process.ask_whether_given_up(given_up);
         preflight::check(&process)?;
         let lock = lock(&process)?;
         failpoint::hit("attach.locked");
@@ -279,7 +288,7 @@ impl Tracer {
         let mut ptracer = self.ptracer();
         match attach::probe(&self.shared.process, &mut ptracer, || self.shared.probed.load(Ordering::SeqCst)) {
             // No thread can make the call just now, or no room is left for code: then any call of its own will do.
-            Err(Error::NoThread(..) | Error::OwnFilter(_)) => {
+            Err(Error::NoThread(..) | Error::OwnFilter { .. }) => {
                 let limit = std::time::Instant::now() + PROBE_LIMIT;
                 while self.received() == received && std::time::Instant::now() < limit {
                     std::thread::sleep(Duration::from_millis(10));

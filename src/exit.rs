@@ -51,7 +51,7 @@ causes! {
     NotFrozen = 16,
     /// The process is paused: a cgroup of its own, or one above, is frozen.
     Frozen = 17,
-    /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup.
+    /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup; nor started by it.
     CannotOutlive = 18,
     /// The destination holds something already.
     DestNotEmpty = 20,

@@ -146,6 +146,13 @@ fn whoever_is_killed_as_a_whole_at_a_birth_leaves_nobody_and_a_target_that_runs_
         wait_until("the end of all that was born", || holders(target.pid()).is_empty());
         wait_until("the end of its parent", || target.helpers().is_empty());
         next_is_right(&mut target, step);
+        let (open, _) = left(target.pid());
+        let of_a_birth = |link: &&String| link.contains("hotbackup-keeper") || link.contains("socket:[");
+        assert_eq!(
+            open.iter().find(of_a_birth),
+            None,
+            "{step}: the birth has left something, also after the next attach"
+        );
     }
 }
 
@@ -165,7 +172,7 @@ fn whoever_is_killed_as_a_whole_with_the_filter_on_its_way_leaves_keepers_that_a
 #[test]
 fn a_birth_that_comes_to_nothing_leaves_nothing_and_is_refused() {
     let _alone = alone();
-    for step in ["birth.gifts-taken", "keeper.started", "keeper.twinned"] {
+    for step in ["birth.gifts-taken", "keeper.started"] {
         let mut target = Boxed::in_namespaces();
         let home = Group::around(&unique("home"), target.pid());
         begin(&mut target);

@@ -37,6 +37,7 @@
 use std::fs::File;
 use std::io::Error as IoError;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
@@ -44,15 +45,16 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::page::{ATTEMPTS, BIRTH, CLOSED_BEFORE, Made, PAGE_BYTES, Page};
+use super::messages::{self, MESSAGE, listener_place, message, send};
+use super::page::{ATTEMPTS, CLOSED_BEFORE, Made, PAGE_BYTES, Page};
 use super::{NotInstalled, Place, RUN_LIMIT, wait_for};
 use crate::error::{Error, call_name};
 use crate::helper::process::{BORN, KEEPER, PARENT, end_all};
 use crate::helper::program::{self, Program};
 use crate::ptracer::client::Ptracer;
 use crate::ptracer::payload::{Call, PENDING, Value};
-use crate::sys::passing::{self, CONTROL_LENGTH};
-use crate::sys::{pidfd, procfs};
+use crate::shared::memory::Memory;
+use crate::sys::{passing, pidfd, procfs};
 use crate::target::process::{Process, to_c};
 
 /// How long the new keepers may take until they say that they are ready, on a busy machine.
@@ -61,22 +63,16 @@ const READY_LIMIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 // Where things stand, from the page's beginning.
-const TRIAL: u64 = BIRTH;
+const TRIAL: u64 = messages::END;
 const PAIR: u64 = TRIAL + MESSAGE;
 const PROGRAM: u64 = PAIR + 16;
 const WORDS: u64 = PROGRAM + 32;
-const MESSAGES: u64 = WORDS + 8 * 12;
-const NAME: u64 = MESSAGES + MESSAGE * ATTEMPTS as u64;
+const NAME: u64 = WORDS + 8 * 12;
 const ARGUMENTS: u64 = NAME + 24;
 const STRINGS: u64 = ARGUMENTS + 8 * 8;
 const STACK: u64 = 512;
 const STRINGS_END: u64 = PAGE_BYTES - STACK;
 const _: () = assert!(STRINGS + 512 < STRINGS_END && program::NAME.len() < 24, "all has its place");
-
-/// A message: `struct msghdr`, one `struct iovec`, its byte, and a `struct cmsghdr` with one descriptor.
-const MESSAGE: u64 = 56 + 16 + 8 + 24;
-/// Where the descriptor stands in it.
-const DESCRIPTOR: u64 = 56 + 16 + 8 + 16;
 
 /// The words of the results.
 #[derive(Clone, Copy)]
@@ -98,28 +94,6 @@ enum Word {
 
 fn at(page: Page, word: Word) -> u64 {
     page.0 + WORDS + 8 * word as u64
-}
-
-/// Where the listener's number is put for the message that hands it on: a word of the kind of [`CLOSED_BEFORE`].
-pub(super) fn listener_word(page: Page, attempt: usize) -> u64 {
-    page.0 + MESSAGES + MESSAGE * attempt as u64 + DESCRIPTOR
-}
-
-/// The call that hands the listener on, unless there is none.
-pub(super) fn hand_on(page: Page, attempt: usize, socket: RawFd) -> Call {
-    send(Value::Number(socket as u64), page.0 + MESSAGES + MESSAGE * attempt as u64).unless_failed()
-}
-
-fn send(socket: Value, message: u64) -> Call {
-    Call::of(libc::SYS_sendmsg, socket, [message, (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u64])
-}
-
-/// A message as it stands at `place`.
-fn message(place: u64, byte: u8, descriptor: u64) -> Vec<u8> {
-    let (vector, bytes, control) = (place + 56, place + 72, place + 80);
-    let words = [0, 0, vector, 1, control, CONTROL_LENGTH as u64, 0, bytes, 1, u64::from(byte)];
-    let kind = (libc::SCM_RIGHTS as u64) << 32 | libc::SOL_SOCKET as u64;
-    words.into_iter().chain([CONTROL_LENGTH as u64, kind, descriptor]).flat_map(u64::to_ne_bytes).collect()
 }
 
 /// What is given to those who are born, by its numbers in the target.
@@ -188,10 +162,16 @@ impl Place<'_> {
     /// # Errors
     /// [`Error::CannotOutlive`], with what is missing: then nothing of what was made in the target, also before this, is left
     /// there.
-    pub fn bear(&mut self, ptracer: &mut Ptracer, program: Program, given: &Given) -> Result<Socket, Error> {
+    pub fn bear(
+        &mut self,
+        ptracer: &mut Ptracer,
+        program: Program,
+        given: &Given,
+        session: &Memory,
+    ) -> Result<Socket, Error> {
         let pid = self.process.pid();
         let mut made = vec![given.memory, given.wake];
-        let why = match self.try_to_bear(ptracer, program, given, &mut made) {
+        let why = match self.try_to_bear(ptracer, program, given, session, &mut made) {
             Ok(socket) => {
                 self.socket = Some(socket.number);
                 return Ok(socket);
@@ -218,7 +198,7 @@ impl Place<'_> {
 
     fn write_messages(&self) -> Result<(), Error> {
         for attempt in 0..ATTEMPTS {
-            let place = listener_word(self.page, attempt) - DESCRIPTOR;
+            let place = listener_place(self.page, attempt);
             self.write(&message(place, passing::LISTENER, CLOSED_BEFORE), place)?;
         }
         Ok(())
@@ -229,22 +209,29 @@ impl Place<'_> {
         ptracer: &mut Ptracer,
         program: Program,
         given: &Given,
+        session: &Memory,
         made: &mut Vec<RawFd>,
     ) -> Result<Socket, NotBorn> {
         self.write_all(given)?;
         let ends = self.make_gifts(ptracer, made)?;
+        let socket = self.take_socket(ends.near)?;
+        // Whoever comes after us, if we are killed, finds it by this.
+        session.socket_id.store(socket.id, Ordering::SeqCst);
+        session.target_socket.store(socket.number, Ordering::SeqCst);
         failpoint::hit("birth.gifts-made");
         let file = self.write_program(program, ends.program)?;
-        let socket = self.take_socket(ends.near)?;
         let proc = procfs::root().map_err(|errno| NotBorn::Cannot(format!("/proc cannot be handed on: {errno}")))?;
         passing::send(socket.near.as_fd(), &[passing::PROC], Some(proc))
             .map_err(|errno| NotBorn::Cannot(format!("a descriptor cannot be handed on to it: {errno}")))?;
         // Nobody may have it open for writing when it is executed.
         drop(file);
         failpoint::hit("birth.program-written");
+        let began = Instant::now();
         self.start(ptracer, given, &ends)?;
+        let born = began.elapsed();
         failpoint::hit("birth.born");
         self.wait_until_ready(&socket)?;
+        tracing::debug!(?born, ready = ?began.elapsed(), "the process has started its keepers itself");
         failpoint::hit("birth.ready");
         Ok(socket)
     }
@@ -412,6 +399,21 @@ impl Place<'_> {
         }
     }
 
+    /// Closes what others have left there.
+    ///
+    /// # Errors
+    /// When no thread could be used.
+    pub fn close_left(&mut self, ptracer: &mut Ptracer, left: &[RawFd]) -> Result<(), Error> {
+        let pending = self.page.listener(ATTEMPTS - 1).at_end();
+        let mut calls: Vec<Call> = left.iter().map(|&number| Call::new(libc::SYS_close, [number as u64])).collect();
+        if let Some(last) = calls.pop() {
+            calls.push(last.into(pending));
+            self.run_once(ptracer, "close", calls, pending).map_err(|not| not.error)?;
+            self.write(&PENDING.to_ne_bytes(), pending)?;
+        }
+        Ok(())
+    }
+
     /// The last line of an attach that came to nothing: closes what was made, as far as it is still there, and unmaps the page.
     fn clear(&mut self, ptracer: &mut Ptracer, made: &[RawFd]) {
         let is_ours = |number: &&RawFd| {
@@ -455,6 +457,24 @@ pub(crate) fn socket_at(process: &Process, number: RawFd) -> Option<Socket> {
     let near = pidfd::get_fd(process.pidfd(), number).ok().filter(|near| passing::is_packet_socket(near.as_fd()))?;
     let id = nix::sys::stat::fstat(&near).ok()?.st_ino;
     Some(Socket { near, number, id })
+}
+
+/// What births have left in the target whose supervisor was killed: the program, and the ends of the socket.
+pub(crate) fn leftovers(process: &Process, session: &Memory) -> Vec<RawFd> {
+    let (near, id) = (session.target_socket.load(Ordering::SeqCst), session.socket_id.load(Ordering::SeqCst));
+    let (program, near_link) = (format!("/memfd:{} (deleted)", program::NAME), format!("socket:[{id}]"));
+    // The other end was made with it, and moved next to it.
+    let far_link = format!("socket:[{}]", id.wrapping_add(1));
+    let is_far = |number: RawFd| (number - near).abs() <= 2 && socket_at(process, number).is_some();
+    let is_left = |number: RawFd, link: &std::ffi::OsStr| {
+        link == &*program || near > 0 && (number == near && link == &*near_link || link == &*far_link && is_far(number))
+    };
+    process
+        .descriptors()
+        .into_iter()
+        .filter(|(number, link)| is_left(*number, link))
+        .map(|(number, _)| number)
+        .collect()
 }
 
 /// Whether this kernel knows `MFD_EXEC`.

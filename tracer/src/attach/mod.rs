@@ -13,6 +13,7 @@
 //! attempt has said so.
 
 pub(crate) mod birth;
+mod messages;
 mod page;
 pub mod preflight;
 mod rights;
@@ -156,11 +157,11 @@ impl<'a> Place<'a> {
             let seccomp = Call::new(libc::SYS_seccomp, [mode, preflight::FILTER_FLAGS, page.header()]);
             let listener = match socket {
                 None => page.listener(attempt),
-                Some(_) => page.listener(attempt).with_closed_at(birth::listener_word(page, attempt)),
+                Some(_) => page.listener(attempt).with_closed_at(messages::listener_word(page, attempt)),
             };
             calls.push(listener.made_by(seccomp));
             // By the thread itself: nobody may be there any more who could do it.
-            calls.extend(socket.map(|socket| birth::hand_on(page, attempt, socket)));
+            calls.extend(socket.map(|socket| messages::hand_on(page, attempt, socket)));
             calls.extend(listener.moved(high));
             (calls, listener)
         };

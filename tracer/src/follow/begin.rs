@@ -143,6 +143,7 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
         }
     };
     failpoint::hit("attach.memory-made");
+    place.close_left(&mut ptracer, &birth::leftovers(process, &memory))?;
     memory.target_socket.store(0, Ordering::SeqCst);
     let mut socket = None;
     if !may_join {
@@ -154,10 +155,7 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
             return Err(gone());
         }
         let given = birth::Given { memory: number, wake };
-        let born = place.bear(&mut ptracer, options.keeper_program, &given)?;
-        memory.socket_id.store(born.id, Ordering::SeqCst);
-        memory.target_socket.store(born.number, Ordering::SeqCst);
-        socket = Some(born);
+        socket = Some(place.bear(&mut ptracer, options.keeper_program, &given, &memory)?);
     }
     ptracer.end();
     if may_join {

@@ -11,6 +11,7 @@ use nix::fcntl::Flock;
 use super::begin::{self, Attached};
 use super::lock::lock;
 use super::mapped::{self, Sharers};
+use super::newcomers::Newcomers;
 use super::options::Options;
 use super::warden::{Wake, Warden};
 use super::{blind_spots, outsiders};
@@ -43,6 +44,7 @@ pub struct Tracer {
     sink: Arc<dyn Sink>,
     /// Whether blind spots were looked for after the first grace.
     looked_again: AtomicBool,
+    newcomers: Newcomers,
     wants_all_writes: bool,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
@@ -104,6 +106,7 @@ impl Tracer {
                 shared.inflight.begin_unseen(tid);
             }
         }
+        let newcomers = Newcomers::new(&shared.process, &children);
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program, wake.clone()).map_err(threads)?;
         let receivers = Mutex::new(Some(receivers));
@@ -118,6 +121,7 @@ impl Tracer {
             sharers,
             sink,
             looked_again,
+            newcomers,
             wants_all_writes,
             stopped,
             _lock: lock,
@@ -187,10 +191,14 @@ impl Tracer {
         effects
     }
 
-    /// Something was taken for not there that could not be looked at.
+    /// Something was taken for not there that could not be looked at, or somebody was not known.
     fn tell_missed_look(&self) {
         if let Some(errno) = self.shared.process.take_missed_look() {
             self.sink.blind(format!("processes, threads or descriptors could not be listed: {errno}"));
+        }
+        let threads = std::mem::take(&mut *self.shared.newcomers.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(cause) = self.newcomers.look(&self.shared.process, threads) {
+            self.sink.blind(cause);
         }
     }
 

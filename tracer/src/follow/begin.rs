@@ -49,6 +49,9 @@ pub(crate) fn attach(process: &Process, options: &Options) -> Result<Attached, E
     let mut tries = 1..=TRIES;
     loop {
         let last = tries.next() == Some(TRIES);
+        if process.is_given_up() {
+            return Err(Error::GivenUp(pid));
+        }
         match attach_once(process, options) {
             Ok(Some(attached)) => return Ok(attached),
             Ok(None) if !last => {}

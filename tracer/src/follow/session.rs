@@ -75,6 +75,7 @@ impl Tracer {
         let lock = lock(&process)?;
         failpoint::hit("attach.locked");
         let attached = begin::attach(&process, options)?;
+        process.set_attached();
         attached.memory.set_lease(options.lease);
         Self::start(process, attached, lock, sink, options)
     }

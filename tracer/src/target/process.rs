@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use hotbackup_event::look::{Lack, LookError};
 use nix::errno::Errno;
@@ -69,6 +69,7 @@ pub struct Process {
     missed: AtomicI32,
     /// Asked where an attach waits.
     given_up: OnceLock<GivenUp>,
+    attached: AtomicBool,
 }
 
 /// Whether whoever wanted something of the process wants it no more.
@@ -91,7 +92,15 @@ impl Process {
         })?;
         let proc = procfs::open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
         let proc = proc.map_err(Error::os(pid, "opening /proc for"))?;
-        let mut process = Self { pid, start: 0, pidfd, proc, missed: AtomicI32::new(0), given_up: OnceLock::new() };
+        let mut process = Self {
+            pid,
+            start: 0,
+            pidfd,
+            proc,
+            missed: AtomicI32::new(0),
+            given_up: OnceLock::new(),
+            attached: AtomicBool::new(false),
+        };
         process.start = process.start_time().ok_or(Error::NoSuchProcess(pid))?;
         Ok(process)
     }
@@ -103,7 +112,12 @@ impl Process {
 
     /// Whether an attach is to end.
     pub fn is_given_up(&self) -> bool {
-        self.given_up.get().is_some_and(|ask| ask())
+        !self.attached.load(Ordering::Relaxed) && self.given_up.get().is_some_and(|ask| ask())
+    }
+
+    /// The attach is over, and nothing waits for it any more.
+    pub fn set_attached(&self) {
+        self.attached.store(true, Ordering::Relaxed);
     }
 
     /// Its number.

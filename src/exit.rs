@@ -51,7 +51,7 @@ causes! {
     NotFrozen = 16,
     /// The process is paused: a cgroup of its own, or one above, is frozen.
     Frozen = 17,
-    /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup.
+    /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup; nor started by it.
     CannotOutlive = 18,
     /// The destination holds something already.
     DestNotEmpty = 20,
@@ -174,7 +174,7 @@ impl Cause {
             Error::FirstThreadEnded(_)
             | Error::ForeignListener(_)
             | Error::ThreadDiverges(_)
-            | Error::OwnFilter(_)
+            | Error::OwnFilter { .. }
             | Error::UnreadFilter { .. }
             | Error::ForeignArchitecture(_) => Self::CannotFollow,
             Error::KernelTooOld { .. } => Self::KernelTooOld,
@@ -184,8 +184,9 @@ impl Cause {
             Error::Keeper { .. } => Self::Keeper,
             Error::Ptracer { .. } => Self::AttachFailed,
             Error::KeptForAnother { .. } => Self::CannotFollow,
-            Error::CannotOutlive(_) => Self::CannotOutlive,
+            Error::CannotOutlive { .. } => Self::CannotOutlive,
             Error::NothingToRescue(_) => Self::NothingToRescue,
+            Error::GivenUp(_) => Self::Cancelled,
             Error::Revoked(_) => Self::Revoked,
             Error::WaitedTooLong { .. } => Self::WaitedTooLong,
             Error::SeveralProcesses { .. } => Self::SeveralProcesses,

@@ -12,8 +12,10 @@ mod common {
     pub mod process;
 }
 use common::backup::{self, HOTBACKUP, Outcome, alone, verify};
-use common::guest::{Guest, Linked, check_rings};
-use common::process::{assert_keepers_end, kill_all, kill_one, pair, path, signal_all};
+use common::guest::{Guest, Linked, check_rings, compile};
+use common::process::{
+    assert_keepers_end, kill_all, kill_one, pair, path, processes, signal_all, state, status, wait_until,
+};
 
 fn rings() -> Guest {
     Guest::start("rings", Linked::Dynamically, &["4", "32", "100"])
@@ -109,6 +111,73 @@ fn a_backup_of_a_target_whose_keepers_were_all_killed_rescues_it() {
     back_up(&mut guest, "next");
     pair(guest.pid());
 }
+
+/// Processor time of a process, in ticks of 10 ms.
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+/// They began with the /proc that their target's mount namespace had then.
+#[test]
+fn keepers_go_on_and_replace_one_another_where_proc_is_unmounted() {
+    let _alone = alone();
+    let scratch = backup::scratch();
+    let dir = scratch.path().join("data");
+    std::fs::create_dir(&dir).expect("a directory");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]);
+    command.arg(compile("rings", Linked::Statically)).arg(&dir).args(["4", "32", "100"]);
+    let mut guest = Guest::spawn(scratch, dir.clone(), command);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", guest.pid())).expect("it lives");
+    let target: i32 = children.trim().parse().expect("one child");
+    let inside = |words: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &target.to_string(), "--pid", "--mount", "--"]).args(words);
+        command
+    };
+    let source = ["--source", path(&dir)];
+    let dest = guest.beside("first");
+    backup::start_command(inside(&[HOTBACKUP]), 1, &dest, &source).finish().report();
+    let found = || -> Vec<i32> {
+        let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let is_one =
+            |pid: &i32| namespace(*pid) == namespace(target) && status(*pid, "Name").as_deref() == Some(KEEPER);
+        processes().into_iter().filter(|pid| is_one(pid) && !matches!(state(*pid), None | Some('Z' | 'X'))).collect()
+    };
+    wait_until("two keepers", || found().len() == 2);
+    // Below it lies the one of the namespace that this was made from.
+    let mut unmount = inside(&["sh", "-c", "while umount --lazy /proc 2>&-; do :; done; test ! -e /proc/self"]);
+    assert!(unmount.status().expect("it starts").success(), "/proc cannot be unmounted");
+    for round in 0..6 {
+        let killed = found()[round % 2];
+        kill_one(killed);
+        guest.assert_goes_on();
+        wait_until("another keeper", || found().len() == 2);
+    }
+    let (pair, before) = (found(), found().into_iter().map(ticks).sum::<u64>());
+    for _ in 0..20 {
+        guest.assert_goes_on();
+    }
+    assert_eq!(found(), pair, "a keeper was replaced");
+    let began = std::time::Instant::now();
+    // Stopped, it gives them nothing to do.
+    signal_all(&[target], Signal::SIGSTOP);
+    let idle = pair.iter().map(|&pid| ticks(pid)).sum::<u64>();
+    wait_until("a second", || began.elapsed().as_millis() >= 1000);
+    let spent = pair.iter().map(|&pid| ticks(pid)).sum::<u64>() - idle;
+    signal_all(&[target], Signal::SIGCONT);
+    assert!(spent < 20, "they spin: {spent} ticks in a second with nothing to do, {before} before");
+    let dest = guest.beside("host");
+    let outcome = backup::take(target, &dest, &source);
+    outcome.report();
+    check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
+    guest.assert_goes_on();
+}
+
+/// What `ps` shows.
+const KEEPER: &str = "hotbackup-keep";
 
 #[test]
 fn keepers_end_when_their_target_does() {

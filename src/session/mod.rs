@@ -141,8 +141,14 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
 
     monitor.phase(Phase::Attach);
     let join = join::Join::new(backup.capture(), options.lease);
-    let tracer = match Tracer::attach(options.pid, &tracer_options, join.clone()) {
+    let cancelled = control.clone();
+    let given_up = Box::new(move || cancelled.is_cancelled());
+    let tracer = match Tracer::attach_unless(options.pid, &tracer_options, join.clone(), given_up) {
         Ok(tracer) => tracer,
+        Err(hotbackup_tracer::Error::GivenUp(_)) => {
+            drop(backup);
+            return Err(hotbackup_copier::Error::Cancelled.into());
+        }
         Err(error) => {
             drop(backup); // takes the staging directory with it
             return Err(error.into());

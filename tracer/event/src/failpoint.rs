@@ -87,6 +87,10 @@ pub const NAMES: &[&str] = &[
 /// Those that no backup comes to: steps of the verbs on backups that are there.
 pub const OTHERS: &[&str] = &["discard.renamed"];
 
+/// Those of keepers that are born from the target, where ours cannot be put into its cgroups.
+pub const NAMES_OF_BIRTH: &[&str] =
+    &["birth.gifts-made", "birth.program-written", "birth.born", "birth.ready", "birth.gifts-taken"];
+
 /// The step `name` is reached.
 #[inline]
 pub fn hit(name: &'static str) {
@@ -186,7 +190,8 @@ mod armed {
                 _ => return None,
             };
             let left = AtomicU32::new(fields.next().map_or(Some(1), |count| count.parse().ok())?);
-            let known = super::NAMES.iter().chain(super::OTHERS).any(|known| *known == name) && fields.next().is_none();
+            let mut all = super::NAMES.iter().chain(super::OTHERS).chain(super::NAMES_OF_BIRTH);
+            let known = all.any(|known| *known == name) && fields.next().is_none();
             known.then_some(Armed { name, signal, left, once })
         };
         let mut chosen = Chosen::default();

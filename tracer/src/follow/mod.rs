@@ -2,12 +2,13 @@
 //!
 //! - [`session`]: all of it. `begin`: how a target comes into our hands; [`options`] and `lock` for that.
 //! - `warden`: the supervisor's eye on its keepers. [`rescue`]: a target that nobody answers.
-//! - `blind_spots`, [`outsiders`], `mapped`: what no call shows. [`outlook`]: all that can be known without touching it.
+//! - `blind_spots`, [`outsiders`], `mapped`, `newcomers`: what no call shows. [`outlook`]: all that can be known without touching it.
 
 mod begin;
 mod blind_spots;
 mod lock;
 mod mapped;
+mod newcomers;
 pub mod options;
 pub mod outlook;
 pub mod outsiders;

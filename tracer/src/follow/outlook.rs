@@ -17,6 +17,7 @@ use crate::keeper::find;
 use crate::ptracer::site;
 use crate::shared::memory::Memory;
 use crate::shared::roles::Part;
+use crate::sys::procfs;
 use crate::target::cgroups;
 use crate::target::kernel_writers;
 use crate::target::listener::has_listener;
@@ -139,12 +140,28 @@ fn keepers(process: &Process) -> Result<String, String> {
         Some(memory) if memory.lives(Part::Keeper) || memory.lives(Part::Twin) => {
             Ok(format!("process {} and its twin", memory.keeper.load(Ordering::SeqCst)))
         }
-        _ if !place::may_join(process) => Err(Error::CannotOutlive(process.pid()).to_string()),
+        _ if !place::may_join(process) => born_keepers(process),
         _ if has_listener(process) => {
             Ok("gone: the next backup, or `hotbackup rescue`, starts others and answers what waits".into())
         }
         _ => Ok("none yet: the first backup starts them".into()),
     }
+}
+
+/// Keepers that cannot be put into the target's cgroups must be born from it.
+fn born_keepers(process: &Process) -> Result<String, String> {
+    let refused = |why: &str| Err(Error::CannotOutlive { pid: process.pid(), why: why.into() }.to_string());
+    if has_listener(process) {
+        return refused("it has hotbackup's filter already, and its keepers were killed");
+    }
+    // Of the namespace of processes that this process is in; 2 refuses all.
+    let is_forbidden = procfs::read("sys/vm/memfd_noexec").is_ok_and(|text| text.trim() == "2");
+    if is_forbidden {
+        return refused("this machine executes nothing from memory: set the sysctl vm.memfd_noexec to 1 or 0");
+    }
+    Ok("none yet: the first backup has the process itself start them, as they cannot be put into its cgroups from here; whether \
+        it may is found out then"
+        .into())
 }
 
 fn thread(process: &Process) -> Result<(), String> {

@@ -19,8 +19,8 @@ use crate::helper::process::{self as helper, KEEPER};
 use crate::shared::control::{Control, Role};
 use crate::shared::memory::{CLOSED, MEMORY_NAME, Memory, NotOurs};
 use crate::shared::roles::{self, Held, Part};
-use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
+use crate::sys::{pidfd, procfs};
 use crate::target::cgroups;
 use crate::target::listener::{listener_at, listener_of, target_listener};
 use crate::target::process::Process;
@@ -69,6 +69,17 @@ pub fn made_at(target: &Process, number: RawFd) -> Result<OwnedFd, Error> {
     let fd = target.open_file(&format!("fd/{number}"), OFlag::O_RDWR).map_err(&failed)?;
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
     if link.as_os_str() == &*format!("/memfd:{MEMORY_NAME} (deleted)") { Ok(fd) } else { Err(failed(Errno::EBADF)) }
+}
+
+/// Under which number the target has this memory.
+pub fn number_in(target: &Process, memory: &Memory) -> Option<RawFd> {
+    let wanted = nix::sys::stat::fstat(memory.fd()).ok()?.st_ino;
+    let name = format!("/memfd:{MEMORY_NAME} (deleted)");
+    let is_it = |number: &RawFd| {
+        let fd = target.open_file(&format!("fd/{number}"), OFlag::O_RDONLY);
+        fd.is_ok_and(|fd| nix::sys::stat::fstat(&fd).is_ok_and(|stat| stat.st_ino == wanted))
+    };
+    target.descriptors().into_iter().filter(|(_, link)| *link == *name).map(|(number, _)| number).find(is_it)
 }
 
 /// All memories of sessions among the target's descriptors, each by an open file of our own.
@@ -336,7 +347,7 @@ fn is_wake(fd: &OwnedFd, memory: &Memory) -> bool {
 
 /// The kernel's own number of an eventfd, plus one (5.2).
 pub fn eventfd_id(fd: &OwnedFd) -> Option<u64> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let info = procfs::read(&format!("self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     let id: u64 = info.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?.trim().parse().ok()?;
     Some(id + 1)
 }

@@ -120,11 +120,14 @@ impl Ptracer {
                 }
             }
             let Some(running) = &mut self.running else { continue };
-            match running.ask(request, limit, || cgroups::check_thawed(process).is_ok()) {
+            match running.ask(request, limit, || !process.is_given_up() && cgroups::check_thawed(process).is_ok()) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => problem = error.to_string(),
             }
             self.end();
+            if process.is_given_up() {
+                return Err(Error::GivenUp(pid));
+            }
             cgroups::check_thawed(process)?;
             if !process.is_alive() {
                 return Err(Error::TargetExited(pid));

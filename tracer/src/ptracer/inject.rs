@@ -153,9 +153,13 @@ impl Line<'_> {
             let _ = stopped.detach();
             return Err(Attempt::Next("it sleeps in a call that a signal is meant to end"));
         }
-        if !may_call(self.process, &stopped, self.calls) {
+        if trace::is_dispatched(stopped.tid()) {
             let _ = stopped.detach();
-            return Err(Attempt::Fatal(Failure::OwnFilter));
+            return Err(Attempt::Next(DISPATCHED));
+        }
+        if let Some(forbidden) = forbidden_call(self.process, &stopped, self.calls) {
+            let _ = stopped.detach();
+            return Err(Attempt::Fatal(Failure::OwnFilter(forbidden)));
         }
         // In a table of its own, nobody would find the listener.
         if self.result.is_some() && !self.process.shares_descriptors(stopped.tid().as_raw()) {
@@ -259,21 +263,26 @@ pub(super) fn carries_our_filter(process: &Process, hold: &Hold<'_>) -> bool {
     })
 }
 
-/// Whether the thread's own seccomp filters, if it has any, let it make these calls: one that kills or traps would harm
-/// it. A container runtime's usual filters do let it.
-fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
+/// Its calls would not be made, but bring it SIGSYS (syscall-user-dispatch.rst).
+const DISPATCHED: &str = "it has its calls handed to itself, as Wine does (PR_SET_SYSCALL_USER_DISPATCH), so that it can make \
+                          none for hotbackup";
+
+/// The first of these calls that the thread's own seccomp filters, if it has any, do not let it make: one that kills or
+/// traps would harm it. A container runtime's usual filters do let it.
+fn forbidden_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> Option<i64> {
     const NONE: &str = "0"; // SECCOMP_MODE_DISABLED
     const ACTION: u32 = 0xffff_0000;
     const HARMLESS: [u32; 3] = [0x7fff_0000, 0x7ffc_0000, 0x0005_0000]; // allow, log, errno
     const X86_64: u32 = 0xc000_003e;
     if process.status_field(stopped.tid().as_raw(), "Seccomp").as_deref() == Some(NONE) {
-        return true;
+        return None;
     }
-    let Some(filters) = stopped.filters() else { return false };
-    filters.iter().all(|filter| {
+    let all: Vec<&Call> = calls.iter().flat_map(Call::all).collect();
+    let Some(filters) = stopped.filters() else { return all.first().map(|call| call.nr) };
+    filters.iter().find_map(|filter| {
         let program: Vec<sock_filter> =
             filter.iter().map(|step| sock_filter { code: step.code, jt: step.jt, jf: step.jf, k: step.k }).collect();
-        calls.iter().all(|call| {
+        let may = |call: &Call| {
             let mut args = [0; 6];
             for (arg, value) in args.iter_mut().zip(&call.args) {
                 *arg = value.known_before();
@@ -282,7 +291,8 @@ fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
             // The probe is meant to be shown, to us.
             let ours = call.nr == libc::SYS_ftruncate && answer == Some(USER_NOTIF);
             ours || answer.is_some_and(|answer| HARMLESS.contains(&answer))
-        })
+        };
+        all.iter().find(|call| !may(call)).map(|call| call.nr)
     })
 }
 

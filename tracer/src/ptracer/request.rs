@@ -59,7 +59,8 @@ pub(crate) enum Failure {
     AlreadyTraced(i32),
     NotPermitted,
     ForeignArchitecture,
-    OwnFilter,
+    /// The target's own filter forbids this call, or may.
+    OwnFilter(i64),
     /// The keeper has ended: there must be no filter.
     NoKeeper,
     Ptrace(i32),
@@ -75,7 +76,7 @@ impl Failure {
             Self::AlreadyTraced(tracer) => Error::AlreadyTraced { pid, tracer },
             Self::NotPermitted => Error::not_permitted(pid, "tracing"),
             Self::ForeignArchitecture => Error::ForeignArchitecture(pid),
-            Self::OwnFilter => Error::OwnFilter(pid),
+            Self::OwnFilter(call) => Error::OwnFilter { pid, call },
             Self::NoKeeper => Error::Keeper { pid, problem: "ended during the attach".into() },
             Self::Ptrace(errno) => Error::os(pid, "tracing")(Errno::from_raw(errno)),
             Self::Memory(errno) => Error::os(pid, "writing to the memory of")(Errno::from_raw(errno)),

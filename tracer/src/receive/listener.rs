@@ -7,9 +7,10 @@
 //! Two threads: the receiver decodes calls by descriptor itself, in a few microseconds; calls by path go to the
 //! second, one after the other (`paths.rs`). Neither ever waits for the destination.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ const BEAT_IN_HOLD: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the second thread is waited for at the end. What it holds after that, the keeper answers.
 const FAREWELL: Duration = Duration::from_millis(50);
+/// How many threads are remembered, of those that have called.
+const MOST_SEEN: usize = 1 << 16;
 const X86_64: u32 = 0xc000_003e;
 const X32_BIT: i32 = 0x4000_0000;
 
@@ -79,6 +82,7 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
     }
     let mut descriptors = Descriptors::default();
     let (mut looked, mut given_up) = (Instant::now(), false);
+    let mut seen = HashSet::new();
     while !shared.stop.load(Ordering::SeqCst) {
         shared.memory.beat.fetch_add(1, Ordering::SeqCst);
         // First: after a standstill of ours, what waited too long is not our concern any more.
@@ -109,6 +113,13 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
             if let Some((ticket, stopped)) = shared.receive()
                 && !given_up
             {
+                if seen.insert(ticket.tid) {
+                    shared.newcomers.lock().unwrap_or_else(PoisonError::into_inner).push(ticket.tid);
+                    // To be seen twice is no harm.
+                    if seen.len() > MOST_SEEN {
+                        seen.clear();
+                    }
+                }
                 dispatch(shared, &rows, &mut descriptors, paths, sink, ticket, stopped);
             }
         } else if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) || !shared.process.is_alive() {

@@ -15,6 +15,7 @@ use super::control::{Control, Role};
 use super::roles::{self, Held, Part};
 use crate::sys::memory::Region;
 use crate::sys::notify::{Notification, Slot};
+use crate::sys::procfs;
 
 /// Slots for received, not yet answered calls: one a thread at most, so this bounds the threads held at once.
 /// When all are taken the rest waits in the kernel, unreceived, which is safe but open to `EINTR`.
@@ -64,7 +65,7 @@ impl std::fmt::Display for NotOurs {
 
 /// The namespace in which this process counts processes; 0 when it cannot be told.
 fn namespace() -> u64 {
-    nix::sys::stat::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+    procfs::stat("self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
 
 /// How long a supervisor may make no progress until the keeper takes over, unless said otherwise.
@@ -132,13 +133,17 @@ pub struct Layout {
     pub wake_id: AtomicU64,
     /// Process id of the keeper's twin, in its own namespace.
     pub twin: AtomicI32,
-    spare: AtomicU32,
+    /// The number there of the socket by which the target hands the listener to keepers that were born from it; 0: there is
+    /// none.
+    pub target_socket: AtomicI32,
+    /// The socket's inode: at its number may stand another by now.
+    pub socket_id: AtomicU64,
     reserved: [AtomicU64; RESERVED],
     slots: [Slot; SLOTS],
 }
 
 /// Words are added in the place of reserved ones, which are zero.
-const RESERVED: usize = 493;
+const RESERVED: usize = 492;
 /// Where the slots begin.
 const SLOTS_AT: usize = 4096;
 const _: () = assert!(std::mem::offset_of!(Layout, slots) == SLOTS_AT, "the slots stand where they always do");
@@ -293,6 +298,8 @@ mod tests {
             offset_of!(Layout, answered),
             offset_of!(Layout, wake_id),
             offset_of!(Layout, twin),
+            offset_of!(Layout, target_socket),
+            offset_of!(Layout, socket_id),
             offset_of!(Layout, slots),
         ];
         let page = include_str!("../../../docs/protocol.md");

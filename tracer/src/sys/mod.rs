@@ -8,8 +8,10 @@ pub mod inherited;
 pub mod loops;
 pub mod memory;
 pub mod notify;
+pub mod passing;
 pub mod pidfd;
 pub mod process;
+pub mod procfs;
 pub mod stat;
 pub mod trace;
 

@@ -37,6 +37,16 @@ pub fn kill(process: BorrowedFd<'_>) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, none, 0) }).map(drop)
 }
 
+/// Whether a signal may be sent to it.
+///
+/// # Errors
+/// The kernel's; `EPERM` also when a seccomp filter on this process forbids it.
+pub fn may_signal(process: BorrowedFd<'_>) -> Result<(), Errno> {
+    let none: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: as in `kill`; 0 is no signal.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), 0, none, 0) }).map(drop)
+}
+
 /// Whether the process ends within the time.
 pub fn ends_within(process: BorrowedFd<'_>, limit: Duration) -> bool {
     let mut fds = [PollFd::new(process, PollFlags::POLLIN)];

@@ -1,7 +1,8 @@
 //! The seccomp listener among a process's descriptors: found through /proc, fetched by pidfd_getfd(2).
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::fcntl::readlinkat;
 
 use super::process::Process;
 use crate::sys::{notify, pidfd};
@@ -27,6 +28,6 @@ pub fn listener_of(process: BorrowedFd<'_>, number: RawFd) -> Option<OwnedFd> {
 
 /// A copy of the target's descriptor `number`, if it is a listener.
 pub fn listener_at(target: &Process, number: RawFd) -> Option<OwnedFd> {
-    let link = fs::read_link(format!("/proc/{}/fd/{number}", target.pid())).ok()?;
+    let link = readlinkat(target.proc(), format!("{}/fd/{number}", target.pid()).as_str()).ok()?;
     (link.as_os_str() == LISTENER).then(|| listener_of(target.pidfd(), number)).flatten()
 }

@@ -113,6 +113,8 @@ causes! {
     CheckFailed = 53,
     /// rescue: nothing waits there.
     NothingToRescue = 54,
+    /// The filter that the process has is another release's, and does not show all calls: see --accept-unseen.
+    UnseenCalls = 58,
     /// demo: it could not be run.
     DemoFailed = 60,
     /// demo: the backup is not a state that existed.
@@ -174,6 +176,7 @@ impl Cause {
             Error::KeptForAnother { .. } => Self::CannotFollow,
             Error::CannotOutlive(_) => Self::CannotOutlive,
             Error::NothingToRescue(_) => Self::NothingToRescue,
+            Error::UnseenCalls { .. } => Self::UnseenCalls,
             Error::Revoked(_) => Self::Revoked,
             Error::WaitedTooLong { .. } => Self::WaitedTooLong,
             Error::SeveralProcesses { .. } => Self::SeveralProcesses,

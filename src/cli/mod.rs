@@ -84,6 +84,10 @@ struct Backup {
     /// first backup since the process was started
     #[arg(long)]
     show_all_writes: bool,
+    /// Go on where the process's filter, from an earlier release of hotbackup, does not show all calls that can change files: for a
+    /// process that makes none of those. The backup names them
+    #[arg(long)]
+    accept_unseen: bool,
     #[command(flatten)]
     output: Output,
     /// Where the backup goes: a new directory, or an empty one
@@ -141,6 +145,9 @@ struct Check {
     /// As for the first backup, which this counts for with --probe
     #[arg(long, requires = "probe")]
     show_all_writes: bool,
+    /// As for the backup: calls that an earlier release's filter does not show are no reason to refuse
+    #[arg(long)]
+    accept_unseen: bool,
     #[command(flatten)]
     output: Output,
 }

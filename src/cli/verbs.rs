@@ -48,6 +48,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         hold: flags.hold,
         lease: flags.lease,
         show_all_writes: flags.show_all_writes,
+        accept_unseen: flags.accept_unseen,
     };
     let result = beside_signals(|| session::backup(&options, &drawing, &control))?;
     drawing.finish();
@@ -65,6 +66,10 @@ pub(super) fn verify(flags: &Verify) -> Result<(), Failure> {
         let mut text = String::new();
         for problem in &report.problems {
             text += &format!("{}: {}\n", problem.path.display(), problem.what);
+        }
+        if !report.unseen_calls.is_empty() {
+            text +=
+                &format!("not seen while it was taken, and able to change files: {}\n", report.unseen_calls.join(", "));
         }
         if report.problems.is_empty() {
             text += &format!(
@@ -92,6 +97,7 @@ pub(super) fn check(flags: &Check) -> Result<(), Failure> {
         mapped: flags.mapped,
         probe: flags.probe,
         show_all_writes: flags.show_all_writes,
+        accept_unseen: flags.accept_unseen,
     };
     let report = session::check(&options).map_err(|error| Failure::new(Cause::of(&error), error))?;
     show(flags.output, &report, || {

@@ -1,6 +1,7 @@
 //! One target, from attach to hand-over.
 //!
 //! - [`session`]: all of it. `begin`: how a target comes into our hands; [`options`] and `lock` for that.
+//! - `unseen_calls`: what an earlier release's filter does not show.
 //! - `warden`: the supervisor's eye on its keepers. [`rescue`]: a target that nobody answers.
 //! - `blind_spots`, [`outsiders`], `mapped`: what no call shows. [`outlook`]: all that can be known without touching it.
 
@@ -13,4 +14,5 @@ pub mod outlook;
 pub mod outsiders;
 pub mod rescue;
 pub mod session;
+mod unseen_calls;
 mod warden;

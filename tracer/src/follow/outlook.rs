@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::FileId;
 
-use super::{blind_spots, outsiders};
+use super::{blind_spots, outsiders, unseen_calls};
 use crate::attach::preflight;
 use crate::error::Error;
 use crate::helper::place;
@@ -55,6 +55,18 @@ pub fn look(process: &Process) -> Vec<Finding> {
     }
     add("calls alone change its files", no_rings(process));
     all
+}
+
+/// Whether the filter of a target that has one shows all calls. `accepted`: as in [`Options::accept_unseen`](super::options::Options).
+pub fn all_calls_are_seen(process: &Process, accepted: bool) -> Result<String, String> {
+    let memory = find::session_memory(process).ok().flatten().filter(|_| has_listener(process));
+    match memory.and_then(|memory| unseen_calls::outlook(process, &memory)) {
+        None => Ok("as far as can be told from outside".into()),
+        Some(Error::UnseenCalls { what, .. }) if accepted => {
+            Ok(format!("not all, which is accepted: the filter {what}"))
+        }
+        Some(error) => Err(error.to_string()),
+    }
 }
 
 /// The files that the target, or a child that carries its filter, has mapped for writing; those cannot be followed.

@@ -110,6 +110,14 @@ impl Group {
         }
     }
 
+    /// Where a process is written to, to be put into it.
+    #[allow(dead_code)] // for the fault harness
+    pub fn procs(&self) -> Vec<PathBuf> {
+        // Version 1's cpuset takes nobody without settings of its own.
+        let places = self.places.iter().filter(|(controllers, _)| controllers != "cpuset");
+        places.map(|(_, place)| place.join("cgroup.procs")).collect()
+    }
+
     fn with(&self, controller: &str) -> &Path {
         let version1 = self.places.iter().find(|(names, _)| names.split(',').any(|name| name == controller));
         let found = version1.or_else(|| self.places.iter().find(|(names, _)| names.is_empty()));

@@ -13,7 +13,7 @@ mod common {
 }
 use common::backup::{self, HOTBACKUP, Outcome, alone, verify};
 use common::guest::{Guest, Linked, check_rings};
-use common::process::{assert_keepers_end, kill_all, kill_one, pair, path, signal_all};
+use common::process::{assert_keepers_end, kill_all, kill_one, pair, path, signal_all, state, wait_until};
 
 fn rings() -> Guest {
     Guest::start("rings", Linked::Dynamically, &["4", "32", "100"])
@@ -118,4 +118,27 @@ fn keepers_end_when_their_target_does() {
     pair(guest.pid());
     guest.kill();
     assert_keepers_end(guest.pid());
+}
+
+/// One of them may have had a call in its hand, which nobody answers as long as somebody is waited for.
+#[test]
+fn keepers_that_are_killed_as_they_are_taken_over_are_replaced_at_once() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    let dest = guest.beside("next");
+    let source = path(&guest.dir).to_owned();
+    let next = backup::start_failing(guest.pid(), &dest, &["--source", &source], "takeover.claimed:stop");
+    wait_until("the stop", || state(next.pid()) == Some('T'));
+    kill_all(guest.pid());
+    guest.wait_for_standstill();
+    next.signal(Signal::SIGCONT);
+    // Other keepers would not be started before it had waited for three seconds.
+    let began = std::time::Instant::now();
+    pair(guest.pid());
+    assert!(began.elapsed().as_millis() < 2500, "after {:?}", began.elapsed());
+    let outcome = next.finish();
+    outcome.report();
+    check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
+    guest.assert_goes_on();
 }

@@ -9,7 +9,7 @@ use super::size::human;
 use super::time::rfc3339;
 use super::{Backup, Check, Demo, Failure, Output, Rescue, Verify};
 use crate::exit::Cause;
-use crate::session::{self, Control, Report};
+use crate::session::{self, Control, Report, RescueReport};
 
 /// Ctrl-C, SIGTERM and SIGHUP cancel; another one does nothing more.
 fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
@@ -124,7 +124,11 @@ pub(super) fn rescue(flags: &Rescue) -> Result<(), Failure> {
             ", as long as hotbackup's own cgroup: it could not be put into the process's, so take a backup on the host, or rescue \
              it there"
         };
-        format!("{} waiting calls answered; keeper {} goes on answering{but}\n", report.answered, report.keeper_pid)
+        let RescueReport { answered, keeper_pid, was_kept, .. } = report;
+        if was_kept {
+            return format!("nothing waits: keeper {keeper_pid} answers, {answered} calls so far{but}\n");
+        }
+        format!("{answered} waiting calls answered; keeper {keeper_pid} goes on answering{but}\n")
     })
 }
 

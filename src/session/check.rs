@@ -32,7 +32,7 @@ pub struct CheckItem {
 /// What `rescue` did.
 #[derive(Debug, Clone, Serialize)]
 pub struct RescueReport {
-    /// Calls that were answered so far.
+    /// Calls that were waiting, and that go on now; where a keeper was there, those that keepers have answered so far.
     pub answered: u64,
     /// The keeper that answers now.
     pub keeper_pid: i32,

@@ -23,8 +23,7 @@ pub enum Release {
 }
 
 /// Whose keepers, and whose supervisor.
-pub const BOTH_WAYS: [(Release, Release); 2] =
-    [(Release::Earlier, Release::Today), (Release::Today, Release::Earlier)];
+pub const BOTH_WAYS: [(Release, Release); 2] = [(Release::Earlier, Release::Today), (Release::Today, Release::Earlier)];
 
 impl Release {
     /// Its command.

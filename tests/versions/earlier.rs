@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 /// The commit that is the earlier release.
 const COMMIT: &str = "d4de339a84f65f46415b129203dd3a2741a6974d";
 /// What of it is built. `tests/faults.rs` is named by its Cargo.toml.
-const PATHS: [&str; 8] = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "tracer", "copier", "benches", "tests/faults.rs"];
+const PATHS: [&str; 8] =
+    ["Cargo.toml", "Cargo.lock", "build.rs", "src", "tracer", "copier", "benches", "tests/faults.rs"];
 /// What of that no build needs.
 const LEFT_OUT: [&str; 3] = ["tracer/fuzz", "copier/tests", "copier/proptest-regressions"];
 /// The same files, for a clone that has not got the commit (a shallow one).

@@ -60,7 +60,10 @@ fn a_filter_that_lacks_calls_is_refused_and_the_calls_are_named() {
     assert!(said.contains("fchmod, mknodat:") && said.contains("--accept-unseen"), "{said}");
     bench.assert_unharmed("refused");
     let (_, _, attach) = check(&bench, &["--probe", "--mapped", "1MiB"]);
-    assert!(attach["ok"] == false && attach["detail"].as_str().is_some_and(|words| words.contains("fchmod")), "{attach}");
+    assert!(
+        attach["ok"] == false && attach["detail"].as_str().is_some_and(|words| words.contains("fchmod")),
+        "{attach}"
+    );
     bench.assert_unharmed("probed");
 }
 

@@ -68,7 +68,9 @@ fn a_keeper_that_is_killed_is_replaced_by_its_twin_beside_the_others_supervisor(
             let (acting, twin) = keepers(bench.pid()).pair.expect("just seen");
             for victim in [twin, acting] {
                 kill_one(victim);
-                wait_until("the next", || keepers(bench.pid()).pair.is_some_and(|pair| pair.0 != victim && pair.1 != victim));
+                wait_until("the next", || {
+                    keepers(bench.pid()).pair.is_some_and(|pair| pair.0 != victim && pair.1 != victim)
+                });
             }
             bench.assert_unharmed(&format!("keepers of {of_keepers:?} were killed beside {supervisor:?}"));
         }

@@ -2,6 +2,7 @@
 //!
 //! - [`session`]: all of it. `begin`: how a target comes into our hands; [`options`] and `lock` for that.
 //! - `unseen_calls`: what an earlier release's filter does not show.
+//! - `waiting`: calls with nobody to answer them.
 //! - `warden`: the supervisor's eye on its keepers. [`rescue`]: a target that nobody answers.
 //! - `blind_spots`, [`outsiders`], `mapped`: what no call shows. [`outlook`]: all that can be known without touching it.
 
@@ -15,4 +16,5 @@ pub mod outsiders;
 pub mod rescue;
 pub mod session;
 mod unseen_calls;
+mod waiting;
 mod warden;

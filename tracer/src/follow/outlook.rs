@@ -60,8 +60,10 @@ pub fn look(process: &Process) -> Vec<Finding> {
 /// Whether the filter of a target that has one shows all calls. `accepted`: as in [`Options::accept_unseen`](super::options::Options).
 pub fn all_calls_are_seen(process: &Process, accepted: bool) -> Result<String, String> {
     let memory = find::session_memory(process).ok().flatten().filter(|_| has_listener(process));
+    let is_unknown = memory.as_ref().is_some_and(unseen_calls::is_unknown);
     match memory.and_then(|memory| unseen_calls::outlook(process, &memory)) {
-        None => Ok("as far as can be told from outside".into()),
+        None if is_unknown => Ok("its filter is of a release that this one does not know: --probe reads it".into()),
+        None => Ok("those that can change files".into()),
         Some(Error::UnseenCalls { what, .. }) if accepted => {
             Ok(format!("not all, which is accepted: the filter {what}"))
         }

@@ -53,6 +53,11 @@ pub(super) fn outlook(process: &Process, memory: &Memory) -> Option<Error> {
     Some(Error::UnseenCalls { pid: process.pid(), what })
 }
 
+/// Whether the memory does not tell.
+pub(super) fn is_unknown(memory: &Memory) -> bool {
+    by_memory(memory).is_none()
+}
+
 fn by_memory(memory: &Memory) -> Option<Vec<String>> {
     coverage::unseen_by(memory.filter.load(Ordering::SeqCst), has_net(memory))
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use hotbackup_event::look::{Lack, LookError};
 use nix::errno::Errno;
@@ -66,6 +66,8 @@ pub struct Process {
     proc: OwnedFd,
     /// The errno of a look that failed, and says nothing about what is there.
     missed: AtomicI32,
+    /// It was seen to hold a listener.
+    held_listener: AtomicBool,
 }
 
 impl Process {
@@ -85,7 +87,8 @@ impl Process {
         })?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc = nix::fcntl::open("/proc", flags, Mode::empty()).map_err(Error::os(pid, "opening /proc for"))?;
-        let mut process = Self { pid, start: 0, pidfd, proc, missed: AtomicI32::new(0) };
+        let mut process =
+            Self { pid, start: 0, pidfd, proc, missed: AtomicI32::new(0), held_listener: AtomicBool::new(false) };
         process.start = process.start_time().ok_or(Error::NoSuchProcess(pid))?;
         Ok(process)
     }
@@ -104,6 +107,13 @@ impl Process {
     pub fn name(&self) -> Target {
         let inner = || self.status_field(self.pid, "NSpid")?.split_whitespace().next_back()?.parse().ok();
         Target { start: self.start, inner: inner().unwrap_or(self.pid) }
+    }
+
+    /// Whether `look` says, or has said before, that it holds a listener: what was attached to once stays so.
+    pub(super) fn has_held_listener(&self, look: impl FnOnce() -> bool) -> bool {
+        let held = self.held_listener.load(Ordering::Relaxed) || look();
+        self.held_listener.store(held, Ordering::Relaxed);
+        held
     }
 
     /// Its pidfd.

@@ -22,21 +22,40 @@ const NOT_PASSED_ON: [&str; 5] =
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let home = home().join(&COMMIT[..12]);
-        fs::create_dir_all(&home).expect("the target directory takes a directory");
-        let lock = File::create(home.join("lock")).expect("the target directory takes a file");
-        lock.lock().expect("the lock file can be locked");
-        let (sources, program, done) = (home.join("sources"), home.join("build/debug/hotbackup"), home.join("done"));
-        if !done.exists() {
-            if !from_git(&sources) {
-                from_archive(&sources);
+        built(COMMIT, |sources| {
+            if !from_git(COMMIT, &PATHS, sources) {
+                from_archive(sources);
             }
-            build(&sources, &home.join("build"));
-            fs::write(done, COMMIT).expect("the target directory takes a file");
-        }
-        assert!(program.is_file(), "{program:?} is gone: remove {home:?}");
-        program
+            true
+        })
+        .expect("the archive is there")
     })
+}
+
+/// The last release before the session's memory lay in the target, from git; nothing where git has not got it.
+pub fn of_before() -> Option<&'static Path> {
+    const BEFORE: &str = "3b9045c85ce7819df91ed7df5be38925003b12d4";
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let unpacked = |sources: &Path| from_git(BEFORE, &[], sources);
+    PROGRAM.get_or_init(|| built(BEFORE, unpacked)).as_deref()
+}
+
+/// The command of a commit, whose sources are unpacked by `unpack` unless it says that it cannot.
+fn built(commit: &str, unpack: impl FnOnce(&Path) -> bool) -> Option<PathBuf> {
+    let home = home().join(&commit[..12]);
+    fs::create_dir_all(&home).expect("the target directory takes a directory");
+    let lock = File::create(home.join("lock")).expect("the target directory takes a file");
+    lock.lock().expect("the lock file can be locked");
+    let (sources, program, done) = (home.join("sources"), home.join("build/debug/hotbackup"), home.join("done"));
+    if !done.exists() {
+        if !unpack(&sources) {
+            return None;
+        }
+        build(&sources, &home.join("build"));
+        fs::write(done, commit).expect("the target directory takes a file");
+    }
+    assert!(program.is_file(), "{program:?} is gone: remove {home:?}");
+    Some(program)
 }
 
 fn home() -> PathBuf {
@@ -53,11 +72,11 @@ fn empty(dir: &Path) {
     fs::create_dir_all(dir).expect("the target directory takes a directory");
 }
 
-/// Unpacks the sources from git; `false` when it has not got them.
-fn from_git(dir: &Path) -> bool {
+/// Unpacks sources from git, all or these; `false` when it has not got them.
+fn from_git(commit: &str, paths: &[&str], dir: &Path) -> bool {
     empty(dir);
     let mut archive = Command::new("git");
-    archive.arg("-C").arg(root()).args(["archive", COMMIT]).args(PATHS);
+    archive.arg("-C").arg(root()).args(["archive", commit]).args(paths);
     let Ok(archive) = archive.stderr(Stdio::null()).output() else { return false };
     if !archive.status.success() {
         return false;
@@ -67,7 +86,7 @@ fn from_git(dir: &Path) -> bool {
     unpack(&file, dir);
     fs::remove_file(file).expect("our own file");
     for name in LEFT_OUT {
-        fs::remove_dir_all(dir.join(name)).expect("the commit has it");
+        let _ = fs::remove_dir_all(dir.join(name));
     }
     true
 }
@@ -104,7 +123,7 @@ fn build(sources: &Path, target: &Path) {
 #[test]
 fn the_archive_holds_what_git_has() {
     let (git, archive) = (home().join("of-git"), home().join("of-archive"));
-    if !from_git(&git) {
+    if !from_git(COMMIT, &PATHS, &git) {
         println!("git has not got {COMMIT}: the archive is all there is");
         return;
     }

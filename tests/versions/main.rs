@@ -24,6 +24,7 @@ mod faults {
     pub mod target;
 }
 
+mod before;
 mod bench;
 mod earlier;
 

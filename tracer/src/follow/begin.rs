@@ -8,7 +8,7 @@ use hotbackup_event::failpoint;
 use nix::errno::Errno;
 
 use super::options::Options;
-use super::{lock, rescue, unseen_calls};
+use super::{ancestors, lock, rescue, unseen_calls};
 use crate::attach::{NotInstalled, Place, preflight};
 use crate::calls::coverage::{self, IN_DOUBT};
 use crate::calls::filter;
@@ -70,8 +70,13 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
             return Err(Error::CannotOutlive(process.pid()));
         }
         // Its keepers were killed: what waits is answered first.
-        rescue::revive(process, options)?;
+        if !ancestors::replace(process, options)? {
+            rescue::revive(process, options)?;
+        }
         keeper = find::find(process)?;
+    }
+    if let Some(keeper) = &keeper {
+        ancestors::settle(process, &keeper.memory)?;
     }
     let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program, Some(memory));
     Ok(Some(match keeper {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::FileId;
 
-use super::{blind_spots, outsiders, unseen_calls};
+use super::{ancestors, blind_spots, outsiders, unseen_calls};
 use crate::attach::preflight;
 use crate::error::Error;
 use crate::helper::place;
@@ -146,6 +146,9 @@ fn keepers(process: &Process) -> Result<String, String> {
     match memory {
         Some(memory) if memory.lives(Part::Keeper) || memory.lives(Part::Twin) => {
             Ok(format!("process {} and its twin", memory.keeper.load(Ordering::SeqCst)))
+        }
+        _ if !ancestors::find_all(process).is_empty() => {
+            Ok("an earlier release's: the next backup puts its own in their place".into())
         }
         _ if !place::may_join(process) => Err(Error::CannotOutlive(process.pid()).to_string()),
         _ if has_listener(process) => {

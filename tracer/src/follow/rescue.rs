@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::lock;
 use super::options::Options;
 use super::waiting::Waiting;
+use super::{ancestors, lock};
 use crate::error::Error;
 use crate::helper::place;
 use crate::keeper::{find, spawn};
@@ -57,7 +57,9 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     if find::find(&process)?.is_none() {
         // Nobody answers: whoever waits now waits until there is a keeper.
         let waiting = Waiting::look(&process);
-        revive(&process, options)?;
+        if !ancestors::replace(&process, options)? {
+            revive(&process, options)?;
+        }
         let keeper = find::find(&process)?.ok_or(Error::Keeper { pid, problem: "ended at once".into() })?;
         let answered = waiting.gone_on(&process, ANSWER_LIMIT);
         return Ok(Rescued { answered, ..found(&keeper, false) });

@@ -26,6 +26,11 @@ impl Waiting {
         Self(waiting.collect())
     }
 
+    /// How many they are.
+    pub fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     /// How many of them have gone on, or have ended; waits for that as long as it may take.
     pub fn gone_on(&self, process: &Process, limit: Duration) -> u64 {
         let limit = Instant::now() + limit;

@@ -135,22 +135,34 @@ pub(crate) fn is_any(pid: i32, kind: Kind) -> bool {
 /// target's own user are trusted, who may do with it as they like.
 pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
     let ours = [target.pid().to_string(), target.start().to_string()];
-    if arguments(pid, kind).is_none_or(|arguments| arguments != ours) {
-        return false;
-    }
+    arguments(pid, kind).is_some_and(|arguments| arguments == ours) && is_trusted(pid, target)
+}
+
+/// The same of a keeper of the releases before the session's memory lay in the target: `PROGRAM keeper PID START`.
+pub(crate) fn is_keeper_of_before(pid: i32, target: &Process) -> bool {
+    let Some(words) = words(pid, KEEPER) else { return false };
+    let ours = ["keeper".into(), target.pid().to_string(), target.start().to_string()];
+    words.get(1..4).is_some_and(|words| words == ours) && is_trusted(pid, target)
+}
+
+fn is_trusted(pid: i32, target: &Process) -> bool {
     let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
     let of_target = || target.status_field(target.pid(), "Uid")?.split_whitespace().next()?.parse().ok();
     owner.is_ok_and(|owner| owner == 0 || owner == unistd::geteuid().as_raw() || of_target() == Some(owner))
 }
 
-/// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
-fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
+/// Name and arguments of process `pid`, if it calls itself one of `kind`.
+fn words(pid: i32, kind: Kind) -> Option<Vec<String>> {
     let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     if read("comm").trim_ascii_end() != kind.0.to_bytes() {
         return None;
     }
-    let words = String::from_utf8(read("cmdline")).ok()?;
-    let mut words = words.split('\0').map(str::to_owned);
+    Some(String::from_utf8(read("cmdline")).ok()?.split('\0').map(str::to_owned).collect())
+}
+
+/// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
+fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
+    let mut words = words(pid, kind)?.into_iter();
     let [name, target, start] = [words.next()?, words.next()?, words.next()?];
     kind.is_called(&name).then_some([target, start])
 }

@@ -25,6 +25,8 @@ use crate::target::cgroups;
 use crate::target::listener::{listener_at, listener_of, target_listener};
 use crate::target::process::Process;
 
+/// What is wrong with one whose memory is laid out in a way that no release up to this one has: layouts only grow.
+const ANOTHER_LAYOUT: &str = "is of a release with another layout (docs/protocol.md): use that release's hotbackup";
 /// How long a keeper may take to look at a new supervisor.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 /// How long a keeper may take to give a sign of life.
@@ -50,7 +52,7 @@ pub fn session_memory(target: &Process) -> Result<Option<Memory>, Error> {
                     found = Some(memory);
                 }
             }
-            Err(NotOurs::AnotherVersion) => return Err(wrong("is of another version: restart the target")),
+            Err(NotOurs::AnotherVersion) => return Err(wrong(ANOTHER_LAYOUT)),
             // A parent's, or of no use.
             Ok(_) | Err(_) => {}
         }
@@ -112,7 +114,7 @@ fn memory_of_keepers(target: &Process) -> Result<Option<Memory>, Error> {
             }
             Err(_) => continue,
         };
-        let memory = Memory::open(memory).map_err(|_| wrong("is of another version: restart the target"))?;
+        let memory = Memory::open(memory).map_err(|_| wrong(ANOTHER_LAYOUT))?;
         return Ok(Some(memory));
     }
     Ok(None)

@@ -279,8 +279,8 @@ fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
                 *arg = value.known_before();
             }
             let answer = emulate(&program, call.nr as u32, X86_64, args).map(|answer| answer & ACTION);
-            // The probe is meant to be shown, to us.
-            let ours = call.nr == libc::SYS_ftruncate && answer == Some(USER_NOTIF);
+            // It is shown to us: the probe, or a line that runs where keepers of before answer.
+            let ours = begins_as_ours(&program) && answer == Some(USER_NOTIF);
             ours || answer.is_some_and(|answer| HARMLESS.contains(&answer))
         })
     })

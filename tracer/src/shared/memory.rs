@@ -67,6 +67,11 @@ fn namespace() -> u64 {
     nix::sys::stat::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
 
+/// The number of the namespace in which this process counts processes, cut to a word and never 0.
+pub fn here() -> u32 {
+    (namespace() as u32).max(1)
+}
+
 /// How long a supervisor may make no progress until the keeper takes over, unless said otherwise.
 pub const LEASE: Duration = Duration::from_secs(1);
 /// The same while a hold is on, in milliseconds.
@@ -132,7 +137,9 @@ pub struct Layout {
     pub wake_id: AtomicU64,
     /// Process id of the keeper's twin, in its own namespace.
     pub twin: AtomicI32,
-    spare: AtomicU32,
+    /// Keepers of the layouts before may be there, too, to be seen in the namespace of processes with this number ([`here`]); 0:
+    /// there are none.
+    pub before: AtomicU32,
     /// What the filter was made of: see `calls/coverage.rs`. 0: nobody has told.
     pub filter: AtomicU64,
     reserved: [AtomicU64; RESERVED],
@@ -295,6 +302,7 @@ mod tests {
             offset_of!(Layout, answered),
             offset_of!(Layout, wake_id),
             offset_of!(Layout, twin),
+            offset_of!(Layout, before),
             offset_of!(Layout, filter),
             offset_of!(Layout, slots),
         ];

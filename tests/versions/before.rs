@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::bench::{Bench, Release, assert_right};
+use crate::bench::{Bench, Release, patiently};
 use crate::common::backup::{HOTBACKUP, alone, start_command};
 use crate::common::process::{pair, path, processes, wait_until};
 use crate::faults::target::Target;
@@ -31,10 +31,14 @@ fn attached() -> Option<Bench> {
     }
     let program = super::earlier::of_before()?;
     let mut bench = Bench::new();
-    let dest = bench.target.scratch().join("of-before");
     let source = bench.target.source();
     let more: Vec<&str> = source.iter().map(String::as_str).chain(["--exclude", "mapped"]).collect();
-    assert_right(&start_command(Command::new(program), bench.pid(), &dest, &more).finish());
+    let mut tries = 0;
+    patiently(|| {
+        tries += 1;
+        let dest = bench.target.scratch().join(format!("of-before-{tries}"));
+        start_command(Command::new(program), bench.pid(), &dest, &more).finish()
+    });
     wait_until("its keepers", || keepers_of_before(bench.pid()).len() == 2);
     bench.assert_unharmed("attached");
     Some(bench)

@@ -113,8 +113,7 @@ impl Guest {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
             pid = children.trim().parse().expect("one child");
         }
-        let guest = Self { child, pid, page: Page::open(&page), dir, scratch };
-        guest
+        Self { child, pid, page: Page::open(&page), dir, scratch }
     }
 }
 

@@ -274,6 +274,28 @@ mod tests {
     use super::*;
     use std::mem::offset_of;
 
+    /// A later release's memory: longer, with words where there are none yet, and in the slots what is always there.
+    #[test]
+    fn a_memory_that_has_grown_at_its_end_is_used_by_the_words_that_are_frozen() {
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let fd = memfd_create(MEMORY_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let put = |at: i64, word: u64| nix::sys::uio::pwrite(&fd, &word.to_le_bytes(), at).unwrap();
+        for at in (144..SLOTS_AT as i64).step_by(8) {
+            put(at, u64::MAX);
+        }
+        for (at, word) in [(0, MAGIC), (8, 7 << 32 | 2), (16, 1234), (24, 77), (4096 + 3 * 128, 42)] {
+            put(at, word);
+        }
+        nix::unistd::ftruncate(&fd, Memory::LENGTH as i64 + 65536).unwrap();
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
+        let later = Memory::open(fd).unwrap();
+        assert_eq!(Control::load(&later.control), Control { role: Role::Kept, generation: 7 });
+        assert_eq!(later.target(), Target { start: 1234, inner: 77 });
+        assert_eq!(later.recorded().map(|(slot, _)| slot.id()).collect::<Vec<_>>(), [42]);
+        later.begin_anew();
+        assert!(later.reserved.iter().all(|word| word.load(Ordering::SeqCst) == u64::MAX), "none of ours");
+    }
+
     /// `docs/protocol.md` has them: another version's keepers and supervisors rely on it.
     #[test]
     fn what_is_frozen_stands_where_it_always_stood() {

@@ -119,6 +119,8 @@ causes! {
     NotSteered = 56,
     /// serve: the configuration is wrong, or something that it names cannot be used.
     ServiceFailed = 57,
+    /// The filter that the process has is another release's, and does not show all calls: see --accept-unseen.
+    UnseenCalls = 58,
     /// demo: it could not be run.
     DemoFailed = 60,
     /// demo: the backup is not a state that existed.
@@ -187,6 +189,7 @@ impl Cause {
             Error::CannotOutlive { .. } => Self::CannotOutlive,
             Error::NothingToRescue(_) => Self::NothingToRescue,
             Error::GivenUp(_) => Self::Cancelled,
+            Error::UnseenCalls { .. } => Self::UnseenCalls,
             Error::Revoked(_) => Self::Revoked,
             Error::WaitedTooLong { .. } => Self::WaitedTooLong,
             Error::SeveralProcesses { .. } => Self::SeveralProcesses,

@@ -36,6 +36,7 @@ pub(crate) fn verify(backup: &Path, mongod: &Path, monitor: &dyn Monitor) -> Res
         entries: restored.entries,
         bytes: restored.bytes,
         point_in_time_ns: restored.point_in_time_ns,
+        unseen_calls: restored.unseen_calls,
         problems: found.into_iter().map(problem).collect(),
     })
 }

@@ -188,3 +188,26 @@ fn keepers_end_when_their_target_does() {
     guest.kill();
     assert_keepers_end(guest.pid());
 }
+
+/// One of them may have had a call in its hand, which nobody answers as long as somebody is waited for.
+#[test]
+fn keepers_that_are_killed_as_they_are_taken_over_are_replaced_at_once() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    let dest = guest.beside("next");
+    let source = path(&guest.dir).to_owned();
+    let next = backup::start_failing(guest.pid(), &dest, &["--source", &source], "takeover.claimed:stop");
+    wait_until("the stop", || state(next.pid()) == Some('T'));
+    kill_all(guest.pid());
+    guest.wait_for_standstill();
+    next.signal(Signal::SIGCONT);
+    // Other keepers would not be started before it had waited for three seconds.
+    let began = std::time::Instant::now();
+    pair(guest.pid());
+    assert!(began.elapsed().as_millis() < 2500, "after {:?}", began.elapsed());
+    let outcome = next.finish();
+    outcome.report();
+    check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
+    guest.assert_goes_on();
+}

@@ -164,7 +164,12 @@ fn keepers_start_and_live_where_there_is_no_file() {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts of our own");
         mount(Some("proc"), &inside.join("proc"), Some("proc"), MsFlags::empty(), none).expect("procfs");
         nix::unistd::chroot(&inside).expect("these tests need root");
-        let options = Options { keeper_program: hotbackup::KEEPER_PROGRAM, lease: LEASE, show_all_writes: false };
+        let options = Options {
+            keeper_program: hotbackup::KEEPER_PROGRAM,
+            lease: LEASE,
+            show_all_writes: false,
+            accept_unseen: false,
+        };
         let tracer = Tracer::attach(target, &options, Arc::new(Observer)).unwrap_or_else(|error| panic!("{error}"));
         assert!(matches!(tracer.probe(), Ok(true)), "no call is seen");
     };

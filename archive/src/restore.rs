@@ -37,6 +37,9 @@ pub struct Restored {
     pub bytes: u64,
     /// The backup's point in time, in nanoseconds since the epoch.
     pub point_in_time_ns: u64,
+    /// Calls that went unseen while it was taken, as was accepted then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unseen_calls: Vec<String>,
 }
 
 impl std::str::FromStr for Owner {
@@ -127,6 +130,7 @@ pub fn restore(
         entries: found.entries,
         bytes: found.bytes,
         point_in_time_ns: found.point_in_time_ns,
+        unseen_calls: found.unseen_calls,
     })
 }
 

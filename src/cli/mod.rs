@@ -110,6 +110,10 @@ struct Backup {
     /// Where `status`, `throttle` and `cancel` are to find this backup (default: a socket in the runtime directory)
     #[arg(long, value_name = "SOCKET", hide = true)]
     control: Option<PathBuf>,
+    /// Go on where the process's filter, from an earlier release of hotbackup, does not show all calls that can change files: for a
+    /// process that makes none of those. The backup names them
+    #[arg(long)]
+    accept_unseen: bool,
     #[command(flatten)]
     output: Output,
     /// Put the backup into this directory, under the time as its name, and have `latest` there lead to it
@@ -174,6 +178,9 @@ struct Check {
     /// As for the first backup, which this counts for with --probe
     #[arg(long, requires = "probe")]
     show_all_writes: bool,
+    /// As for the backup: calls that an earlier release's filter does not show are no reason to refuse
+    #[arg(long)]
+    accept_unseen: bool,
     #[command(flatten)]
     output: Output,
 }

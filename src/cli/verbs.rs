@@ -10,7 +10,7 @@ use super::time::rfc3339;
 use super::{Backup, Check, Demo, Failure, Output, Rescue, Verify};
 use crate::exit::Cause;
 use crate::serve::Steerable;
-use crate::session::{self, Control, Monitor, Report};
+use crate::session::{self, Control, Monitor, Report, RescueReport};
 
 /// Ctrl-C, SIGTERM and SIGHUP cancel; another one does nothing more.
 pub(super) fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
@@ -57,6 +57,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         hold: flags.hold,
         lease: flags.lease,
         show_all_writes: flags.show_all_writes,
+        accept_unseen: flags.accept_unseen,
     };
     let result = beside_signals(|| session::backup(&options, &watched, &control))?;
     drawing.finish();
@@ -87,6 +88,10 @@ pub(super) fn verify(flags: &Verify) -> Result<(), Failure> {
         for problem in &report.problems {
             text += &format!("{}: {}\n", problem.path.display(), problem.what);
         }
+        if !report.unseen_calls.is_empty() {
+            text +=
+                &format!("not seen while it was taken, and able to change files: {}\n", report.unseen_calls.join(", "));
+        }
         if report.problems.is_empty() {
             text += &format!(
                 "{dest} is what its manifest says: {} entries, {}, of {}\n",
@@ -114,6 +119,7 @@ pub(super) fn check(flags: &Check) -> Result<(), Failure> {
         mapped: flags.mapped,
         probe: flags.probe,
         show_all_writes: flags.show_all_writes,
+        accept_unseen: flags.accept_unseen,
     };
     let report = session::check(&options).map_err(|error| Failure::new(Cause::of(&error), error))?;
     show(flags.output, &report, || {
@@ -140,7 +146,11 @@ pub(super) fn rescue(flags: &Rescue) -> Result<(), Failure> {
             ", as long as hotbackup's own cgroup: it could not be put into the process's, so take a backup on the host, or rescue \
              it there"
         };
-        format!("{} waiting calls answered; keeper {} goes on answering{but}\n", report.answered, report.keeper_pid)
+        let RescueReport { answered, keeper_pid, was_kept, .. } = report;
+        if was_kept {
+            return format!("nothing waits: keeper {keeper_pid} answers, {answered} calls so far{but}\n");
+        }
+        format!("{answered} waiting calls answered; keeper {keeper_pid} goes on answering{but}\n")
     })
 }
 

@@ -32,7 +32,7 @@ pub struct CheckItem {
 /// What `rescue` did.
 #[derive(Debug, Clone, Serialize)]
 pub struct RescueReport {
-    /// Calls that were answered so far.
+    /// Calls that were waiting, and that go on now; where a keeper was there, those that keepers have answered so far.
     pub answered: u64,
     /// The keeper that answers now.
     pub keeper_pid: i32,
@@ -73,6 +73,8 @@ pub struct CheckOptions {
     pub probe: bool,
     /// See [`super::Options::show_all_writes`]; counts with `probe`.
     pub show_all_writes: bool,
+    /// See [`super::Options::accept_unseen`].
+    pub accept_unseen: bool,
 }
 
 /// Looks whether a process can be backed up, from the outside: nothing of it is touched, unless [`CheckOptions::probe`] asks for
@@ -90,6 +92,7 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
     for outlook::Finding { name, found } in outlook::look(&process) {
         report.add_found(name, found);
     }
+    report.add_found("all calls are seen", outlook::all_calls_are_seen(&process, options.accept_unseen));
     match sources::open(&process, &options.sources) {
         Ok(found) => {
             let one = outsiders::check_children(&process, &sources::places(&found));
@@ -108,7 +111,7 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
     }
     if options.probe && report.is_ok() {
         report.probed = true;
-        attach(options.pid, options.show_all_writes, &mut report)?;
+        attach(options, &mut report)?;
     }
     Ok(report)
 }
@@ -168,8 +171,10 @@ fn reads_all() -> bool {
     set.is_some_and(|set| set & DAC_OVERRIDE_OR_READ_SEARCH != 0)
 }
 
-fn attach(pid: i32, show_all_writes: bool, report: &mut CheckReport) -> Result<(), Error> {
-    let tracer = match Tracer::attach(pid, &tracer_options(limits::LEASE, show_all_writes), Arc::new(Observer)) {
+fn attach(options: &CheckOptions, report: &mut CheckReport) -> Result<(), Error> {
+    let mut tracer_options = tracer_options(limits::LEASE, options.show_all_writes);
+    tracer_options.accept_unseen = options.accept_unseen;
+    let tracer = match Tracer::attach(options.pid, &tracer_options, Arc::new(Observer)) {
         Ok(tracer) => tracer,
         Err(error) => {
             report.add("attach", false, error.to_string());

@@ -53,6 +53,8 @@ pub struct Options {
     pub lease: Duration,
     /// Have every write shown, also those of 8 bytes in a target with eventfds, if this is its first backup.
     pub show_all_writes: bool,
+    /// Go on where the filter that the process has from an earlier release does not show all calls, and have the backup say so.
+    pub accept_unseen: bool,
 }
 
 impl Options {
@@ -72,6 +74,7 @@ impl Options {
             hold: tuning.hold_lease,
             lease: limits::LEASE,
             show_all_writes: false,
+            accept_unseen: false,
         }
     }
 }
@@ -120,7 +123,8 @@ pub enum Error {
 pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
     let tuning = limits::tuning(options)?;
     let process = Process::open(options.pid)?;
-    let tracer_options = tracer_options(options.lease, options.show_all_writes);
+    let mut tracer_options = tracer_options(options.lease, options.show_all_writes);
+    tracer_options.accept_unseen = options.accept_unseen;
     hotbackup_tracer::preflight::check(&process)?;
     let mut mounts = MountTable::of(&process)?;
     let sources = sources::open(&process, &options.sources)?;
@@ -129,7 +133,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     outsiders::check_children(&process, &places)?;
     let cores = sources::cores_into(&process, &sources);
     control.begin_with(options.throttle);
-    let backup = Backup::prepare(Spec {
+    let mut backup = Backup::prepare(Spec {
         sources,
         dest: options.dest.clone(),
         point: options.point,
@@ -160,6 +164,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
         return Err(error.into());
     }
     drop(process);
+    backup.note_unseen_calls(tracer.unseen_calls());
     for words in tracer.warnings().into_iter().chain(cores) {
         monitor.warning(&words);
     }
@@ -197,5 +202,5 @@ fn explain(seen: hotbackup_copier::Error, lost: Option<hotbackup_tracer::Error>)
 }
 
 fn tracer_options(lease: Duration, show_all_writes: bool) -> hotbackup_tracer::Options {
-    hotbackup_tracer::Options { keeper_program: crate::KEEPER_PROGRAM, lease, show_all_writes }
+    hotbackup_tracer::Options { keeper_program: crate::KEEPER_PROGRAM, lease, show_all_writes, accept_unseen: false }
 }

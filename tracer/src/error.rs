@@ -178,6 +178,17 @@ pub enum Error {
     /// nobody to rescue
     #[error("process {0} has no hotbackup listener: nothing waits there")]
     NothingToRescue(i32),
+    /// the filter that is there is another release's, and shows less
+    #[error(
+        "the filter of process {pid} is another release's of hotbackup, and {what}: a backup would be wrong if the process made such a \
+         call meanwhile. If it makes none, give --accept-unseen, and the backup says so. (The filter stays until the process ends.)"
+    )]
+    UnseenCalls {
+        /// The target.
+        pid: i32,
+        /// Which calls, or why that cannot be told.
+        what: String,
+    },
     /// the keeper took over
     #[error("the keeper took process {0} over, because this supervisor did not answer in time: take the backup again")]
     Revoked(i32),
@@ -228,13 +239,7 @@ impl Error {
 
     /// Process `pid` has a filter that we may not read, for want of this.
     pub(crate) fn unread_filter(pid: i32, is_filtered: bool) -> Self {
-        let remedy = if is_filtered {
-            "hotbackup itself runs under a seccomp filter, and the kernel lets no such process read one; run it without \
-             (docker: --security-opt seccomp=unconfined)"
-        } else {
-            "give hotbackup CAP_SYS_ADMIN, which root has outside of containers (docker: --cap-add SYS_ADMIN)"
-        };
-        Self::UnreadFilter { pid, remedy }
+        Self::UnreadFilter { pid, remedy: remedy_for_filters(is_filtered) }
     }
 
     /// For `map_err`: a call of ours failed on process `pid`.
@@ -244,6 +249,16 @@ impl Error {
             Errno::EPERM | Errno::EACCES => Self::not_permitted(pid, operation),
             errno => Self::Os { pid, operation, errno },
         }
+    }
+}
+
+/// What would let us read a process's filters, where we run under one ourselves or not.
+pub(crate) fn remedy_for_filters(is_filtered: bool) -> &'static str {
+    if is_filtered {
+        "hotbackup itself runs under a seccomp filter, and the kernel lets no such process read one; run it without \
+         (docker: --security-opt seccomp=unconfined)"
+    } else {
+        "give hotbackup CAP_SYS_ADMIN, which root has outside of containers (docker: --cap-add SYS_ADMIN)"
     }
 }
 

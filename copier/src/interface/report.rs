@@ -35,6 +35,10 @@ pub struct Report {
     pub mapped: Mapped,
     /// The longest that a call was kept waiting for before-images, in microseconds; the hold itself is not part of it.
     pub max_wait_us: u64,
+    /// Calls of the target that were not seen, though they can change files: the filter was an earlier release's, and its
+    /// operator accepted that. `unknown`: they could not be told.
+    #[serde(default)]
+    pub unseen_calls: Vec<String>,
     /// Each phase, in order.
     pub phases: Vec<PhaseTimes>,
 }

@@ -32,6 +32,9 @@ pub(crate) struct Header {
     pub bytes: u64,
     pub files: u64,
     pub directories: u64,
+    /// See [`Report::unseen_calls`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen_calls: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -140,6 +143,7 @@ impl Header {
             bytes: report.bytes_total,
             files: report.files,
             directories: report.directories,
+            unseen_calls: report.unseen_calls.clone(),
         }
     }
 

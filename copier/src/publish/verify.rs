@@ -22,6 +22,9 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// The backup's point in time, in nanoseconds since the epoch.
     pub point_in_time_ns: u64,
+    /// As in [`crate::Report::unseen_calls`]: no difference, but to be known.
+    #[serde(default)]
+    pub unseen_calls: Vec<String>,
     /// Everything that differs. Empty: the backup is what its manifest says.
     pub problems: Vec<Problem>,
 }
@@ -50,6 +53,7 @@ pub fn verify(dest: &Path, monitor: &dyn Monitor) -> Result<VerifyReport, Error>
     let mut report = VerifyReport {
         entries: manifest.entries.len() as u64,
         point_in_time_ns: manifest.header.point_in_time_ns,
+        unseen_calls: manifest.header.unseen_calls.clone(),
         ..VerifyReport::default()
     };
     let mut told = Instant::now();

@@ -11,6 +11,8 @@
 //! `row.write:skip` is of another kind: the decoder of that row of the table of calls, or of that command of ioctl(2), does
 //! nothing. The tests prove with it that each row's own test fails without the row.
 //!
+//! `filter.write:leave-out` is again of another kind: the filter is made without that row, as an earlier release's may be.
+//!
 //! The names are the steps of attach, hand-over, hold, drain and publish, and of the keeper's life; [`NAMES`] lists
 //! them all, so that a test can meet every one.
 
@@ -112,6 +114,18 @@ pub fn is_skipped(row: &str) -> bool {
     }
 }
 
+/// Whether the filter is to be made without `row`.
+#[inline]
+pub fn is_left_out(row: &str) -> bool {
+    #[cfg(debug_assertions)]
+    return armed::get().left_out.iter().any(|left_out| left_out == row);
+    #[cfg(not(debug_assertions))]
+    {
+        let _ = row;
+        false
+    }
+}
+
 /// From here on nothing happens in this process any more: one that was forked is not the one that was meant.
 pub fn disarm() {
     #[cfg(debug_assertions)]
@@ -157,6 +171,8 @@ mod armed {
         pub armed: Vec<Armed>,
         /// Rows whose decoders do nothing.
         pub skipped: Vec<String>,
+        /// Rows that the filter is made without.
+        pub left_out: Vec<String>,
     }
 
     pub(super) fn get() -> &'static Chosen {
@@ -196,9 +212,11 @@ mod armed {
         };
         let mut chosen = Chosen::default();
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            match part.strip_prefix("row.").and_then(|row| row.strip_suffix(":skip")) {
-                Some(row) => chosen.skipped.push(row.to_owned()),
-                None => chosen.armed.push(read(part).unwrap_or_else(|| panic!("no such fail point: {part:?}"))),
+            let row = |before: &str, after: &str| Some(part.strip_prefix(before)?.strip_suffix(after)?.to_owned());
+            match (row("row.", ":skip"), row("filter.", ":leave-out")) {
+                (Some(row), _) => chosen.skipped.push(row),
+                (None, Some(row)) => chosen.left_out.push(row),
+                (None, None) => chosen.armed.push(read(part).unwrap_or_else(|| panic!("no such fail point: {part:?}"))),
             }
         }
         chosen
@@ -220,8 +238,8 @@ mod tests {
     #[cfg(debug_assertions)]
     #[test]
     fn a_step_may_name_a_file_that_is_made_when_it_strikes() {
-        let chosen = armed::parse("hold.parked:stop:3@/a/b,row.fchmod:skip,twin.acting:kill");
-        assert_eq!(chosen.skipped, ["fchmod"]);
+        let chosen = armed::parse("hold.parked:stop:3@/a/b,row.fchmod:skip,filter.link:leave-out,twin.acting:kill");
+        assert_eq!((&chosen.skipped[..], &chosen.left_out[..]), (&["fchmod".into()][..], &["link".into()][..]));
         let told: Vec<_> = chosen.armed.iter().map(|point| (&*point.name, point.once.as_deref())).collect();
         assert_eq!(told, [("hold.parked", Some(std::path::Path::new("/a/b"))), ("twin.acting", None)]);
     }

@@ -8,9 +8,10 @@ use hotbackup_event::failpoint;
 use nix::errno::Errno;
 
 use super::options::Options;
-use super::{lock, rescue};
+use super::{ancestors, lock, rescue, unseen_calls};
 use crate::attach::birth::{self, Socket};
 use crate::attach::{NotInstalled, Place, preflight};
+use crate::calls::coverage::{self, IN_DOUBT};
 use crate::calls::filter;
 use crate::error::Error;
 use crate::helper::process::{self as helper, KEEPER, PARENT};
@@ -37,6 +38,8 @@ pub(crate) struct Attached {
     /// That we are the supervisor.
     pub part: Held,
     pub ptracer: Ptracer,
+    /// Calls that the filter does not show.
+    pub unseen_calls: Vec<String>,
     /// How long the injected thread was kept from its work; `None` when the keeper was there already.
     pub stopped: Option<Duration>,
 }
@@ -73,8 +76,13 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
             return Err(Error::CannotOutlive { pid: process.pid(), why });
         }
         // Its keepers were killed: what waits is answered first.
-        rescue::revive(process, options)?;
+        if !ancestors::replace(process, options)? {
+            rescue::revive(process, options)?;
+        }
         keeper = find::find(process)?;
+    }
+    if let Some(keeper) = &keeper {
+        ancestors::settle(process, &keeper.memory)?;
     }
     let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program, Some(memory));
     Ok(Some(match keeper {
@@ -90,9 +98,10 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
         }
         Some(keeper) => {
             // Before calls begin to wait for us.
-            let ptracer = ptracer(&keeper.memory)?;
+            let mut ptracer = ptracer(&keeper.memory)?;
+            let unseen_calls = unseen_calls::find(process, &keeper.memory, &mut ptracer, options)?;
             let TakenOver { memory, listener, generation, wake, part } = keeper.take_over(process)?;
-            Attached { memory, listener, generation, wake, part, ptracer, stopped: None }
+            Attached { memory, listener, generation, wake, part, ptracer, unseen_calls, stopped: None }
         }
         None => install(process, prepare(process, options)?, options)?,
     }))
@@ -184,6 +193,9 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     let no_new_privs = preflight::needs_no_new_privs(process);
     // A supervisor before us may have left a thread on its way to a filter: then nothing is ever proven.
     let in_doubt_before = memory.armed.load(Ordering::SeqCst) == ARMED;
+    let made_of = coverage::fingerprint(&program);
+    let made_of = if in_doubt_before && memory.filter.load(Ordering::SeqCst) != made_of { IN_DOUBT } else { made_of };
+    memory.filter.store(made_of, Ordering::SeqCst);
     // Proven: there is no filter, and nothing for a keeper to wait for.
     let unarm = || {
         if in_doubt_before {
@@ -233,6 +245,10 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
         tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");
     }
+    let unseen_calls = match made_of {
+        IN_DOUBT => unseen_calls::find(process, &memory, &mut ptracer, options)?,
+        _ => Vec::new(),
+    };
     let control = Control { role: Role::Attaching, generation: Control::load(&memory.control).generation };
     if !control.change(&memory.control, control.with(Role::Supervised)) {
         return Err(Error::Revoked(pid));
@@ -242,7 +258,7 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
         find::rouse(wake);
     }
     let (generation, stopped) = (control.generation, Some(place.stopped));
-    Ok(Attached { memory, listener, generation, wake, part, ptracer, stopped })
+    Ok(Attached { memory, listener, generation, wake, part, ptracer, unseen_calls, stopped })
 }
 
 /// What seccomp's result means.

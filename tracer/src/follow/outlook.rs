@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::FileId;
 
-use super::{blind_spots, outsiders};
+use super::{ancestors, blind_spots, outsiders, unseen_calls};
 use crate::attach::preflight;
 use crate::error::Error;
 use crate::helper::place;
@@ -57,6 +57,20 @@ pub fn look(process: &Process) -> Vec<Finding> {
     }
     add("calls alone change its files", no_rings(process));
     all
+}
+
+/// Whether the filter of a target that has one shows all calls. `accepted`: as in [`Options::accept_unseen`](super::options::Options).
+pub fn all_calls_are_seen(process: &Process, accepted: bool) -> Result<String, String> {
+    let memory = find::session_memory(process).ok().flatten().filter(|_| has_listener(process));
+    let is_unknown = memory.as_ref().is_some_and(unseen_calls::is_unknown);
+    match memory.and_then(|memory| unseen_calls::outlook(process, &memory)) {
+        None if is_unknown => Ok("its filter is of a release that this one does not know: --probe reads it".into()),
+        None => Ok("those that can change files".into()),
+        Some(Error::UnseenCalls { what, .. }) if accepted => {
+            Ok(format!("not all, which is accepted: the filter {what}"))
+        }
+        Some(error) => Err(error.to_string()),
+    }
 }
 
 /// The files that the target, or a child that carries its filter, has mapped for writing; those cannot be followed.
@@ -139,6 +153,9 @@ fn keepers(process: &Process) -> Result<String, String> {
     match memory {
         Some(memory) if memory.lives(Part::Keeper) || memory.lives(Part::Twin) => {
             Ok(format!("process {} and its twin", memory.keeper.load(Ordering::SeqCst)))
+        }
+        _ if !ancestors::find_all(process).is_empty() => {
+            Ok("an earlier release's: the next backup puts its own in their place".into())
         }
         _ if !place::may_join(process) => born_keepers(process),
         _ if has_listener(process) => {

@@ -46,6 +46,7 @@ pub struct Tracer {
     looked_again: AtomicBool,
     newcomers: Newcomers,
     wants_all_writes: bool,
+    unseen_calls: Vec<String>,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
     _lock: Flock<OwnedFd>,
@@ -93,7 +94,7 @@ impl Tracer {
             operation: "starting threads for",
             errno: crate::error::errno(&error),
         };
-        let Attached { memory, listener, generation, wake, part, ptracer, stopped } = attached;
+        let Attached { memory, listener, generation, wake, part, ptracer, unseen_calls, stopped } = attached;
         memory.supervisor_listener.store(listener.as_raw_fd(), Ordering::SeqCst);
         let generation = Control { role: Role::Supervised, generation };
         let shared = Arc::new(Answering::new(process, memory, listener, generation));
@@ -124,6 +125,7 @@ impl Tracer {
             looked_again,
             newcomers,
             wants_all_writes,
+            unseen_calls,
             stopped,
             _lock: lock,
             _part: part,
@@ -256,6 +258,12 @@ impl Tracer {
         self.stopped
     }
 
+    /// The calls that can change files and go unseen, as the filter is an earlier release's; only where that was accepted.
+    /// `unknown` where they cannot be told.
+    pub fn unseen_calls(&self) -> &[String] {
+        &self.unseen_calls
+    }
+
     /// What is less safe than usual, in words for the operator.
     pub fn warnings(&self) -> Vec<String> {
         let process = &self.shared.process;
@@ -266,6 +274,10 @@ impl Tracer {
                  be followed in another way",
                 process.pid()
             ));
+        }
+        if !self.unseen_calls.is_empty() {
+            let calls = self.unseen_calls.join(", ");
+            warnings.push(format!("the filter of process {} does not show all calls: {calls}", process.pid()));
         }
         warnings
     }

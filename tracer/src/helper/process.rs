@@ -152,22 +152,34 @@ pub(crate) fn is_any(pid: i32, kind: Kind) -> bool {
 pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
     let Some([number, start]) = arguments(pid, kind) else { return false };
     let is_its_number = || number == target.pid().to_string() || number == target.name().inner.to_string();
-    if start != target.start().to_string() || !is_its_number() {
-        return false;
-    }
+    start == target.start().to_string() && is_its_number() && is_trusted(pid, target)
+}
+
+/// The same of a keeper of the releases before the session's memory lay in the target: `PROGRAM keeper PID START`.
+pub(crate) fn is_keeper_of_before(pid: i32, target: &Process) -> bool {
+    let Some(words) = words(pid, KEEPER) else { return false };
+    let ours = ["keeper".into(), target.pid().to_string(), target.start().to_string()];
+    words.get(1..4).is_some_and(|words| words == ours) && is_trusted(pid, target)
+}
+
+fn is_trusted(pid: i32, target: &Process) -> bool {
     let owner = procfs::stat(&pid.to_string()).map(|found| found.st_uid);
     let of_target = || target.status_field(target.pid(), "Uid")?.split_whitespace().next()?.parse().ok();
     owner.is_ok_and(|owner| owner == 0 || owner == unistd::geteuid().as_raw() || of_target() == Some(owner))
 }
 
-/// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
-fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
+/// Name and arguments of process `pid`, if it calls itself one of `kind`.
+fn words(pid: i32, kind: Kind) -> Option<Vec<String>> {
     let read = |name: &str| procfs::read(&format!("{pid}/{name}")).unwrap_or_default();
     if read("comm").trim_ascii_end().as_bytes() != kind.0.to_bytes() {
         return None;
     }
-    let words = read("cmdline");
-    let mut words = words.split('\0').map(str::to_owned);
+    Some(read("cmdline").split('\0').map(str::to_owned).collect())
+}
+
+/// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
+fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
+    let mut words = words(pid, kind)?.into_iter();
     let [name, target, start] = [words.next()?, words.next()?, words.next()?];
     kind.is_called(&name).then_some([target, start])
 }

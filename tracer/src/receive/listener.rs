@@ -22,11 +22,11 @@ use super::decoding::{decode, deliver};
 use super::paths::{Stopped, resolve_paths};
 use super::sink::Sink;
 use crate::calls::decode::Descriptors;
-use crate::calls::{Decode, Row, TABLE};
+use crate::calls::{Decode, Row, TABLE, every, ioctls};
 use crate::error::Error;
 use crate::ptracer::client::Ptracer;
 use crate::shared::memory::SLOTS;
-use crate::sys::notify::Notification;
+use crate::sys::notify::{CallData, Notification};
 
 /// How often the receiver shows the keeper that it lives, when nothing comes.
 const BEAT: Duration = Duration::from_millis(10);
@@ -129,6 +129,14 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
     }
 }
 
+/// Whether this release knows what a call that is shown may change. A later one's filter may show more.
+fn is_known(row: Option<&Row>, data: &CallData) -> bool {
+    match row {
+        Some(row) => row.nr != libc::SYS_ioctl || ioctls::is_of_interest(data.args[1]),
+        None => every::changes_nothing(i64::from(data.nr)),
+    }
+}
+
 fn dispatch(
     shared: &Arc<Answering>,
     rows: &[Option<&'static Row>],
@@ -143,7 +151,15 @@ fn dispatch(
         sink.blind(format!("thread {} made a system call of another architecture (i386 or x32)", ticket.tid));
         return;
     }
-    let Some(row) = rows.get(data.nr as usize).copied().flatten() else { return };
+    let row = rows.get(data.nr as usize).copied().flatten();
+    if !is_known(row, &data) {
+        let tid = ticket.tid;
+        let call = if row.is_some() { format!("ioctl({:#x})", data.args[1]) } else { format!("call {}", data.nr) };
+        sink.blind(format!(
+            "thread {tid} made {call}, which a newer hotbackup's filter shows: back it up with that one"
+        ));
+    }
+    let Some(row) = row else { return };
     if data.nr == libc::SYS_ftruncate as i32 && data.args[0] == u64::MAX {
         shared.probed.store(true, Ordering::SeqCst);
     }

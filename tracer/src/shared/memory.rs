@@ -68,6 +68,11 @@ fn namespace() -> u64 {
     procfs::stat("self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
 
+/// The number of the namespace in which this process counts processes, cut to a word and never 0.
+pub fn here() -> u32 {
+    (namespace() as u32).max(1)
+}
+
 /// How long a supervisor may make no progress until the keeper takes over, unless said otherwise.
 pub const LEASE: Duration = Duration::from_secs(1);
 /// The same while a hold is on, in milliseconds.
@@ -138,6 +143,11 @@ pub struct Layout {
     pub target_socket: AtomicI32,
     /// The socket's inode: at its number may stand another by now.
     pub socket_id: AtomicU64,
+    /// Keepers of the layouts before may be there, too, to be seen in the namespace of processes with this number ([`here`]); 0:
+    /// there are none.
+    pub before: AtomicU32,
+    /// What the filter was made of: see `calls/coverage.rs`. 0: nobody has told.
+    pub filter: AtomicU64,
     reserved: [AtomicU64; RESERVED],
     slots: [Slot; SLOTS],
 }
@@ -270,6 +280,28 @@ mod tests {
     use super::*;
     use std::mem::offset_of;
 
+    /// A later release's memory: longer, with words where there are none yet, and in the slots what is always there.
+    #[test]
+    fn a_memory_that_has_grown_at_its_end_is_used_by_the_words_that_are_frozen() {
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let fd = memfd_create(MEMORY_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let put = |at: i64, word: u64| nix::sys::uio::pwrite(&fd, &word.to_le_bytes(), at).unwrap();
+        for at in (144..SLOTS_AT as i64).step_by(8) {
+            put(at, u64::MAX);
+        }
+        for (at, word) in [(0, MAGIC), (8, 7 << 32 | 2), (16, 1234), (24, 77), (4096 + 3 * 128, 42)] {
+            put(at, word);
+        }
+        nix::unistd::ftruncate(&fd, Memory::LENGTH as i64 + 65536).unwrap();
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
+        let later = Memory::open(fd).unwrap();
+        assert_eq!(Control::load(&later.control), Control { role: Role::Kept, generation: 7 });
+        assert_eq!(later.target(), Target { start: 1234, inner: 77 });
+        assert_eq!(later.recorded().map(|(slot, _)| slot.id()).collect::<Vec<_>>(), [42]);
+        later.begin_anew();
+        assert!(later.reserved.iter().all(|word| word.load(Ordering::SeqCst) == u64::MAX), "none of ours");
+    }
+
     /// `docs/protocol.md` has them: another version's keepers and supervisors rely on it.
     #[test]
     fn what_is_frozen_stands_where_it_always_stood() {
@@ -300,6 +332,8 @@ mod tests {
             offset_of!(Layout, twin),
             offset_of!(Layout, target_socket),
             offset_of!(Layout, socket_id),
+            offset_of!(Layout, before),
+            offset_of!(Layout, filter),
             offset_of!(Layout, slots),
         ];
         let page = include_str!("../../../docs/protocol.md");

@@ -15,9 +15,14 @@ pub fn target_listener(target: &Process) -> Option<(OwnedFd, RawFd)> {
     Some((listener_of(target.pidfd(), found.0)?, found.0))
 }
 
-/// Whether the target holds one: then it has been attached to before.
+/// Whether the target holds one: then it has been attached to before. To list very many descriptors takes a while, so that is done
+/// once, and not at all where there is no filter.
 pub fn has_listener(target: &Process) -> bool {
-    target.descriptors().iter().any(|(_, link)| link == LISTENER)
+    const NONE: &str = "0"; // SECCOMP_MODE_DISABLED
+    target.has_held_listener(|| {
+        target.status_field(target.pid(), "Seccomp").is_none_or(|mode| mode != NONE)
+            && target.descriptors().iter().any(|(_, link)| link == LISTENER)
+    })
 }
 
 /// A copy of a process's descriptor `number`, if it is a listener: what /proc shows, or a number in shared memory says, was

@@ -70,6 +70,8 @@ pub struct Process {
     /// Asked where an attach waits.
     given_up: OnceLock<GivenUp>,
     attached: AtomicBool,
+    /// It was seen to hold a listener.
+    held_listener: AtomicBool,
 }
 
 /// Whether whoever wanted something of the process wants it no more.
@@ -100,6 +102,7 @@ impl Process {
             missed: AtomicI32::new(0),
             given_up: OnceLock::new(),
             attached: AtomicBool::new(false),
+            held_listener: AtomicBool::new(false),
         };
         process.start = process.start_time().ok_or(Error::NoSuchProcess(pid))?;
         Ok(process)
@@ -134,6 +137,13 @@ impl Process {
     pub fn name(&self) -> Target {
         let inner = || self.status_field(self.pid, "NSpid")?.split_whitespace().next_back()?.parse().ok();
         Target { start: self.start, inner: inner().unwrap_or(self.pid) }
+    }
+
+    /// Whether `look` says, or has said before, that it holds a listener: what was attached to once stays so.
+    pub(super) fn has_held_listener(&self, look: impl FnOnce() -> bool) -> bool {
+        let held = self.held_listener.load(Ordering::Relaxed) || look();
+        self.held_listener.store(held, Ordering::Relaxed);
+        held
     }
 
     /// Its pidfd.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Directory of a backup for its manifest and staged data; left out when a source is a restored backup itself.
-pub(crate) const OWN_DIR: &str = ".hotbackup";
+pub const OWN_DIR: &str = ".hotbackup";
 
 /// When the point in time lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -40,8 +40,8 @@ pub struct Spec {
     pub dest: PathBuf,
     /// When the point in time lies.
     pub point: Point,
-    /// Globs of what to leave out, matched against the path relative to its source. A directory that matches is
-    /// left out with everything in it.
+    /// Patterns of what to leave out, in the language of gitignore(5), matched against the path relative to its source. A
+    /// directory that matches is left out with everything in it.
     pub exclude: Vec<String>,
     /// Sizes and limits.
     pub tuning: Tuning,

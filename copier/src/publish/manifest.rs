@@ -16,6 +16,9 @@ pub(crate) const FILE: &str = "manifest.json";
 /// Changes when what is written here can no longer be understood by who reads it.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
+/// How many of the names that patterns left out are listed.
+pub(crate) const MOST_EXCLUDED: usize = 10_000;
+
 /// Everything but the entries.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
@@ -32,6 +35,20 @@ pub(crate) struct Header {
     pub bytes: u64,
     pub files: u64,
     pub directories: u64,
+    /// The patterns of what was to be left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<ExcludeRecord>,
+    /// What was left out, as paths in the backup were it there; the first [`MOST_EXCLUDED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<Text>,
+}
+
+/// One pattern.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExcludeRecord {
+    pub pattern: String,
+    /// How many names it left out; what is below them is not counted.
+    pub names: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -140,6 +157,8 @@ impl Header {
             bytes: report.bytes_total,
             files: report.files,
             directories: report.directories,
+            exclude: Vec::new(),
+            excluded: Vec::new(),
         }
     }
 

@@ -25,8 +25,9 @@ use nix::fcntl::{OFlag, readlinkat};
 
 use crate::error::Error;
 use crate::helper::process::{self as helper, KEEPER};
+use crate::shared::memory::MEMORY_NAME;
 use crate::sys::stat;
-use crate::target::listener::target_listener;
+use crate::target::listener::{LISTENER, target_listener};
 use crate::target::maps::{Mapping, mapped_for_writing, parse_mapping};
 use crate::target::process::{Process, open_below, read_below};
 
@@ -71,6 +72,20 @@ pub(crate) fn followed_children(process: &Process) -> Vec<i32> {
     let all = processes(process);
     let followed = Followed::by(process, &all);
     descendants(&all, process.pid()).into_iter().filter(|pid| followed.contains(&all[pid])).collect()
+}
+
+/// All processes below the target.
+pub(crate) fn children(process: &Process) -> Vec<i32> {
+    descendants(&processes(process), process.pid())
+}
+
+/// A process that has a seccomp listener and no session of ours, so that it is neither followed nor a keeper.
+pub(crate) fn others_listeners(process: &Process) -> Option<i32> {
+    let ours = format!("/memfd:{MEMORY_NAME} (deleted)");
+    processes(process).into_keys().find(|&pid| {
+        let open = process.descriptors_of(pid);
+        open.iter().any(|(_, link)| link == LISTENER) && !open.iter().any(|(_, link)| *link == *ours)
+    })
 }
 
 /// The files that any process which is not followed can write to.

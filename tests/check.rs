@@ -311,8 +311,7 @@ assert listener >= 0
 if whose == 'parents':
     child = os.fork()
     if child:
-        os.read(0, 1)
-        os.kill(child, 9)
+        os.waitpid(child, 0)
         os._exit(0)
     os.close(listener)
     with open(f'{directory}/../writer', 'w') as file:
@@ -320,8 +319,8 @@ if whose == 'parents':
 files = [os.open(f'{directory}/{name}', os.O_RDWR | os.O_CREAT) for name in 'ab']
 sys.stdout.write('ready\\n')
 sys.stdout.flush()
-round = 0
-while os.getppid() != 1:
+parent, round = os.getppid(), 0
+while os.getppid() == parent:
     round += 1
     for file in files:
         os.pwrite(file, struct.pack('Q', round), 0)

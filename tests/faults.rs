@@ -76,7 +76,9 @@ fn main() -> ExitCode {
         }
         Wanted::Run(args) => args,
     };
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).expect("signals can be handled");
+    let ending = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+    let mut signals = signal_hook::iterator::Signals::new(ending).expect("signals can be handled");
+    std::thread::spawn(move || signals.forever().for_each(|_| INTERRUPTED.store(true, Ordering::SeqCst)));
     println!("seed {} ({} faults, {} against mongod, {} jobs)", args.seed, args.faults, args.mongod, args.jobs);
     let began = Instant::now();
     let mut tally = Tally::default();

@@ -199,7 +199,13 @@ impl Tree {
                     // The call that tried to use a name that nothing can have fails as well.
                     LookError::Gone | LookError::Never => return Ok(Some(None)),
                     LookError::Again => continue,
-                    LookError::Ours(_) | LookError::Disk => return Err(unreadable(error)),
+                    // Were it a directory it would be left out, and what cannot be looked at is a mount, mostly.
+                    LookError::Ours(_) | LookError::Disk => {
+                        match matching.as_ref().and_then(|all| all.excludes(true)) {
+                            Some(rule) => return Ok(Some(Some(New::Excluded(rule)))),
+                            None => return Err(unreadable(error)),
+                        }
+                    }
                 },
             };
             let kind = found.stat.kind();

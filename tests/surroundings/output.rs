@@ -34,7 +34,9 @@ enum Stuck {
     Both,
 }
 
-const ALL: [Stuck; 3] = [Stuck::Out, Stuck::Err, Stuck::Both];
+/// Each with words for people, and with JSON where that goes there.
+const ALL: [(Stuck, &[&str]); 4] =
+    [(Stuck::Out, &["--json"]), (Stuck::Out, &[]), (Stuck::Err, &[]), (Stuck::Both, &["--json"])];
 
 /// A command with a pipe for its output that nobody reads. Nothing that is left of it can keep the pipe open.
 fn start(stuck: Stuck, mut command: Command, writer: PipeWriter) -> Child {
@@ -78,33 +80,31 @@ fn wait_for_backup(guest: &Guest) {
 fn a_reader_that_does_not_read_keeps_no_backup_and_no_cancel_waiting() {
     let _alone = alone();
     let mut guest = rings();
-    for stuck in ALL {
-        for json in [&["--json"][..], &[]] {
-            let (reader, writer, _) = full_pipe();
-            let paused = [json, &["--throttle", "0"]].concat();
-            let mut child = start(stuck, backup(&guest, &paused), writer.try_clone().expect("a descriptor"));
-            let staged = guest.beside(&format!(".backup.hotbackup-partial-{}", child.id()));
-            wait_until("a staging directory", || staged.join(".hotbackup/data").exists());
-            guest.assert_goes_on();
-            assert_eq!(end(&mut child).code(), Some(130), "{stuck:?} {json:?}");
-            assert!(!staged.exists() && !guest.beside("backup").exists(), "{stuck:?}: something is left");
-            guest.assert_goes_on();
-            // All through, with all there is to be logged.
-            let mut command = backup(&guest, json);
-            command.env("HOTBACKUP_LOG", "trace");
-            let mut child = start(stuck, command, writer);
-            wait_for_backup(&guest);
-            guest.assert_goes_on();
-            if stuck == Stuck::Err {
-                assert!(wait_for_end(&mut child).success(), "{json:?}: nobody waits for words that are not the result");
-            } else {
-                // The result waits for its reader, but not when told to end.
-                assert_eq!(end(&mut child).code(), Some(70), "{stuck:?} {json:?}");
-            }
-            verify(&guest.beside("backup"));
-            fs::remove_dir_all(guest.beside("backup")).expect("our own backup");
-            drop(reader);
+    for (stuck, json) in ALL {
+        let (reader, writer, _) = full_pipe();
+        let paused = [json, &["--throttle", "0"]].concat();
+        let mut child = start(stuck, backup(&guest, &paused), writer.try_clone().expect("a descriptor"));
+        let staged = guest.beside(&format!(".backup.hotbackup-partial-{}", child.id()));
+        wait_until("a staging directory", || staged.join(".hotbackup/data").exists());
+        guest.assert_goes_on();
+        assert_eq!(end(&mut child).code(), Some(130), "{stuck:?} {json:?}");
+        assert!(!staged.exists() && !guest.beside("backup").exists(), "{stuck:?}: something is left");
+        guest.assert_goes_on();
+        // All through, with all there is to be logged.
+        let mut command = backup(&guest, json);
+        command.env("HOTBACKUP_LOG", "trace");
+        let mut child = start(stuck, command, writer);
+        wait_for_backup(&guest);
+        guest.assert_goes_on();
+        if stuck == Stuck::Err {
+            assert!(wait_for_end(&mut child).success(), "{json:?}: nobody waits for words that are not the result");
+        } else {
+            // The result waits for its reader, but not when told to end.
+            assert_eq!(end(&mut child).code(), Some(70), "{stuck:?} {json:?}");
         }
+        verify(&guest.beside("backup"));
+        fs::remove_dir_all(guest.beside("backup")).expect("our own backup");
+        drop(reader);
     }
 }
 

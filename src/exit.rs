@@ -53,6 +53,8 @@ causes! {
     Frozen = 17,
     /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup; nor started by it.
     CannotOutlive = 18,
+    /// A limit of hotbackup's own process leaves no room for a backup; the message names the limit.
+    OwnLimit = 19,
     /// The destination holds something already.
     DestNotEmpty = 20,
     /// The destination and a source lie inside one another.
@@ -216,6 +218,7 @@ impl Cause {
             Error::SymlinkLoop { .. } => Self::SymlinkLoop,
             Error::BadExclude { .. } => Self::Usage,
             Error::TooManyOpenFiles { .. } => Self::TooManyOpenFiles,
+            Error::OwnLimit { .. } => Self::OwnLimit,
             Error::Quiesce(_) => Self::Quiesce,
             Error::Blind(_) => Self::Blind,
             Error::Untraceable { .. } => Self::Untraceable,

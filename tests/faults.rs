@@ -82,7 +82,9 @@ fn main() -> ExitCode {
         }
         Wanted::Run(args) => args,
     };
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).expect("signals can be handled");
+    let ending = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+    let mut signals = signal_hook::iterator::Signals::new(ending).expect("signals can be handled");
+    std::thread::spawn(move || signals.forever().for_each(|_| INTERRUPTED.store(true, Ordering::SeqCst)));
     let Args { faults, apart, mongod, seed, jobs, .. } = args;
     println!("seed {seed} ({faults} faults, {apart} from apart, {mongod} against mongod, {jobs} jobs)");
     let began = Instant::now();

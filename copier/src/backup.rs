@@ -9,7 +9,7 @@ use crate::passes::{copy::Copier, hash};
 use crate::publish::Publisher;
 use crate::stage::Stage;
 use crate::tree::Tree;
-use crate::{BeforeImages, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Spec, Tuning};
+use crate::{BeforeImages, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Spec, Special, Tuning};
 use crate::{base::sys, drain};
 use crossbeam::channel::{Receiver, unbounded};
 use hotbackup_event::failpoint::hit;
@@ -108,6 +108,8 @@ impl<P: Send + 'static> Backup<P> {
                     bytes: context.images.bytes.load(Ordering::Relaxed),
                 },
                 mapped: held.mapped,
+                special: Special::default(),
+                excluded: 0,
                 max_wait_us: context.images.longest_us.load(Ordering::Relaxed),
                 unseen_calls,
                 phases: Vec::new(),

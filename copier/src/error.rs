@@ -1,6 +1,7 @@
 //! Why a backup, or a look at one, fails.
 use hotbackup_event::look::{Lack, LookError};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::path::PathBuf;
 
@@ -112,6 +113,18 @@ pub enum Error {
     TooManyOpenFiles {
         /// What could not be opened.
         path: PathBuf,
+    },
+    /// A limit of this process's own keeps a file from being written.
+    #[error(
+        "{} could not be written: hotbackup itself may make no file larger than {most} bytes (RLIMIT_FSIZE); raise that limit (ulimit \
+         -f) where it is started, or give it CAP_SYS_RESOURCE",
+        path.display()
+    )]
+    OwnLimit {
+        /// What was to be written.
+        path: PathBuf,
+        /// The limit.
+        most: u64,
     },
     /// It cannot be known whether earlier calls have finished.
     #[error("cannot wait for calls of the target to finish: {0}")]
@@ -262,9 +275,12 @@ impl Error {
     /// What went wrong at the destination, with what to do about it where that is known.
     pub(crate) fn at_dest(op: &'static str, path: PathBuf, source: impl Into<io::Error>) -> Self {
         let source = source.into();
+        let most = getrlimit(Resource::Fsize).current;
         match Errno::from_io_error(&source) {
             Some(Errno::NOSPC | Errno::DQUOT) => Self::DestFull { path },
             Some(Errno::ROFS) => Self::DestReadOnly { path },
+            // Else it is the file system's limit.
+            Some(Errno::FBIG) if most.is_some() => Self::OwnLimit { path, most: most.unwrap_or_default() },
             _ if LookError::from(&source) == LookError::Ours(Lack::Files) => Self::TooManyOpenFiles { path },
             _ => Self::DestIo { op, path, source },
         }

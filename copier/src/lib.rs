@@ -69,7 +69,7 @@ pub use error::Error;
 pub use gate::capture::Capture;
 pub use interface::control::Control;
 pub use interface::monitor::{Monitor, Phase, Progress, Quiesce};
-pub use interface::report::{BeforeImages, HoldTimes, Mapped, PhaseTimes, Report};
+pub use interface::report::{BeforeImages, HoldTimes, Mapped, OutsideLinks, PhaseTimes, Report, Special};
 pub use interface::spec::{OWN_DIR, Point, Source, Spec, Tuning};
 pub use publish::summary::{Summary, summary};
 pub use publish::verify::{Problem, VerifyReport, verify};

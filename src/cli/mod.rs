@@ -12,14 +12,18 @@ use crate::exit::Cause;
 use crate::select::Which;
 use crate::session::Point;
 
+mod bar;
 pub mod draw;
 pub mod duration;
 mod generate;
+pub mod out;
 mod service;
 mod shelf;
+pub mod signals;
 pub mod size;
 mod status_text;
 mod steer;
+mod surroundings;
 pub mod time;
 mod verbs;
 
@@ -84,8 +88,8 @@ struct Backup {
     /// Where the point in time lies: at the end of the backup, or at its start
     #[arg(long, value_enum, default_value = "end")]
     point: PointArg,
-    /// Leave out what matches, relative to the source; may be given more than once
-    #[arg(long, value_name = "GLOB")]
+    /// Leave out what matches, as in a .gitignore at the top of each source; may be given more than once
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
     exclude: Vec<String>,
     /// Memory for content that is saved before it is overwritten; when it is full, such writes wait
     #[arg(long, value_name = "SIZE", value_parser = size::bytes, default_value = "32MiB")]
@@ -225,14 +229,31 @@ impl Failure {
 
 /// Runs the command that the process's arguments say.
 pub fn main() -> ExitCode {
+    surroundings::settle();
+    // The first thread may have next to no stack. It waits here, where signals find it that are sent to the process.
+    let thread = std::thread::Builder::new().name("command".into()).stack_size(STACK).spawn(run);
+    let code = match thread {
+        Ok(thread) => thread.join().unwrap_or_else(|_| ExitCode::from(Cause::Internal.code())),
+        Err(error) => {
+            let words = format!("no thread can be started, which takes {STACK} bytes of memory and a task: {error}");
+            fail(false, &Failure::new(Cause::OwnLimit, words))
+        }
+    };
+    // What is left to be read, if anybody reads it.
+    out::OUT.flush();
+    out::ERR.flush();
+    code
+}
+
+/// As much as a first thread usually has: trees are walked by recursion.
+const STACK: usize = 8 << 20;
+
+fn run() -> ExitCode {
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(error) => return usage(&error),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("HOTBACKUP_LOG"))
-        .with_writer(std::io::stderr)
-        .init();
+    log();
     let (json, result) = match command.verb {
         Verb::Backup(flags) => (flags.output.json, verbs::backup(flags)),
         Verb::List(flags) => (flags.output.json, shelf::run_list(&flags)),
@@ -255,11 +276,31 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Has the log, and what a panic has to say, written as all else is: nobody who reads it can hold anything up.
+fn log() {
+    const VARIABLE: &str = "HOTBACKUP_LOG";
+    let usual = || tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::ERROR.into());
+    let text = std::env::var_os(VARIABLE).unwrap_or_default();
+    let filter = text.to_str().ok_or_else(|| "it is no text".to_owned());
+    let filter = filter.and_then(|text| usual().parse(text).map_err(|error| error.to_string()));
+    let filter = filter.unwrap_or_else(|error| {
+        draw::say(&format!("hotbackup: warning: {VARIABLE} is ignored: {error}"));
+        usual().parse_lossy("")
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| out::Log).init();
+    std::panic::set_hook(Box::new(|panic| {
+        draw::say(&format!("hotbackup: {panic}\n{}", std::backtrace::Backtrace::capture()));
+    }));
+}
+
 /// Tells a failure, in words and, where asked for, in JSON.
 fn fail(json: bool, failure: &Failure) -> ExitCode {
     let Failure { cause, message } = failure;
-    draw::say(&format!("hotbackup: {message}"));
-    if json {
+    let words = format!("hotbackup: {message}\n");
+    if !json {
+        let _ = out::ERR.deliver(words.into());
+    } else {
+        out::ERR.say(words.into(), out::Keep::Queued);
         // Without a stdout the words on stderr and the exit code have to do.
         let _ = draw::print_json(&serde_json::json!({
             "event": "error", "kind": cause, "exit_code": cause.code(), "message": message,
@@ -271,9 +312,10 @@ fn fail(json: bool, failure: &Failure) -> ExitCode {
 /// Help and version are asked for; all else is an error, in JSON too when the arguments ask for it.
 fn usage(error: &clap::Error) -> ExitCode {
     let asked = matches!(error.kind(), Usage::DisplayHelp | Usage::DisplayVersion);
-    let _ = error.print();
+    let printed = error.print();
     if asked {
-        return ExitCode::SUCCESS;
+        let lost = |error| ExitCode::from(Failure::output(&error).cause.code());
+        return printed.map_or_else(lost, |()| ExitCode::SUCCESS);
     }
     if std::env::args_os().any(|arg| arg == "--json") {
         let text = error.render().to_string();

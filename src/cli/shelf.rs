@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::draw::{Drawing, Style};
 use super::size::{self, human};
 use super::time::rfc3339;
-use super::verbs::{beside_signals, cancel_on_signals, show};
+use super::verbs::{cancel_on_signals, show};
 use super::{Failure, Output};
 use crate::exit::Cause;
 use crate::session::Control;
@@ -122,7 +122,7 @@ pub(super) fn run_restore(flags: &Restore) -> Result<(), Failure> {
     let control = Control::new(flags.throttle);
     cancel_on_signals(&control)?;
     let drawing = Drawing::new(Style::choose(flags.output.json, flags.output.quiet));
-    let result = beside_signals(|| restore(&flags.backup, &flags.dir, owner, &drawing, &control))?;
+    let result = restore(&flags.backup, &flags.dir, owner, &drawing, &control);
     drawing.finish();
     let done = result.map_err(failure)?;
     show(flags.output, &done, || {

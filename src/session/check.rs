@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hotbackup_copier::Source;
+use hotbackup_tracer::outlook::Listeners;
 use hotbackup_tracer::{Event, FileId, Process, Sink, Ticket, Tracer, outlook, outsiders, preflight};
 use serde::Serialize;
 
@@ -25,6 +26,9 @@ pub struct CheckItem {
     pub name: String,
     /// Fine or not.
     pub ok: bool,
+    /// Fine, and yet worth knowing before the first backup.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub warning: bool,
     /// In words.
     pub detail: String,
 }
@@ -49,7 +53,11 @@ impl CheckReport {
     }
 
     fn add(&mut self, name: &str, ok: bool, detail: impl Into<String>) {
-        self.items.push(CheckItem { name: name.into(), ok, detail: detail.into() });
+        self.items.push(CheckItem { name: name.into(), ok, warning: false, detail: detail.into() });
+    }
+
+    fn warn(&mut self, name: &str, detail: impl Into<String>) {
+        self.items.push(CheckItem { name: name.into(), ok: true, warning: true, detail: detail.into() });
     }
 
     fn add_found(&mut self, name: &str, found: Result<String, String>) {
@@ -93,6 +101,11 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
         report.add_found(name, found);
     }
     report.add_found("all calls are seen", outlook::all_calls_are_seen(&process, options.accept_unseen));
+    match outlook::listeners(&process) {
+        Listeners::Fine(words) => report.add("seccomp listeners", true, words),
+        Listeners::Warning(words) => report.warn("seccomp listeners", words),
+        Listeners::Foreign(words) => report.add("seccomp listeners", false, words),
+    }
     match sources::open(&process, &options.sources) {
         Ok(found) => {
             let one = outsiders::check_children(&process, &sources::places(&found));

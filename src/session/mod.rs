@@ -37,7 +37,7 @@ pub struct Options {
     pub throttle: Option<u64>,
     /// Point in time.
     pub point: Point,
-    /// Globs to leave out, relative to the source.
+    /// Patterns of what to leave out, as in a `.gitignore` at the top of each source.
     pub exclude: Vec<String>,
     /// Memory for before-images, in bytes.
     pub before_images: u64,
@@ -85,6 +85,8 @@ pub struct Report {
     /// What the copier says.
     #[serde(flatten)]
     pub copier: hotbackup_copier::Report,
+    /// What was backed up.
+    pub sources: Vec<SourceName>,
     /// The target.
     pub pid: i32,
     /// How long the thread was stopped in which the filter was installed, in microseconds; `None` through a keeper,
@@ -96,6 +98,15 @@ pub struct Report {
     pub calls_seen: u64,
     /// The longest that a call waited for its answer, in microseconds, hold included.
     pub longest_wait_us: u64,
+}
+
+/// A source, and where it is in the backup.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceName {
+    /// As the target names it; what is not UTF-8 is replaced.
+    pub path: String,
+    /// Its directory below the destination; `None`: the destination itself.
+    pub name: Option<String>,
 }
 
 /// Why a session failed.
@@ -129,6 +140,11 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     let mut mounts = MountTable::of(&process)?;
     let sources = sources::open(&process, &options.sources)?;
     let places = sources::places(&sources);
+    let named = sources.iter().map(|source| SourceName {
+        path: source.path.to_string_lossy().into(),
+        name: source.name.as_ref().map(|name| name.to_string_lossy().into()),
+    });
+    let named = named.collect();
     mounts.watch(&places);
     outsiders::check_children(&process, &places)?;
     let cores = sources::cores_into(&process, &sources);
@@ -178,6 +194,7 @@ pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Re
     match result {
         Ok(copier) => Ok(Report {
             copier,
+            sources: named,
             pid,
             stop_us: stopped.map(|stopped| stopped.as_micros() as u64),
             keeper_pid,

@@ -40,8 +40,8 @@ pub struct Spec {
     pub dest: PathBuf,
     /// When the point in time lies.
     pub point: Point,
-    /// Globs of what to leave out, matched against the path relative to its source. A directory that matches is
-    /// left out with everything in it.
+    /// Patterns of what to leave out, in the language of gitignore(5), matched against the path relative to its source. A
+    /// directory that matches is left out with everything in it.
     pub exclude: Vec<String>,
     /// Sizes and limits.
     pub tuning: Tuning,

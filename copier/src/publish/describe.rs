@@ -1,7 +1,7 @@
 //! The manifest of what was put into place.
 use super::{CHUNK, OtherKey, Publisher, owner};
 use crate::interface::spec::OWN_DIR;
-use crate::publish::manifest::{self, Entries, Header, Record, SourceRecord, Text};
+use crate::publish::manifest::{self, Entries, ExcludeRecord, Header, Record, SourceRecord, Text};
 use crate::tree::Entry;
 use crate::{Error, Report};
 use hotbackup_event::FileId;
@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 impl<P: Send + 'static> Publisher<'_, P> {
-    pub(super) fn write_manifest(&mut self, report: &Report) -> Result<(), Error> {
+    pub(super) fn write_manifest(&mut self, report: &mut Report) -> Result<(), Error> {
         let stage = self.context.stage;
         let path = stage.path().join(OWN_DIR).join(manifest::FILE);
         let failed = |error: io::Error| Error::at_dest("write", path.clone(), error);
@@ -22,7 +22,10 @@ impl<P: Send + 'static> Publisher<'_, P> {
             path: text(&root.path),
             name: root.name.as_deref().map(Text::from),
         };
-        let header = Header::new(report, self.context.pid, self.tree.roots.iter().map(source).collect());
+        let (exclude, excluded) = self.left_out();
+        report.excluded = exclude.iter().map(|record| record.names).sum();
+        let sources = self.tree.roots.iter().map(source).collect();
+        let header = Header { exclude, excluded, ..Header::new(report, self.context.pid, sources) };
         let mut out = io::BufWriter::with_capacity(CHUNK, StagedWriter { io: &*stage.io, fd: &fd, at: 0 });
         header.write_to(&mut out).map_err(failed)?;
         let mut entries = Entries::new(out);
@@ -40,6 +43,20 @@ impl<P: Send + 'static> Publisher<'_, P> {
         }
         stage.io.sync(fd.as_fd()).map_err(failed)?;
         stage.io.sync(stage.own.as_fd()).map_err(failed)
+    }
+
+    /// The patterns, with how many names each left out, and the first of all these names.
+    fn left_out(&self) -> (Vec<ExcludeRecord>, Vec<Text>) {
+        let record = |pattern: &str| ExcludeRecord { pattern: pattern.into(), names: 0 };
+        let mut patterns: Vec<ExcludeRecord> = self.tree.exclude.patterns().map(record).collect();
+        let mut names = Vec::new();
+        for (path, rule) in self.tree.left_out() {
+            patterns[rule].names += 1;
+            if names.len() < manifest::MOST_EXCLUDED {
+                names.push(Text::from(path.as_os_str()));
+            }
+        }
+        (patterns, names)
     }
 
     /// Writes a directory and all below it to the manifest.

@@ -16,6 +16,9 @@ pub(crate) const FILE: &str = "manifest.json";
 /// Changes when what is written here can no longer be understood by who reads it.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
+/// How many of the names that patterns left out are listed.
+pub(crate) const MOST_EXCLUDED: usize = 10_000;
+
 /// Everything but the entries.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
@@ -35,6 +38,20 @@ pub(crate) struct Header {
     /// See [`Report::unseen_calls`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unseen_calls: Vec<String>,
+    /// The patterns of what was to be left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<ExcludeRecord>,
+    /// What was left out, as paths in the backup were it there; the first [`MOST_EXCLUDED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<Text>,
+}
+
+/// One pattern.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExcludeRecord {
+    pub pattern: String,
+    /// How many names it left out; what is below them is not counted.
+    pub names: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -144,6 +161,8 @@ impl Header {
             files: report.files,
             directories: report.directories,
             unseen_calls: report.unseen_calls.clone(),
+            exclude: Vec::new(),
+            excluded: Vec::new(),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::marks::node::{File, Name, StagedHash, Xattrs};
 use crate::passes::hash::hash_zeros;
 use crate::tree::{DirNode, Entry, Other, Shown, Tree, relative};
-use crate::{Error, Report};
+use crate::{Error, Report, Special};
 use hotbackup_event::{FileId, failpoint};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use std::collections::{BTreeMap, HashMap};
@@ -45,13 +45,25 @@ pub(crate) struct Publisher<'a, P: Send + 'static> {
     /// What could not be done for some entries: how many, and the first.
     lacking: BTreeMap<String, (u64, PathBuf)>,
     report: (u64, u64, u64),
+    special: Special,
 }
 
 impl<'a, P: Send + 'static> Publisher<'a, P> {
     pub fn new(context: &'a Context<'a, P>, tree: &'a Tree) -> Self {
         let (placed, others, lacking) = (HashMap::new(), HashMap::new(), BTreeMap::new());
         let twice = tree.dirs().any(|node| !node.has_one_name());
-        Self { context, tree, placed, others, twice, sync_each: true, owner: (0, 0), lacking, report: (0, 0, 0) }
+        Self {
+            context,
+            tree,
+            placed,
+            others,
+            twice,
+            sync_each: true,
+            owner: (0, 0),
+            lacking,
+            report: (0, 0, 0),
+            special: Special::default(),
+        }
     }
 
     /// Makes the staging directory a complete backup in all but its name.
@@ -83,7 +95,8 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         let (files, directories, bytes) = self.report;
         (report.files, report.directories, report.bytes_total) = (files, directories, bytes);
         report.phases = self.context.phases();
-        self.write_manifest(&report)?;
+        report.special = std::mem::take(&mut self.special);
+        self.write_manifest(&mut report)?;
         failpoint::hit("publish.described");
         // The root's own metadata comes last: until then nobody else can look inside.
         if let [root] = &*self.tree.roots
@@ -94,6 +107,12 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         }
         stage.io.sync(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
         failpoint::hit("publish.synced");
+        for pattern in self.tree.exclude.unused() {
+            self.context.monitor.warning(&format!(
+                "--exclude {pattern:?} left nothing out: nothing matched it that is not left out anyway (patterns are those of \
+                 .gitignore, and begin at the source)"
+            ));
+        }
         for (what, (count, first)) in &self.lacking {
             let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
             self.context.monitor.warning(&format!("{what}: {}{more}", first.display()));
@@ -219,6 +238,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
 
     fn place_other(&mut self, other: &Other, out: &OwnedFd, name: &Name, path: &Path) -> Result<(), Error> {
         let failed = |error: rustix::io::Errno| Error::at_dest("create", path.to_owned(), error);
+        self.count(other, path);
         let text = self.link_text(other, path);
         let key = (other.id, text.clone());
         if let Some(first) = self.others.get(&key) {
@@ -239,6 +259,16 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             self.others.insert(key, path.to_owned());
         }
         Ok(())
+    }
+
+    fn count(&mut self, other: &Other, path: &Path) {
+        match other.kind() {
+            Kind::Fifo => self.special.fifos += 1,
+            Kind::Socket => self.special.sockets += 1,
+            Kind::Device => self.special.devices += 1,
+            _ if matches!(other.link, Some((_, Shown::Outside))) => self.special.outside_links.add(path),
+            _ => {}
+        }
     }
 
     /// Whether what has no content may have more than one place in the backup.

@@ -62,7 +62,10 @@ impl Tree {
             },
             // It leads nowhere now. If it is ever to lead somewhere, then not into a source.
             None if target.is_absolute() => (None, self.seen_from_outside(target)?),
-            None => return Ok(Leads::Stays(Shown::AsIs)),
+            None => {
+                let inside = top.is_none_or(|(_, below)| stays_below(target, &below));
+                return Ok(Leads::Stays(if inside { Shown::AsIs } else { Shown::Outside }));
+            }
         };
         if let Some((top, below)) = top
             && real.starts_with(top)
@@ -76,12 +79,12 @@ impl Tree {
                 return Ok(Leads::Stays(Shown::InSource(index, rest.to_owned())));
             }
         }
-        let Some(fd) = open else { return Ok(Leads::Stays(Shown::AsIs)) };
+        let Some(fd) = open else { return Ok(Leads::Stays(Shown::Outside)) };
         let found = sys::stat_fd(&fd)?;
         Ok(match found.stat.kind() {
             Kind::Dir => Leads::Dir(fd, found),
             Kind::File => Leads::File(fd, found),
-            _ => Leads::Stays(Shown::AsIs),
+            _ => Leads::Stays(Shown::Outside),
         })
     }
 

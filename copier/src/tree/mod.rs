@@ -3,6 +3,7 @@
 //! Owned and changed by the thread that runs the backup; what others need of a file or directory is in its [`Node`].
 //! Frozen at the point in time. Files and directories are known by identity, so a rename moves an entry and nothing
 //! else. What lost its last name is kept for one more sync: a rename may have been seen in two halves.
+mod exclude;
 mod links;
 mod look;
 mod resolve;
@@ -13,7 +14,6 @@ use crate::interface::spec::OWN_DIR;
 use crate::marks::ledger::Ledger;
 use crate::marks::node::{Dir, DirState, File, Name, Node};
 use crate::{Error, Spec};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use hotbackup_event::FileId;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -21,6 +21,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use exclude::Exclude;
 pub(crate) use links::relative;
 pub(crate) use look::Look;
 
@@ -46,7 +47,9 @@ pub(crate) struct Tree {
     pub dropped: Vec<u64>,
     /// Links that were found to lead to a directory they are in, in the last sync.
     loops: HashSet<(FileId, Name)>,
-    exclude: GlobSet,
+    pub exclude: Exclude,
+    /// What a pattern leaves out, by directory, and which.
+    excluded: HashMap<FileId, BTreeMap<Name, usize>>,
     /// The target's root directory, or our own.
     target_root: OwnedFd,
     staging: FileId,
@@ -97,6 +100,8 @@ pub(crate) enum Shown {
     Plain,
     /// As it is, for now.
     AsIs,
+    /// The same; it leads out of the sources, to nothing or to something without content.
+    Outside,
     /// With another text.
     As(OsString),
     /// Leading to this path in that source.
@@ -127,7 +132,8 @@ impl Tree {
             moved: Vec::new(),
             dropped: Vec::new(),
             loops: HashSet::new(),
-            exclude: globs(&spec.exclude)?,
+            exclude: Exclude::new(&spec.exclude)?,
+            excluded: HashMap::new(),
             target_root,
             staging,
             next_number: 0,
@@ -204,16 +210,42 @@ impl Tree {
         None
     }
 
-    /// Whether an entry is left out of the backup.
+    /// Whether an entry is left out of the backup; something is there under this name.
     pub fn is_excluded(&self, dir: &FileId, name: &OsStr) -> bool {
-        if name == OWN_DIR && self.dirs.get(dir).is_some_and(|node| node.is_root) {
+        if self.is_own(dir, name) {
             return true;
         }
-        if self.exclude.is_empty() {
-            return false;
+        let Some(node) = self.dirs.get(dir).filter(|_| !self.exclude.is_empty()) else { return false };
+        let path = self.path_below(dir, name);
+        let Some(matching) = self.exclude.matching(&path) else { return false };
+        // A link out of the sources may be a directory in the backup.
+        let may_be_dir = || match sys::stat_at(&node.dir.fd, name) {
+            Ok(found) => matches!(found.stat.kind(), Kind::Dir | Kind::Symlink),
+            Err(_) => false,
+        };
+        matching.by_name().unwrap_or_else(|| matching.excludes(may_be_dir())).is_some()
+    }
+
+    /// The directory that backups keep for themselves.
+    fn is_own(&self, dir: &FileId, name: &OsStr) -> bool {
+        name == OWN_DIR && self.dirs.get(dir).is_some_and(|node| node.is_root)
+    }
+
+    /// The path of an entry in its source, as patterns match it.
+    fn path_below(&self, dir: &FileId, name: &OsStr) -> PathBuf {
+        self.place(dir).map(|(_, path)| path).unwrap_or_default().join(name)
+    }
+
+    /// What patterns leave out, without what is below it, by its path in the backup were it there; and which pattern.
+    pub fn left_out(&self) -> Vec<(PathBuf, usize)> {
+        let mut all = Vec::new();
+        for (dir, names) in &self.excluded {
+            let Some((source, below)) = self.place(dir) else { continue };
+            let top = self.roots[source].name.as_ref().map(PathBuf::from).unwrap_or_default().join(below);
+            all.extend(names.iter().map(|(name, rule)| (top.join(&**name), *rule)));
         }
-        let path = self.place(dir).map(|(_, path)| path).unwrap_or_default();
-        self.exclude.is_match(path.join(name))
+        all.sort();
+        all
     }
 
     /// Bytes of all known files, and how many there are.
@@ -234,19 +266,6 @@ impl Other {
     pub fn kind(&self) -> Kind {
         self.stat.kind()
     }
-}
-
-fn globs(patterns: &[String]) -> Result<GlobSet, Error> {
-    let bad = |pattern: &String, error: globset::Error| Error::BadExclude {
-        pattern: pattern.clone(),
-        cause: error.kind().to_string(),
-    };
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-        set.add(glob.map_err(|error| bad(pattern, error))?);
-    }
-    set.build().map_err(|error| bad(&patterns.join(", "), error))
 }
 
 #[cfg(test)]

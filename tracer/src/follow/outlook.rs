@@ -13,6 +13,7 @@ use super::{ancestors, blind_spots, outsiders, unseen_calls};
 use crate::attach::preflight;
 use crate::error::Error;
 use crate::helper::place;
+use crate::helper::process::{self as helper, KEEPER};
 use crate::keeper::find;
 use crate::ptracer::site;
 use crate::shared::memory::Memory;
@@ -20,7 +21,7 @@ use crate::shared::roles::Part;
 use crate::sys::procfs;
 use crate::target::cgroups;
 use crate::target::kernel_writers;
-use crate::target::listener::has_listener;
+use crate::target::listener::{LISTENER, has_listener};
 use crate::target::maps::mapped_for_writing;
 use crate::target::process::Process;
 
@@ -97,6 +98,46 @@ pub fn written_elsewhere(process: &Process) -> Vec<FileId> {
 /// The files that the kernel writes to for somebody, and how.
 pub fn written_by_kernel(process: &Process) -> Vec<(FileId, &'static str)> {
     kernel_writers::written_by_kernel(process)
+}
+
+/// What there is to say of seccomp listeners; see [`listeners`].
+#[derive(Debug, Clone)]
+pub enum Listeners {
+    /// None is in the way, and nobody is likely to miss one.
+    Fine(String),
+    /// A backup may be refused, or something will miss one.
+    Warning(String),
+    /// The target has one that is not ours: a backup is refused.
+    Foreign(String),
+}
+
+/// Whose seccomp listeners there are. The kernel allows one to a process and all below it: once hotbackup has attached, the
+/// children of the target can have no other (`EBUSY`), as container runtimes and sandboxes give to what they start.
+pub fn listeners(process: &Process) -> Listeners {
+    let pid = process.pid();
+    if find::session_memory(process).is_ok_and(|memory| memory.is_some()) {
+        return Listeners::Fine("hotbackup's own is there; no other can be installed below the process (EBUSY)".into());
+    }
+    if has_listener(process) && !process.list(".").into_iter().any(|other| helper::is(other, KEEPER, process)) {
+        return Listeners::Foreign(Error::ForeignListener(pid).to_string());
+    }
+    let listens = |other: &i32| process.descriptors_of(*other).iter().any(|(_, link)| link == LISTENER);
+    if let Some(child) = outsiders::children(process).into_iter().find(listens) {
+        return Listeners::Warning(format!(
+            "process {child} has one, to answer calls of what it starts: from the first backup on the kernel refuses another one to \
+             all below process {pid} (EBUSY), until that has ended"
+        ));
+    }
+    // Whose calls it answers, nobody tells.
+    let is_filtered = process.status_field(pid, "Seccomp").is_some_and(|mode| mode == "2");
+    match is_filtered.then(|| outsiders::others_listeners(process)).flatten() {
+        Some(other) => Listeners::Warning(format!(
+            "process {other} has one; if it answers calls of process {pid}, which has a filter, a backup is refused"
+        )),
+        None => Listeners::Fine(
+            "it has none, and no child; from the first backup on, none can be installed below it (EBUSY)".into(),
+        ),
+    }
 }
 
 fn untraced(process: &Process) -> Result<(), Error> {

@@ -26,8 +26,9 @@ use nix::fcntl::{OFlag, readlinkat};
 use crate::error::Error;
 use crate::helper::process::{self as helper, KEEPER};
 use crate::keeper::find;
+use crate::shared::memory::MEMORY_NAME;
 use crate::sys::stat;
-use crate::target::listener::target_listener;
+use crate::target::listener::{LISTENER, target_listener};
 use crate::target::maps::{Mapping, mapped_for_writing, parse_mapping};
 use crate::target::process::{Process, open_below, read_below, start_of};
 
@@ -123,6 +124,20 @@ fn is_within(these: &[String], those: &[String]) -> bool {
 fn has_session(pid: i32) -> bool {
     let session = |process: Process| find::session_memory(&process);
     Process::open(pid).and_then(session).is_ok_and(|memory| memory.is_some())
+}
+
+/// All processes below the target.
+pub(crate) fn children(process: &Process) -> Vec<i32> {
+    descendants(&processes(process), process.pid())
+}
+
+/// A process that has a seccomp listener and no session of ours, so that it is neither followed nor a keeper.
+pub(crate) fn others_listeners(process: &Process) -> Option<i32> {
+    let ours = format!("/memfd:{MEMORY_NAME} (deleted)");
+    processes(process).into_keys().find(|&pid| {
+        let open = process.descriptors_of(pid);
+        open.iter().any(|(_, link)| link == LISTENER) && !open.iter().any(|(_, link)| *link == *ours)
+    })
 }
 
 /// The files that any process which is not followed can write to.

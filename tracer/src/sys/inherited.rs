@@ -73,11 +73,19 @@ fn default_signal(signal: libc::c_int) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), nothing, size_of::<u64>()) };
 }
 
-/// On any processor, and as urgent as others: a backup may be told to be neither.
+/// On any processor, in any memory, and as urgent as others: a backup may be told to be none of that.
 fn be_one_among_others() {
+    /// How much later than asked for a timer may wake a thread, usually (PR_SET_TIMERSLACK in prctl(2)).
+    const SLACK_NS: libc::c_ulong = 50_000;
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     super::process::relax();
-    // SAFETY: no memory is passed; 0 is this process.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+    // SAFETY: no memory is passed; 0 is this process, its input and output as its niceness says, and any node's memory.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        libc::prctl(libc::PR_SET_TIMERSLACK, SLACK_NS);
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0);
+        libc::syscall(libc::SYS_set_mempolicy, libc::MPOL_DEFAULT, 0, 0);
+    }
     let mut all = CpuSet::new();
     for processor in 0..CpuSet::count() {
         let _ = all.set(processor);

@@ -8,7 +8,7 @@ use super::process::Process;
 use crate::sys::{notify, pidfd};
 
 /// What /proc shows for a seccomp listener.
-pub(super) const LISTENER: &str = "anon_inode:seccomp notify";
+pub const LISTENER: &str = "anon_inode:seccomp notify";
 /// A copy of the listener among the target's own descriptors, with its number there.
 pub fn target_listener(target: &Process) -> Option<(OwnedFd, RawFd)> {
     let found = target.descriptors().into_iter().find(|(_, link)| link == LISTENER)?;

@@ -95,6 +95,7 @@ impl<P: Send + 'static> Backup<P> {
                 },
                 mapped: held.mapped,
                 max_wait_us: context.images.longest_us.load(Ordering::Relaxed),
+                not_kept: Vec::new(),
                 phases: Vec::new(),
             };
             context.phase(Phase::Publish);

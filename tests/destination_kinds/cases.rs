@@ -83,6 +83,20 @@ pub const ALL: [Case; 28] = [
 ];
 
 impl Case {
+    /// What the documentation says of a destination that refuses it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NamesByCase | Self::NamesByForeignCase => "names that differ by case",
+            Self::NotUtf8 => "names that are not UTF-8",
+            Self::Colon => "names with `:`",
+            Self::Backslash => "names with `\\`",
+            Self::ControlCharacter => "control characters in names",
+            Self::Symlink | Self::LongSymlink => "symbolic links",
+            Self::Fifo => "fifos",
+            other => panic!("{other:?} is refused nowhere"),
+        }
+    }
+
     /// Puts it into a directory.
     pub fn put_into(self, dir: &Path) {
         let write = |name: &[u8]| fs::write(dir.join(OsStr::from_bytes(name)), name).expect("the source holds it");

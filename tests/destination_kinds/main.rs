@@ -66,8 +66,38 @@ impl Source {
     }
 }
 
+/// Each kind, the name that it has in the table of the documentation, what it refuses, and what it does not keep.
+const TABLE: [(Kind, &str, &[Case], &[&str]); 9] = [
+    (Kind::Ext4, "ext4", &[], &["attribute", "mtime"]),
+    (Kind::Ext4SmallInodes, "ext4 with inodes of 128 bytes, ext3", &[], &["attribute", "mtime"]),
+    (Kind::Xfs, "xfs", &[], &["mtime"]),
+    (Kind::Btrfs, "btrfs", &[], &[]),
+    (Kind::Tmpfs, "tmpfs", &[], &[]),
+    (
+        Kind::ExFat,
+        "exFAT (exfat-fuse)",
+        &[
+            Case::NamesByCase,
+            Case::NamesByForeignCase,
+            Case::NotUtf8,
+            Case::Colon,
+            Case::Backslash,
+            Case::ControlCharacter,
+            Case::Symlink,
+            Case::LongSymlink,
+            Case::Fifo,
+        ],
+        &["acl", "attribute", "hard_link", "holes", "mode", "mtime", "owner"],
+    ),
+    (Kind::Ntfs, "NTFS (ntfs-3g)", &[Case::NotUtf8], &["mode", "mtime", "owner"]),
+    (Kind::NtfsPermissions, "NTFS (ntfs-3g, `permissions`)", &[Case::NotUtf8], &["acl", "mtime"]),
+    (Kind::Sftp, "SFTP (sshfs)", &[Case::Fifo], &["acl", "attribute", "hard_link", "holes", "mtime"]),
+];
+
 /// What is expected of a kind of file system: what it refuses, and what of the rest it does not keep.
-fn holds(kind: Kind, refused: &[Case], not_kept: &[&str]) {
+fn holds(kind: Kind) {
+    let row = TABLE.iter().find(|(known, ..)| *known == kind).expect("it is in the table");
+    let (_, _, refused, not_kept) = *row;
     let _alone = alone();
     let (scratch, mut source) = (scratch(), Source::new());
     let mut disk = Disk::new(kind, scratch.path());
@@ -129,53 +159,47 @@ fn assert_same_content(source: &Path, backup: &Path) {
 
 #[test]
 fn ext4() {
-    holds(Kind::Ext4, &[], &["attribute", "mtime"]);
+    holds(Kind::Ext4);
 }
 
 #[test]
 fn ext4_with_small_inodes() {
-    holds(Kind::Ext4SmallInodes, &[], &["attribute", "mtime"]);
+    holds(Kind::Ext4SmallInodes);
 }
 
 #[test]
 fn xfs() {
-    holds(Kind::Xfs, &[], &["mtime"]);
+    holds(Kind::Xfs);
 }
 
 #[test]
 fn btrfs() {
-    holds(Kind::Btrfs, &[], &[]);
+    holds(Kind::Btrfs);
 }
 
 #[test]
 fn tmpfs() {
-    holds(Kind::Tmpfs, &[], &[]);
+    holds(Kind::Tmpfs);
 }
 
 #[test]
 fn exfat() {
-    let refused = [
-        Case::NamesByCase,
-        Case::NamesByForeignCase,
-        Case::NotUtf8,
-        Case::Colon,
-        Case::Backslash,
-        Case::ControlCharacter,
-        Case::Symlink,
-        Case::LongSymlink,
-        Case::Fifo,
-    ];
-    holds(Kind::ExFat, &refused, &["acl", "attribute", "hard_link", "holes", "mode", "mtime", "owner"]);
+    holds(Kind::ExFat);
 }
 
 #[test]
 fn ntfs() {
-    holds(Kind::Ntfs, &[Case::NotUtf8], &["mode", "mtime", "owner"]);
+    holds(Kind::Ntfs);
 }
 
 #[test]
 fn ntfs_with_permissions() {
-    holds(Kind::NtfsPermissions, &[Case::NotUtf8], &["acl", "mtime"]);
+    holds(Kind::NtfsPermissions);
+}
+
+#[test]
+fn sftp() {
+    holds(Kind::Sftp);
 }
 
 #[test]
@@ -186,6 +210,17 @@ fn a_file_longer_than_the_destination_allows_is_refused_before_anything_is_copie
 }
 
 #[test]
-fn sftp() {
-    holds(Kind::Sftp, &[Case::Fifo], &["acl", "attribute", "hard_link", "holes", "mtime"]);
+fn the_documented_table_is_this_one() {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).expect("the document");
+    let table = text.split("## On which file systems").nth(1).expect("the section");
+    let table = table.split("\n## ").next().expect("its end");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    let or_nothing = |words: Vec<&str>| if words.is_empty() { "nothing".to_owned() } else { words.join(", ") };
+    assert_eq!(rows.len(), TABLE.len());
+    for ((_, name, refused, not_kept), row) in TABLE.iter().zip(rows) {
+        let mut words: Vec<&str> = refused.iter().map(|case| case.words()).collect();
+        words.dedup();
+        let expected = format!("| {name} | {} | {} | ", or_nothing(words), or_nothing(not_kept.to_vec()));
+        assert!(row.starts_with(&expected), "docs/operations.md should say {expected}\nand says {row}");
+    }
 }

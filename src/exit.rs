@@ -71,6 +71,8 @@ causes! {
     DestParentMissing = 26,
     /// Any other trouble with the destination.
     DestIo = 27,
+    /// The destination's file system cannot hold a name, a kind of file or a length that is in the source.
+    DestCannotHold = 28,
     /// A source does not exist.
     SourceNotFound = 30,
     /// A source is not a directory.
@@ -211,6 +213,7 @@ impl Cause {
             Error::DestMountPoint { .. } => Self::DestMountPoint,
             Error::DestParentMissing { .. } => Self::DestParentMissing,
             Error::DestIo { .. } => Self::DestIo,
+            Error::DestCannotHold { .. } => Self::DestCannotHold,
             Error::SourceNotFound { .. } => Self::SourceNotFound,
             Error::SourceNotDirectory { .. } => Self::SourceNotDirectory,
             Error::SourcesOverlap { .. } => Self::SourcesOverlap,

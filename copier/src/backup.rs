@@ -112,6 +112,7 @@ impl<P: Send + 'static> Backup<P> {
                 excluded: 0,
                 max_wait_us: context.images.longest_us.load(Ordering::Relaxed),
                 unseen_calls,
+                not_kept: Vec::new(),
                 phases: Vec::new(),
             };
             context.phase(Phase::Publish);

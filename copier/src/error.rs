@@ -1,4 +1,5 @@
 //! Why a backup, or a look at one, fails.
+use hotbackup_event::change::{Change, ChangeError};
 use hotbackup_event::look::{Lack, LookError};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -55,6 +56,17 @@ pub enum Error {
     DestParentMissing {
         /// The parent directory.
         path: PathBuf,
+    },
+    /// The destination's file system cannot hold what is in the source.
+    #[error(
+        "the destination cannot hold {}: {cause}; name a destination on another file system, or exclude it (--exclude)",
+        path.display()
+    )]
+    DestCannotHold {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        cause: String,
     },
     /// Anything else that went wrong on the destination.
     #[error("cannot {op} {} on the destination: {source}", path.display())]
@@ -269,6 +281,25 @@ impl Error {
         match LookError::from(&source) {
             LookError::Ours(Lack::Files) => Self::TooManyOpenFiles { path },
             _ => Self::SourceUnreadable { path, source },
+        }
+    }
+
+    /// What went wrong with a change at the destination, by the table of such errors.
+    pub(crate) fn changing(change: Change, path: PathBuf, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        let cannot = |cause: &str| Self::DestCannotHold { path: path.clone(), cause: cause.into() };
+        match source.raw_os_error().map_or(ChangeError::Disk, |errno| ChangeError::of(change, errno)) {
+            ChangeError::Full => Self::DestFull { path },
+            ChangeError::ReadOnly => Self::DestReadOnly { path },
+            ChangeError::Ours(Lack::Files) => Self::TooManyOpenFiles { path },
+            ChangeError::Taken => {
+                cannot("another name is the same to its file system, or was put there by somebody else")
+            }
+            ChangeError::Name => cannot("its file system allows no such name"),
+            ChangeError::TooLarge => cannot("it is longer than a file may be there"),
+            ChangeError::Links => cannot("its directory or file would have more links than its file system allows"),
+            ChangeError::Kind => cannot("there is nothing of that kind on its file system"),
+            _ => Self::DestIo { op: change.verb(), path, source },
         }
     }
 

@@ -41,6 +41,7 @@
 //! | `tree` | names, and where symbolic links lead |
 //! | `gate` | where stopped calls come in, and when they go on |
 //! | `stage` | the staging directory, and removing it |
+//! | `trial` | what the destination can hold, found out before anything is copied |
 //! | `context` | what each of the following needs: where things are, who is told, whether to go on |
 //! | `passes` | Track: syncs, and copying while the target writes |
 //! | `drain` | Drain: before-images, and the nets |
@@ -62,6 +63,7 @@ mod passes;
 mod publish;
 mod stage;
 mod tree;
+mod trial;
 
 pub use backup::Backup;
 pub use base::io;
@@ -69,7 +71,7 @@ pub use error::Error;
 pub use gate::capture::Capture;
 pub use interface::control::Control;
 pub use interface::monitor::{Monitor, Phase, Progress, Quiesce};
-pub use interface::report::{BeforeImages, HoldTimes, Mapped, OutsideLinks, PhaseTimes, Report, Special};
+pub use interface::report::{BeforeImages, HoldTimes, Mapped, NotKept, OutsideLinks, PhaseTimes, Report, Special};
 pub use interface::spec::{OWN_DIR, Point, Source, Spec, Tuning};
 pub use publish::summary::{Summary, summary};
 pub use publish::verify::{Problem, VerifyReport, verify};

@@ -373,7 +373,7 @@ fn the_manifest_says_what_is_in_the_backup() {
     fs::hard_link(bench.source.join("a"), bench.source.join("b")).unwrap();
     let report = back_up(&bench);
     let manifest = manifest(&bench);
-    assert_eq!(manifest["format_version"], 1);
+    assert_eq!(manifest["format_version"], 2);
     assert_eq!(manifest["point"], "end");
     assert_eq!(manifest["point_in_time_ns"], report.point_in_time_ns);
     assert_eq!(manifest["sources"][0]["path"], bench.source.to_str().unwrap());

@@ -45,8 +45,25 @@ pub struct Report {
     /// operator accepted that. `unknown`: they could not be told.
     #[serde(default)]
     pub unseen_calls: Vec<String>,
+    /// What the destination does not keep of the source's metadata.
+    #[serde(default)]
+    pub not_kept: Vec<NotKept>,
     /// Each phase, in order.
     pub phases: Vec<PhaseTimes>,
+}
+
+/// Metadata of the source that the destination does not keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotKept {
+    /// What: `owner`, `mode`, `acl`, `attribute`, `mtime`, `hard_link` or `holes`.
+    pub what: String,
+    /// The same in words.
+    pub words: String,
+    /// Of how many entries.
+    pub count: u64,
+    /// The first of them.
+    #[serde(serialize_with = "crate::interface::report::lossy")]
+    pub first: PathBuf,
 }
 
 /// On what a hold was spent, in microseconds.

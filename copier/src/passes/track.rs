@@ -10,7 +10,7 @@ use crate::marks::node::{File, Xattrs};
 use crate::passes::converge::has_converged;
 use crate::passes::copy::{Copier, Mode};
 use crate::tree::{Look, Tree};
-use crate::{Error, Point};
+use crate::{Error, Point, trial};
 use std::sync::Arc;
 
 /// The tree while it is tracked.
@@ -28,6 +28,8 @@ impl<P: Send + 'static> Tracker<'_, P> {
         // The walk itself: nothing is marked yet that it could miss, as names are marked for unknown directories too.
         self.tree.resolve(Default::default(), Look::default())?;
         self.tell_totals();
+        let trial = trial::before_copying(context.stage, &self.tree, |words| context.monitor.warning(words))?;
+        let _ = context.trial.set(trial);
         let mut due_after = Vec::new();
         if point == Point::End {
             while !has_converged(&due_after, context.tuning) {

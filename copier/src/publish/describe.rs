@@ -1,10 +1,13 @@
 //! The manifest of what was put into place.
-use super::{CHUNK, OtherKey, Publisher, owner};
+use super::metadata::{Key, owner};
+use super::{CHUNK, OtherKey, Publisher};
 use crate::interface::spec::OWN_DIR;
 use crate::publish::manifest::{self, Entries, ExcludeRecord, Header, Record, SourceRecord, Text};
 use crate::tree::Entry;
+use crate::trial::Loss;
 use crate::{Error, Report};
 use hotbackup_event::FileId;
+use hotbackup_event::change::Change;
 use std::collections::{HashMap, hash_map};
 use std::ffi::OsStr;
 use std::io;
@@ -15,7 +18,7 @@ impl<P: Send + 'static> Publisher<'_, P> {
     pub(super) fn write_manifest(&mut self, report: &mut Report) -> Result<(), Error> {
         let stage = self.context.stage;
         let path = stage.path().join(OWN_DIR).join(manifest::FILE);
-        let failed = |error: io::Error| Error::at_dest("write", path.clone(), error);
+        let failed = |error: io::Error| Error::changing(Change::Write, path.clone(), error);
         let fd = stage.io.create(stage.own.as_fd(), OsStr::new(manifest::FILE)).map_err(failed)?;
         let text = |path: &Path| Text::from(path.as_os_str());
         let source = |root: &crate::tree::Root| SourceRecord {
@@ -42,7 +45,14 @@ impl<P: Send + 'static> Publisher<'_, P> {
             let _ = rustix::fs::fchown(&stage.own, Some(uid), Some(gid));
         }
         stage.io.sync(fd.as_fd()).map_err(failed)?;
-        stage.io.sync(stage.own.as_fd()).map_err(failed)
+        stage.sync_dir(&stage.own).map_err(failed)
+    }
+
+    /// What was not kept of an entry.
+    fn names_lost(&self, key: Key, path: &Path) -> Vec<String> {
+        let lost = self.lost.get(&key).copied().unwrap_or_default();
+        let copied = self.copied.contains(path).then_some(Loss::HardLink.name());
+        lost.names().chain(copied).map(str::to_owned).collect()
     }
 
     /// The patterns, with how many names each left out, and the first of all these names.
@@ -68,7 +78,9 @@ impl<P: Send + 'static> Publisher<'_, P> {
         first: &mut First,
     ) -> io::Result<()> {
         let Some(node) = self.tree.dir(id) else { return Ok(()) };
-        out.write(&Record::new(path, &node.dir.state().stat))?;
+        let mut record = Record::new(path, &node.dir.state().stat);
+        record.not_kept = self.names_lost(Key::Dir(node.dir.id), path);
+        out.write(&record)?;
         for (name, entry) in &node.entries {
             let path = path.join(&**name);
             match entry {
@@ -80,8 +92,9 @@ impl<P: Send + 'static> Publisher<'_, P> {
                         record.target = Some(Text(text.clone()));
                     }
                     if self.is_placed_again(other) {
-                        record.hardlink_of = first.others.of((other.id, text), path);
+                        record.hardlink_of = first.others.of((other.id, text), path.clone());
                     }
+                    record.not_kept = self.names_lost(Key::Other(other.id), &path);
                     out.write(&record)?;
                 }
                 Entry::File(file) => {
@@ -90,8 +103,9 @@ impl<P: Send + 'static> Publisher<'_, P> {
                     record.size = Some(state.stat.size);
                     record.blake3 = state.hash.as_ref().map(|hash| hash.hash.to_hex().to_string());
                     if state.links.len() > 1 || self.twice {
-                        record.hardlink_of = first.files.of(file.number, path);
+                        record.hardlink_of = first.files.of(file.number, path.clone());
                     }
+                    record.not_kept = self.names_lost(Key::File(file.number), &path);
                     out.write(&record)?;
                 }
             }

@@ -2,8 +2,8 @@
 //!
 //! JSON, one entry a line. Entries are in the order of a walk that visits names in byte order. Text is a string, or
 //! `{"bytes": HEX}` where it is not UTF-8.
-use crate::base::sys::{Kind, Stat};
-use crate::{Error, PhaseTimes, Point, Report};
+use crate::base::sys::{Kind, Stat, Time};
+use crate::{Error, NotKept, PhaseTimes, Point, Report};
 use hotbackup_event::look::is_gone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::{OsStr, OsString};
@@ -14,7 +14,9 @@ use std::path::Path;
 /// The manifest's name, below the backup's own directory.
 pub(crate) const FILE: &str = "manifest.json";
 /// Changes when what is written here can no longer be understood by who reads it.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// The oldest that is still read. In version 1 times were one number, `mtime_ns`.
+const OLDEST_VERSION: u32 = 1;
 
 /// How many of the names that patterns left out are listed.
 pub(crate) const MOST_EXCLUDED: usize = 10_000;
@@ -38,6 +40,9 @@ pub(crate) struct Header {
     /// See [`Report::unseen_calls`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unseen_calls: Vec<String>,
+    /// What the destination does not keep of the source's metadata.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_kept: Vec<NotKept>,
     /// The patterns of what was to be left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<ExcludeRecord>,
@@ -74,7 +79,12 @@ pub(crate) struct Record {
     pub mode: String,
     pub uid: u32,
     pub gid: u32,
-    pub mtime_ns: i64,
+    /// When it was last modified: seconds since the epoch, and nanoseconds after that.
+    #[serde(default)]
+    mtime: (i64, u32),
+    /// The same in nanoseconds since the epoch, in version 1.
+    #[serde(default, skip_serializing)]
+    mtime_ns: Option<i64>,
     /// Hash of a file's content, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
@@ -87,6 +97,9 @@ pub(crate) struct Record {
     /// The entry is not in the backup: a socket or a device.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+    /// What is not in the backup as it was in the source, and is told here as it was there: `owner`, `mode`, `mtime`, `hard_link`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_kept: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,12 +144,28 @@ impl Record {
             mode: octal(stat.permissions()),
             uid: stat.uid,
             gid: stat.gid,
-            mtime_ns: stat.mtime,
+            mtime: (stat.mtime.sec, stat.mtime.nsec),
+            mtime_ns: None,
             blake3: None,
             target: None,
             hardlink_of: None,
             skipped: matches!(stat.kind(), Kind::Socket | Kind::Device),
+            not_kept: Vec::new(),
         }
+    }
+
+    /// When it was last modified.
+    pub fn modified(&self) -> Time {
+        const SECOND: i64 = 1_000_000_000;
+        match self.mtime_ns {
+            Some(ns) => Time { sec: ns.div_euclid(SECOND), nsec: ns.rem_euclid(SECOND) as u32 },
+            None => Time { sec: self.mtime.0, nsec: self.mtime.1 },
+        }
+    }
+
+    /// Whether something is as it was in the source, by the name that `not_kept` has for it.
+    pub fn keeps(&self, what: &str) -> bool {
+        !self.not_kept.iter().any(|not| not == what)
     }
 }
 
@@ -163,6 +192,7 @@ impl Header {
             unseen_calls: report.unseen_calls.clone(),
             exclude: Vec::new(),
             excluded: Vec::new(),
+            not_kept: report.not_kept.clone(),
         }
     }
 
@@ -224,7 +254,7 @@ pub(crate) fn check_version(path: &Path, text: &[u8]) -> Result<(), Error> {
         format_version: u32,
     }
     let version: Version = serde_json::from_slice(text).map_err(|error| bad(path, error.to_string()))?;
-    if version.format_version == FORMAT_VERSION {
+    if (OLDEST_VERSION..=FORMAT_VERSION).contains(&version.format_version) {
         return Ok(());
     }
     let found = version.format_version;

@@ -2,21 +2,30 @@
 //!
 //! The target is not involved any more. Nothing here looks at the sources: names, sizes and metadata are those of the
 //! frozen model, and the content is staged.
+mod again;
 mod describe;
+mod keep;
 pub(crate) mod manifest;
+mod metadata;
 pub(crate) mod summary;
 pub(crate) mod verify;
 
-use crate::base::sys::{self, Attributes, Kind, Stat};
+use crate::base::sys::{self, Kind};
+use crate::base::util::and_more;
 use crate::context::Context;
 use crate::marks::node::{File, Name, StagedHash, Xattrs};
 use crate::passes::hash::hash_zeros;
 use crate::tree::{DirNode, Entry, Other, Shown, Tree, relative};
-use crate::{Error, Report, Special};
+use crate::trial::{Loss, Trial};
+use crate::{Error, NotKept, Report, Special};
+use hotbackup_event::change::Change;
+use hotbackup_event::look::is_gone;
 use hotbackup_event::{FileId, failpoint};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::{CStr, OsStr, OsString};
+use metadata::{Key, Lost, Spot};
+use rustix::fs::{Mode, RenameFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -42,8 +51,14 @@ pub(crate) struct Publisher<'a, P: Send + 'static> {
     sync_each: bool,
     /// Whom staged files belong to.
     owner: (u32, u32),
-    /// What could not be done for some entries: how many, and the first.
-    lacking: BTreeMap<String, (u64, PathBuf)>,
+    /// What the trial found.
+    trial: &'a Trial,
+    /// What could not be kept of some entries, in words: how many, and the first.
+    lacking: BTreeMap<String, (Loss, u64, PathBuf)>,
+    /// What was not kept of each of them.
+    lost: HashMap<Key, Lost>,
+    /// Names that are copies where they should be hard links.
+    copied: HashSet<PathBuf>,
     report: (u64, u64, u64),
     special: Special,
 }
@@ -51,19 +66,10 @@ pub(crate) struct Publisher<'a, P: Send + 'static> {
 impl<'a, P: Send + 'static> Publisher<'a, P> {
     pub fn new(context: &'a Context<'a, P>, tree: &'a Tree) -> Self {
         let (placed, others, lacking) = (HashMap::new(), HashMap::new(), BTreeMap::new());
+        let (lost, copied, trial) = (HashMap::new(), HashSet::new(), context.trial.get_or_init(Trial::default));
         let twice = tree.dirs().any(|node| !node.has_one_name());
-        Self {
-            context,
-            tree,
-            placed,
-            others,
-            twice,
-            sync_each: true,
-            owner: (0, 0),
-            lacking,
-            report: (0, 0, 0),
-            special: Special::default(),
-        }
+        let (sync_each, owner, report, special) = (true, (0, 0), (0, 0, 0), Special::default());
+        Self { context, tree, placed, others, twice, sync_each, owner, trial, lacking, lost, copied, report, special }
     }
 
     /// Makes the staging directory a complete backup in all but its name.
@@ -96,16 +102,22 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         (report.files, report.directories, report.bytes_total) = (files, directories, bytes);
         report.phases = self.context.phases();
         report.special = std::mem::take(&mut self.special);
+        let root = match &*self.tree.roots {
+            [root] if root.name.is_none() => self.tree.dir(&root.id).map(|node| (root.id, node.dir.state().clone())),
+            _ => None,
+        };
+        if let Some((id, state)) = &root {
+            self.try_root(Key::Dir(*id), &state.stat, &state.xattrs)?;
+        }
+        report.not_kept = self.not_kept();
         self.write_manifest(&mut report)?;
         failpoint::hit("publish.described");
         // The root's own metadata comes last: until then nobody else can look inside.
-        if let [root] = &*self.tree.roots
-            && root.name.is_none()
-            && let Some(node) = self.tree.dir(&root.id)
-        {
-            self.apply_to_dir(node, &stage.root, Path::new(""))?;
+        let lacking = std::mem::take(&mut self.lacking);
+        if let Some((_, state)) = &root {
+            self.keep(Spot::Dir(&stage.root), &state.stat, &state.xattrs, Path::new(""))?;
         }
-        stage.io.sync(stage.root.as_fd()).map_err(failed("sync", stage.path()))?;
+        stage.sync_dir(&stage.root).map_err(failed("sync", stage.path()))?;
         failpoint::hit("publish.synced");
         for pattern in self.tree.exclude.unused() {
             self.context.monitor.warning(&format!(
@@ -113,11 +125,27 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
                  .gitignore, and begin at the source)"
             ));
         }
-        for (what, (count, first)) in &self.lacking {
-            let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-            self.context.monitor.warning(&format!("{what}: {}{more}", first.display()));
+        let new = lacking.iter().filter(|(_, (loss, ..))| !self.trial.told.contains_key(loss));
+        for (what, (_, count, first)) in new {
+            self.context.monitor.warning(&format!("{what}: {}", and_more(first, *count)));
+        }
+        if !stage.syncs_dirs() {
+            let words = "the destination cannot sync directories: after a power failure, names may be missing";
+            self.context.monitor.warning(words);
         }
         Ok(report)
+    }
+
+    /// What could not be kept, for the result and the manifest.
+    fn not_kept(&self) -> Vec<NotKept> {
+        let all = self.lacking.iter().map(|(words, (loss, count, first))| NotKept {
+            what: loss.name().into(),
+            words: words.clone(),
+            count: *count,
+            first: if first.as_os_str().is_empty() { ".".into() } else { first.clone() },
+        });
+        // Holes are seen where they are, not where they are put.
+        all.chain(self.trial.told.get(&Loss::Holes).cloned()).collect()
     }
 
     /// Gives a staged file its length, and makes sure that its hash is known.
@@ -165,13 +193,16 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
     }
 
     fn place_dir(&mut self, node: &DirNode, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: io::Error| Error::at_dest(op, path.to_owned(), error);
-        rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(|error| failed("create")(error.into()))?;
-        let out = sys::open_dir(parent, name).map_err(failed("open"))?;
+        let stage = self.context.stage;
+        let failed = |change| move |error: io::Error| Error::changing(change, path.to_owned(), error);
+        let made = stage.io.changes(Change::MakeDir).and_then(|()| sys::make_dir(parent, name));
+        let out = made.map_err(failed(Change::MakeDir))?;
         self.place_entries(node, &out, path)?;
-        self.apply_to_dir(node, &out, path)?;
+        let state = node.dir.state().clone();
+        let lost = self.keep(Spot::Dir(&out), &state.stat, &state.xattrs, path)?;
+        self.note_lost(Key::Dir(node.dir.id), lost);
         if self.sync_each {
-            self.context.stage.io.sync(out.as_fd()).map_err(failed("sync"))?;
+            stage.sync_dir(&out).map_err(failed(Change::SyncDir))?;
         }
         Ok(())
     }
@@ -186,7 +217,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
                 Entry::Dir(id) => {
                     let Some(child) = self.tree.dir(id) else { continue };
                     if !child.has_one_name() {
-                        self.lack("a directory that several links lead to is copied for each", &path);
+                        self.lack(Loss::HardLink, "a directory that several links lead to is copied for each", &path);
                     }
                     self.place_dir(child, out, name, &path)?;
                 }
@@ -198,12 +229,6 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
 
     fn place_file(&mut self, file: &Arc<File>, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
         let stage = self.context.stage;
-        if let Some(first) = self.placed.get(&file.number) {
-            return self.place_again(first, out, name, path);
-        }
-        let number = file.number.to_string();
-        rustix::fs::renameat(stage.data(), number, out, &**name)
-            .map_err(|error| Error::at_dest("put into place", path.clone(), error))?;
         let (stat, several, xattrs) = {
             let state = file.state();
             let xattrs = match &state.xattrs {
@@ -212,16 +237,17 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             };
             (state.stat, state.links.len() > 1 || self.twice, xattrs)
         };
-        self.apply(out, name, &stat, &path)?;
-        if !xattrs.is_empty() {
-            let open = rustix::fs::openat(out, &**name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            let fd = open.map_err(|error| Error::at_dest("open", path.clone(), error))?;
-            self.apply_xattrs(&fd, &xattrs, &path)?;
-            rustix::fs::futimens(&fd, &times(&stat))
-                .map_err(|error| Error::at_dest("set the times of", path.clone(), error))?;
+        if let Some(first) = self.placed.get(&file.number).cloned() {
+            if self.link_again(&first, out, name, &path)? {
+                return Ok(());
+            }
+            return self.copy_again((&first, file.number), (out, name), (&stat, &xattrs), path);
         }
+        self.place_staged(file.number, out, name, &path)?;
+        let lost = self.keep(Spot::Entry(out, name), &stat, &xattrs, &path)?;
+        self.note_lost(Key::File(file.number), lost);
         if self.sync_each {
-            stage.sync_file(file.number, out, name).map_err(|error| Error::at_dest("sync", path.clone(), error))?;
+            stage.sync_file(file.number, out, name).map_err(|e| Error::changing(Change::Sync, path.clone(), e))?;
         }
         if several {
             self.placed.insert(file.number, path);
@@ -230,31 +256,44 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         Ok(())
     }
 
-    /// One more name of what was put into place as `first`.
-    fn place_again(&self, first: &Path, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
-        let linked = rustix::fs::linkat(&self.context.stage.root, first, out, &**name, AtFlags::empty());
-        linked.map_err(|error| Error::at_dest("link", path, error))
+    /// Gives a staged file its name, which nothing may have.
+    fn place_staged(&self, number: u64, out: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
+        let (stage, staged) = (self.context.stage, number.to_string());
+        let rename = || rustix::fs::renameat_with(stage.data(), &*staged, out, name, RenameFlags::NOREPLACE);
+        let done = match stage.may(Change::Place, rename) {
+            // The file system knows no such flag, most of FUSE. Nobody but us is at work here.
+            Err(Errno::INVAL | Errno::NOSYS) => match sys::stat_at(out, name) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(error) if !is_gone(&error) => return Err(Error::changing(Change::Place, path.to_owned(), error)),
+                Err(_) => rustix::fs::renameat(stage.data(), &*staged, out, name),
+            },
+            done => done,
+        };
+        done.map_err(|error| Error::changing(Change::Place, path.to_owned(), error))
     }
 
     fn place_other(&mut self, other: &Other, out: &OwnedFd, name: &Name, path: &Path) -> Result<(), Error> {
-        let failed = |error: rustix::io::Errno| Error::at_dest("create", path.to_owned(), error);
+        let failed = |change| move |error: Errno| Error::changing(change, path.to_owned(), error);
         self.count(other, path);
-        let text = self.link_text(other, path);
+        let (stage, text) = (self.context.stage, self.link_text(other, path));
         let key = (other.id, text.clone());
-        if let Some(first) = self.others.get(&key) {
-            return self.place_again(first, out, name, path.to_owned());
+        if let Some(first) = self.others.get(&key).cloned()
+            && self.link_again(&first, out, name, path)?
+        {
+            return Ok(());
         }
         match other.kind() {
-            Kind::Symlink => rustix::fs::symlinkat(&*text, out, &**name).map_err(failed)?,
-            Kind::Fifo => rustix::fs::mkfifoat(out, &**name, Mode::RUSR | Mode::WUSR).map_err(failed)?,
+            Kind::Symlink => stage
+                .may(Change::Symlink, || rustix::fs::symlinkat(&*text, out, &**name))
+                .map_err(failed(Change::Symlink))?,
+            Kind::Fifo => stage
+                .may(Change::Fifo, || rustix::fs::mkfifoat(out, &**name, Mode::RUSR | Mode::WUSR))
+                .map_err(failed(Change::Fifo))?,
             // A socket belongs to whoever listens on it, and a device is not data.
             _ => return Ok(()),
         }
-        self.apply(out, name, &other.stat, path)?;
-        for (attribute, value) in &other.xattrs {
-            let done = rustix::fs::lsetxattr(sys::path_at(out, name), attribute, value, XattrFlags::empty());
-            self.attribute_set(attribute, path, done)?;
-        }
+        let lost = self.keep(Spot::Entry(out, name), &other.stat, &other.xattrs, path)?;
+        self.note_lost(Key::Other(other.id), lost);
         if self.is_placed_again(other) {
             self.others.insert(key, path.to_owned());
         }
@@ -288,79 +327,9 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             None => OsString::new(),
         }
     }
-
-    /// Owner, mode and times of what is not a directory.
-    fn apply(&mut self, out: &OwnedFd, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: rustix::io::Errno| Error::at_dest(op, path.to_owned(), error);
-        let mut mode = stat.permissions();
-        if (stat.uid, stat.gid) != self.owner {
-            let (uid, gid) = owner(stat);
-            let done = rustix::fs::chownat(out, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-            if !self.tolerate("the owner could not be set", path, done).map_err(failed("set the owner of"))? {
-                mode &= !0o6000;
-            }
-        }
-        if stat.kind() != Kind::Symlink {
-            rustix::fs::chmodat(out, name, Mode::from_raw_mode(mode), AtFlags::empty())
-                .map_err(failed("set the mode of"))?;
-        }
-        rustix::fs::utimensat(out, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set the times of"))
-    }
-
-    /// Owner, mode, attributes and times of a directory: once all its entries are in place.
-    fn apply_to_dir(&mut self, node: &DirNode, out: &OwnedFd, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: rustix::io::Errno| Error::at_dest(op, path.to_owned(), error);
-        let state = node.dir.state().clone();
-        let mut mode = state.stat.permissions();
-        let (uid, gid) = owner(&state.stat);
-        let done = rustix::fs::fchown(out, Some(uid), Some(gid));
-        if !self.tolerate("the owner could not be set", path, done).map_err(failed("set the owner of"))? {
-            mode &= !0o6000;
-        }
-        rustix::fs::fchmod(out, Mode::from_raw_mode(mode)).map_err(failed("set the mode of"))?;
-        self.apply_xattrs(out, &state.xattrs, path)?;
-        rustix::fs::futimens(out, &times(&state.stat)).map_err(failed("set the times of"))
-    }
-
-    fn apply_xattrs(&mut self, fd: &OwnedFd, all: &Attributes, path: &Path) -> Result<(), Error> {
-        for (name, value) in all {
-            let done = rustix::fs::fsetxattr(fd, name.as_c_str(), value, XattrFlags::empty());
-            self.attribute_set(name, path, done)?;
-        }
-        Ok(())
-    }
-
-    fn attribute_set(&mut self, name: &CStr, path: &Path, done: rustix::io::Result<()>) -> Result<(), Error> {
-        let what = format!("the extended attribute {} could not be set", name.to_string_lossy());
-        let done = self.tolerate(&what, path, done);
-        done.map(drop).map_err(|error| Error::at_dest("set an extended attribute of", path.to_owned(), error))
-    }
-
-    /// What the destination, or our privileges, cannot do is told and not fatal. Returns whether it was done.
-    fn tolerate(&mut self, what: &str, path: &Path, done: rustix::io::Result<()>) -> rustix::io::Result<bool> {
-        use rustix::io::Errno;
-        match done {
-            Ok(()) => Ok(true),
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS) => {
-                self.lack(what, path);
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn lack(&mut self, what: &str, path: &Path) {
-        // The destination itself has no name within it.
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        self.lacking.entry(what.into()).or_insert_with(|| (0, path.to_owned())).0 += 1;
-    }
 }
 
-fn owner(stat: &Stat) -> (Uid, Gid) {
-    (Uid::from_raw(stat.uid), Gid::from_raw(stat.gid))
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let time = |ns: i64| Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
-    Timestamps { last_access: time(stat.atime), last_modification: time(stat.mtime) }
+/// Something has a name that should be new.
+fn is_taken(path: PathBuf) -> Error {
+    Error::changing(Change::Place, path, Errno::EXIST)
 }

@@ -110,15 +110,19 @@ impl VerifyReport {
         }
         // A symbolic link's mode means nothing.
         let mode = octal(stat.permissions());
-        if kind != RecordKind::Symlink && mode != record.mode {
+        if kind != RecordKind::Symlink && mode != record.mode && record.keeps("mode") {
             self.problem(relative, format!("has mode {mode} instead of {}", record.mode));
         }
-        if (stat.uid, stat.gid) != (record.uid, record.gid) {
+        if (stat.uid, stat.gid) != (record.uid, record.gid) && record.keeps("owner") {
             let what = format!("belongs to {}:{} instead of {}:{}", stat.uid, stat.gid, record.uid, record.gid);
             self.problem(relative, what);
         }
-        if stat.mtime != record.mtime_ns {
-            let what = format!("was modified at {} ns instead of {} ns", stat.mtime, record.mtime_ns);
+        if stat.mtime != record.modified() && record.keeps("mtime") {
+            let (found, wanted) = (stat.mtime, record.modified());
+            let what = format!(
+                "was modified at {} s and {} ns instead of {} s and {} ns",
+                found.sec, found.nsec, wanted.sec, wanted.nsec
+            );
             self.problem(relative, what);
         }
         if let Some(target) = &record.target {
@@ -128,7 +132,7 @@ impl VerifyReport {
                 Err(error) => self.problem(relative, format!("cannot be looked at: {error}")),
             }
         }
-        if let Some(first) = &record.hardlink_of {
+        if let Some(first) = record.hardlink_of.as_ref().filter(|_| record.keeps("hard_link")) {
             let first = Path::new(&first.0);
             match look_at(&Near::new(dest, first).path) {
                 Ok(other) if other.id == found.id => {}

@@ -210,6 +210,14 @@ impl Tree {
         None
     }
 
+    /// The path of a known directory in the backup.
+    pub fn place_in_backup(&self, dir: &FileId) -> PathBuf {
+        let Some((source, path)) = self.place(dir) else { return PathBuf::new() };
+        let name = self.roots.get(source).and_then(|root| root.name.as_ref());
+        let name = name.map(Path::new).unwrap_or(Path::new(""));
+        name.components().chain(path.components()).collect()
+    }
+
     /// Whether an entry is left out of the backup; something is there under this name.
     pub fn is_excluded(&self, dir: &FileId, name: &OsStr) -> bool {
         if self.is_own(dir, name) {

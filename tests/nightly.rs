@@ -19,8 +19,8 @@ mod common {
     pub mod guest;
     pub mod load;
     pub mod mongod;
-    pub mod random;
     pub mod process;
+    pub mod random;
 }
 use common::backup::{HOTBACKUP, alone, scratch};
 use common::guest::{Guest, Linked};

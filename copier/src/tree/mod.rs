@@ -47,7 +47,7 @@ pub(crate) struct Tree {
     pub dropped: Vec<u64>,
     /// Links that were found to lead to a directory they are in, in the last sync.
     loops: HashSet<(FileId, Name)>,
-    pub exclude: Exclude,
+    pub exclude: Arc<Exclude>,
     /// What a pattern leaves out, by directory, and which.
     excluded: HashMap<FileId, BTreeMap<Name, usize>>,
     /// The target's root directory, or our own.
@@ -132,7 +132,7 @@ impl Tree {
             moved: Vec::new(),
             dropped: Vec::new(),
             loops: HashSet::new(),
-            exclude: Exclude::new(&spec.exclude)?,
+            exclude: Arc::new(Exclude::new(&spec.exclude)?),
             excluded: HashMap::new(),
             target_root,
             staging,

@@ -179,10 +179,11 @@ impl Tree {
     }
 
     /// What a name leads to. The outer `None`: it keeps changing. `marked`: it need not be there any more.
-    fn find(&self, dir: &OwnedFd, id: FileId, name: &OsStr, marked: bool) -> Result<Option<Option<New>>, Error> {
+    fn find(&mut self, dir: &OwnedFd, id: FileId, name: &OsStr, marked: bool) -> Result<Option<Option<New>>, Error> {
         let unreadable = |source| Error::unreadable(sys::fd_path(dir).join(name), source);
         let path = if self.exclude.is_empty() { PathBuf::new() } else { self.path_below(&id, name) };
-        let matching = self.exclude.matching(&path);
+        let exclude = Arc::clone(&self.exclude);
+        let matching = exclude.matching(&path);
         if let Some(matching) = &matching
             && matching.by_name().is_some_and(|rule| rule.is_some())
         {

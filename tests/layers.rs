@@ -14,8 +14,21 @@ mod layers {
 use layers::modules::Modules;
 
 /// The layers of `copier/src` from the ground up: folders, and files directly in `src`. What is not listed stands above all.
-const COPIER: [&str; 12] =
-    ["error", "base", "interface", "marks", "tree", "gate", "stage", "context", "passes", "drain", "hold", "publish"];
+const COPIER: [&str; 13] = [
+    "error",
+    "base",
+    "interface",
+    "marks",
+    "tree",
+    "gate",
+    "space",
+    "stage",
+    "context",
+    "passes",
+    "drain",
+    "hold",
+    "publish",
+];
 
 /// The same of `tracer/src`.
 const TRACER: [&str; 12] = [

@@ -40,6 +40,7 @@
 //! | `marks` | each known file and directory, its block map, claims on its blocks, and the ledger of what calls may have changed |
 //! | `tree` | names, and where symbolic links lead |
 //! | `gate` | where stopped calls come in, and when they go on |
+//! | `space` | how much is to be copied, and what is left free for others |
 //! | `stage` | the staging directory, and removing it |
 //! | `context` | what each of the following needs: where things are, who is told, whether to go on |
 //! | `passes` | Track: syncs, and copying while the target writes |
@@ -60,6 +61,7 @@ mod interface;
 mod marks;
 mod passes;
 mod publish;
+mod space;
 mod stage;
 mod tree;
 
@@ -70,5 +72,5 @@ pub use gate::capture::Capture;
 pub use interface::control::Control;
 pub use interface::monitor::{Monitor, Phase, Progress, Quiesce};
 pub use interface::report::{BeforeImages, HoldTimes, Mapped, PhaseTimes, Report};
-pub use interface::spec::{Point, Source, Spec, Tuning};
+pub use interface::spec::{Point, Reserve, Source, Spec, Tuning};
 pub use publish::verify::{Problem, VerifyReport, verify};

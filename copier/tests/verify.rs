@@ -145,7 +145,7 @@ fn no_manifest_or_one_that_is_not_understood_is_an_error() {
     let bench = backup();
     let path = bench.dest.join(".hotbackup/manifest.json");
     let text = fs::read_to_string(&path).unwrap();
-    for broken in [&text[..text.len() / 2], "", "{}", &text.replacen("\"format_version\":1", "\"format_version\":2", 1)]
+    for broken in [&text[..text.len() / 2], "", "{}", &text.replacen("\"format_version\":1", "\"format_version\":3", 1)]
     {
         fs::write(&path, broken).unwrap();
         assert!(matches!(verify(&bench.dest, &Quiet), Err(Error::ManifestBad { .. })), "{broken}");

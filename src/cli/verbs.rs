@@ -21,10 +21,8 @@ fn cancel_on_signals(control: &Control) -> Result<(), Failure> {
 /// Does work in a thread of its own. A signal to the process is given to its first thread if that does not block it, and
 /// stays there unseen while the thread is stuck in a call on a destination that stands still.
 fn beside_signals<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
-    /// As much as a first thread usually has: trees are walked by recursion.
-    const STACK: usize = 8 << 20;
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("backup".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let thread = std::thread::Builder::new().name("backup".into()).spawn_scoped(scope, work);
         let thread =
             thread.map_err(|error| Failure::new(Cause::Internal, format!("cannot start a thread: {error}")))?;
         Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -48,6 +46,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         hold: flags.hold,
         lease: flags.lease,
         show_all_writes: flags.show_all_writes,
+        reserve: flags.reserve.unwrap_or_default(),
     };
     let result = beside_signals(|| session::backup(&options, &drawing, &control))?;
     drawing.finish();

@@ -22,7 +22,7 @@ use hotbackup_tracer::{MountTable, Process, Tracer, outsiders};
 use serde::Serialize;
 
 pub use check::{CheckItem, CheckOptions, CheckReport, RescueReport, check, rescue};
-pub use hotbackup_copier::{Control, Monitor, Phase, Point, Progress};
+pub use hotbackup_copier::{Control, Monitor, Phase, Point, Progress, Reserve};
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]
@@ -53,6 +53,8 @@ pub struct Options {
     pub lease: Duration,
     /// Have every write shown, also those of 8 bytes in a target with eventfds, if this is its first backup.
     pub show_all_writes: bool,
+    /// What is left free on the destination's file system where a source is on it, too.
+    pub reserve: Reserve,
 }
 
 impl Options {
@@ -72,6 +74,7 @@ impl Options {
             hold: tuning.hold_lease,
             lease: limits::LEASE,
             show_all_writes: false,
+            reserve: tuning.reserve,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The manifest of what was put into place.
 use super::{CHUNK, OtherKey, Publisher, owner};
+use crate::base::digest::Digest;
 use crate::interface::spec::OWN_DIR;
 use crate::publish::manifest::{self, Entries, Header, Record, SourceRecord, Text};
 use crate::tree::Entry;
@@ -22,14 +23,19 @@ impl<P: Send + 'static> Publisher<'_, P> {
             path: text(&root.path),
             name: root.name.as_deref().map(Text::from),
         };
-        let header = Header::new(report, self.context.pid, self.tree.roots.iter().map(source).collect());
+        let in_pieces = |file: &std::sync::Arc<crate::marks::node::File>| {
+            file.state().hash.as_ref().is_some_and(|staged| matches!(staged.hash, Digest::Pieces(_)))
+        };
+        let in_pieces = self.context.ledger.files().iter().any(in_pieces);
+        let sources = self.tree.roots.iter().map(source).collect();
+        let header = Header::new(report, self.context.pid, sources, in_pieces);
         let mut out = io::BufWriter::with_capacity(CHUNK, StagedWriter { io: &*stage.io, fd: &fd, at: 0 });
         header.write_to(&mut out).map_err(failed)?;
         let mut entries = Entries::new(out);
         let mut first = First::default();
         for root in &self.tree.roots {
             let path = root.name.as_ref().map(PathBuf::from).unwrap_or_default();
-            self.describe(&root.id, &path, &mut entries, &mut first).map_err(failed)?;
+            self.describe(&root.id, path, &mut entries, &mut first).map_err(failed)?;
         }
         drop(entries.finish().map_err(failed)?);
         // Whoever owns the data may also throw the manifest away.
@@ -42,20 +48,32 @@ impl<P: Send + 'static> Publisher<'_, P> {
         stage.io.sync(stage.own.as_fd()).map_err(failed)
     }
 
-    /// Writes a directory and all below it to the manifest.
+    /// Writes a directory and all below it to the manifest, by a list of what is still to be written.
     fn describe<W: io::Write>(
         &self,
-        id: &FileId,
-        path: &Path,
+        top: &FileId,
+        mut path: PathBuf,
         out: &mut Entries<W>,
         first: &mut First,
     ) -> io::Result<()> {
-        let Some(node) = self.tree.dir(id) else { return Ok(()) };
-        out.write(&Record::new(path, &node.dir.state().stat))?;
-        for (name, entry) in &node.entries {
-            let path = path.join(&**name);
+        let Some(node) = self.tree.dir(top) else { return Ok(()) };
+        out.write(&Record::new(&path, &node.dir.state().stat))?;
+        let mut levels = vec![node.entries.iter()];
+        while let Some(left) = levels.last_mut() {
+            let Some((name, entry)) = left.next() else {
+                levels.pop();
+                path.pop();
+                continue;
+            };
+            path.push(&**name);
             match entry {
-                Entry::Dir(id) => self.describe(id, &path, out, first)?,
+                Entry::Dir(id) => {
+                    if let Some(node) = self.tree.dir(id) {
+                        out.write(&Record::new(&path, &node.dir.state().stat))?;
+                        levels.push(node.entries.iter());
+                        continue;
+                    }
+                }
                 Entry::Other(other) => {
                     let mut record = Record::new(&path, &other.stat);
                     let text = self.link_text(other, &path);
@@ -63,7 +81,7 @@ impl<P: Send + 'static> Publisher<'_, P> {
                         record.target = Some(Text(text.clone()));
                     }
                     if self.is_placed_again(other) {
-                        record.hardlink_of = first.others.of((other.id, text), path);
+                        record.hardlink_of = first.others.of((other.id, text), &path);
                     }
                     out.write(&record)?;
                 }
@@ -71,13 +89,16 @@ impl<P: Send + 'static> Publisher<'_, P> {
                     let state = file.state();
                     let mut record = Record::new(&path, &state.stat);
                     record.size = Some(state.stat.size);
-                    record.blake3 = state.hash.as_ref().map(|hash| hash.hash.to_hex().to_string());
+                    if let Some(staged) = &state.hash {
+                        record.set_digest(staged.hash);
+                    }
                     if state.links.len() > 1 || self.twice {
-                        record.hardlink_of = first.files.of(file.number, path);
+                        record.hardlink_of = first.files.of(file.number, &path);
                     }
                     out.write(&record)?;
                 }
             }
+            path.pop();
         }
         Ok(())
     }
@@ -100,11 +121,11 @@ impl<K> Default for Names<K> {
 
 impl<K: Eq + std::hash::Hash> Names<K> {
     /// The first name, if `path` is not that.
-    fn of(&mut self, key: K, path: PathBuf) -> Option<Text> {
+    fn of(&mut self, key: K, path: &Path) -> Option<Text> {
         match self.0.entry(key) {
             hash_map::Entry::Occupied(first) => Some(Text::from(first.get().as_os_str())),
             hash_map::Entry::Vacant(none) => {
-                none.insert(path);
+                none.insert(path.to_owned());
                 None
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! JSON, one entry a line. Entries are in the order of a walk that visits names in byte order. Text is a string, or
 //! `{"bytes": HEX}` where it is not UTF-8.
+use crate::base::digest::{Digest, Way};
 use crate::base::sys::{Kind, Stat};
 use crate::{Error, PhaseTimes, Point, Report};
 use hotbackup_event::look::is_gone;
@@ -15,6 +16,8 @@ use std::path::Path;
 pub(crate) const FILE: &str = "manifest.json";
 /// Changes when what is written here can no longer be understood by who reads it.
 pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The version of a manifest that has `blake3_pieces` somewhere; all others can still be read by who knows the first only.
+pub(crate) const WITH_PIECES: u32 = 2;
 
 /// Everything but the entries.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,6 +61,9 @@ pub(crate) struct Record {
     /// Hash of a file's content, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// Instead of that, where a file has large holes: see `base::digest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3_pieces: Option<String>,
     /// Where a symbolic link leads in the backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Text>,
@@ -113,9 +119,30 @@ impl Record {
             gid: stat.gid,
             mtime_ns: stat.mtime,
             blake3: None,
+            blake3_pieces: None,
             target: None,
             hardlink_of: None,
             skipped: matches!(stat.kind(), Kind::Socket | Kind::Device),
+        }
+    }
+
+    pub fn set_digest(&mut self, digest: Digest) {
+        match digest {
+            Digest::Plain(hash) => self.blake3 = Some(hash.to_hex().to_string()),
+            Digest::Pieces(hash) => self.blake3_pieces = Some(hash.to_hex().to_string()),
+        }
+    }
+
+    /// How the content was hashed.
+    pub fn way(&self) -> Way {
+        if self.blake3_pieces.is_some() { Way::Pieces } else { Way::Plain }
+    }
+
+    /// Whether content has this hash.
+    pub fn is_of(&self, digest: Digest) -> bool {
+        match digest {
+            Digest::Plain(hash) => self.blake3.as_deref() == Some(hash.to_hex().as_str()),
+            Digest::Pieces(hash) => self.blake3_pieces.as_deref() == Some(hash.to_hex().as_str()),
         }
     }
 }
@@ -126,9 +153,9 @@ pub(crate) fn octal(permissions: u32) -> String {
 }
 
 impl Header {
-    pub fn new(report: &Report, pid: i32, sources: Vec<SourceRecord>) -> Self {
+    pub fn new(report: &Report, pid: i32, sources: Vec<SourceRecord>, in_pieces: bool) -> Self {
         Self {
-            format_version: FORMAT_VERSION,
+            format_version: if in_pieces { WITH_PIECES } else { FORMAT_VERSION },
             tool_version: env!("CARGO_PKG_VERSION").into(),
             point: report.point,
             point_in_time: rfc3339(report.point_in_time_ns),
@@ -191,9 +218,9 @@ impl Manifest {
         }
         let bad = |path: &Path, cause: String| Error::ManifestBad { path: path.to_owned(), cause };
         let version: Version = serde_json::from_slice(&text).map_err(|error| bad(&path, error.to_string()))?;
-        if version.format_version != FORMAT_VERSION {
+        if !(FORMAT_VERSION..=WITH_PIECES).contains(&version.format_version) {
             let found = version.format_version;
-            let cause = format!("its format version is {found}, this program knows {FORMAT_VERSION}; use a newer one");
+            let cause = format!("its format version is {found}, this program knows {WITH_PIECES}; use a newer one");
             return Err(bad(&path, cause));
         }
         serde_json::from_slice(&text).map_err(|error| bad(&path, error.to_string()))

@@ -4,10 +4,11 @@
 //! path lead to another tree, and that is not ours to remove from.
 use crate::base::sys;
 use crate::interface::spec::OWN_DIR;
+use hotbackup_event::FileId;
 use hotbackup_event::look::{Lack, LookError};
 use rustix::fs::{AtFlags, FlockOperation, Mode};
 use rustix::io::{Errno, retry_on_intr};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -35,19 +36,49 @@ pub(crate) fn leftovers(parent: &OwnedFd, prefix: &OsStr) {
     }
 }
 
-/// Empties a directory.
-fn all_below(dir: &OwnedFd) -> io::Result<()> {
-    let mut names = sys::names(dir)?;
-    // The mark goes last, so that what is left of a removal that fails is still known for what it is.
-    names.sort_by_key(|name| name == OWN_DIR);
-    let mut result = Ok(());
-    for name in names {
-        let removed = match unlink(dir, &name, AtFlags::empty()) {
-            // Systems differ in how they say that it is a directory.
-            Err(error) if is_dir(&error) => below(dir, &name).and_then(|()| unlink(dir, &name, AtFlags::REMOVEDIR)),
-            other => other,
-        };
-        result = result.and(removed);
+/// A directory that is being emptied.
+struct Level {
+    /// Its name in the one above.
+    name: OsString,
+    id: FileId,
+    left: std::vec::IntoIter<OsString>,
+}
+
+impl Level {
+    fn new(name: OsString, dir: &OwnedFd) -> io::Result<Self> {
+        let mut names = sys::names(dir)?;
+        // The mark goes last, so that what is left of a removal that fails is still known for what it is.
+        names.sort_by_key(|name| name == OWN_DIR);
+        Ok(Self { name, id: sys::stat_fd(dir)?.id, left: names.into_iter() })
+    }
+}
+
+/// Empties a directory, however deep what it holds is: one directory is open at a time, and left by `..`.
+fn all_below(root: &OwnedFd) -> io::Result<()> {
+    let (mut levels, mut at, mut result) = (vec![Level::new(OsString::new(), root)?], None::<OwnedFd>, Ok(()));
+    while let Some(level) = levels.last_mut() {
+        let dir = at.as_ref().unwrap_or(root);
+        if let Some(name) = level.left.next() {
+            let removed = match unlink_in(dir, &name, AtFlags::empty()) {
+                // Systems differ in how they say that it is a directory.
+                Err(error) if is_dir(&error) => below(dir, &name).map(|(level, open)| {
+                    levels.push(level);
+                    at = Some(open);
+                }),
+                other => other,
+            };
+            result = result.and(removed);
+            continue;
+        }
+        let done = levels.pop();
+        let (Some(done), Some(above)) = (done, levels.last()) else { break };
+        let up = with_rights(dir, || sys::open_dir(dir, OsStr::new("..")))?;
+        // Somebody has moved it: what lies above is not ours to remove from.
+        if sys::stat_fd(&up)?.id != above.id {
+            return result.and(Err(Errno::STALE.into()));
+        }
+        result = result.and(unlink_in(&up, &done.name, AtFlags::REMOVEDIR));
+        at = Some(up);
     }
     result
 }
@@ -56,8 +87,8 @@ fn is_dir(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::ISDIR | Errno::PERM))
 }
 
-/// Empties a directory below another. One that is in place already may have a mode that keeps even its owner out.
-fn below(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+/// Opens a directory below another to empty it. One that is in place already may have a mode that keeps even its owner out.
+fn below(dir: &OwnedFd, name: &OsStr) -> io::Result<(Level, OwnedFd)> {
     let open = match sys::open_dir(dir, name) {
         Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) => {
             rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
@@ -65,13 +96,22 @@ fn below(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
         }
         other => other?,
     };
-    match all_below(&open) {
-        Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) => {
-            rustix::fs::fchmod(&open, Mode::RWXU)?;
-            all_below(&open)
+    Ok((Level::new(name.to_owned(), &open)?, open))
+}
+
+/// Does something in a directory that is to be removed, if need be with rights that it does not give.
+fn with_rights<T>(dir: &OwnedFd, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match act() {
+        Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) && !is_dir(&error) => {
+            rustix::fs::fchmod(dir, Mode::RWXU)?;
+            act()
         }
         other => other,
     }
+}
+
+fn unlink_in(dir: &OwnedFd, name: &OsStr, flags: AtFlags) -> io::Result<()> {
+    with_rights(dir, || unlink(dir, name, flags))
 }
 
 fn unlink(dir: &OwnedFd, name: &OsStr, flags: AtFlags) -> io::Result<()> {

@@ -110,7 +110,8 @@ pub enum Error {
     },
     /// What is to be copied does not fit, with what is to be left free.
     #[error(
-        "the backup does not fit on the file system of {}: it needs {needed} {what}, {free} are free, and {reserve} of these are          to be left for others (--reserve); free space, or name a destination elsewhere",
+        "the backup does not fit on the file system of {}: it needs {needed} {what}, {free} are free, and {reserve} of these are to be \
+         left for others (--reserve); free space, or name a destination elsewhere",
         path.display()
     )]
     DestTooSmall {
@@ -127,7 +128,8 @@ pub enum Error {
     },
     /// While it was copied, free space fell to what is to be left.
     #[error(
-        "the backup was given up, to leave the file system of {} to its other users: {free} {what} are free there, and {reserve}          are to be left (--reserve); free space, or name a destination elsewhere",
+        "the backup was given up, to leave the file system of {} to its other users: {free} {what} are free there, and \
+         {reserve} are to be left (--reserve); free space, or name a destination elsewhere",
         path.display()
     )]
     ReserveReached {

@@ -255,7 +255,8 @@ impl Target<'_> {
     fn punch(&mut self, range: Range<u64>) -> Result<(), Error> {
         let (stage, number) = (self.stage, self.number);
         if range.start < self.staged {
-            stage.punch(number, self.fd()?, range)?;
+            let end = range.end.min(self.staged);
+            stage.punch(number, self.fd()?, range.start..end)?;
         }
         Ok(())
     }

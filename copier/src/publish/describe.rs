@@ -3,9 +3,11 @@ use super::{CHUNK, OtherKey, Publisher, owner};
 use crate::base::digest::Digest;
 use crate::interface::spec::OWN_DIR;
 use crate::publish::manifest::{self, Entries, Header, Record, SourceRecord, Text};
+use crate::stage::Stage;
 use crate::tree::Entry;
 use crate::{Error, Report};
 use hotbackup_event::FileId;
+use std::cell::RefCell;
 use std::collections::{HashMap, hash_map};
 use std::ffi::OsStr;
 use std::io;
@@ -29,7 +31,11 @@ impl<P: Send + 'static> Publisher<'_, P> {
         let in_pieces = self.context.ledger.files().iter().any(in_pieces);
         let sources = self.tree.roots.iter().map(source).collect();
         let header = Header::new(report, self.context.pid, sources, in_pieces);
-        let mut out = io::BufWriter::with_capacity(CHUNK, StagedWriter { io: &*stage.io, fd: &fd, at: 0 });
+        let refused = RefCell::default();
+        let writer = StagedWriter { stage, fd: &fd, at: 0, refused: &refused };
+        // What was refused before it was written is no error of the destination.
+        let failed = |error: io::Error| refused.take().unwrap_or_else(|| failed(error));
+        let mut out = io::BufWriter::with_capacity(CHUNK, writer);
         header.write_to(&mut out).map_err(failed)?;
         let mut entries = Entries::new(out);
         let mut first = First::default();
@@ -134,14 +140,19 @@ impl<K: Eq + std::hash::Hash> Names<K> {
 
 /// Writes to a staged file from its start to its end.
 struct StagedWriter<'a> {
-    io: &'a dyn crate::base::io::Io,
+    stage: &'a Stage,
     fd: &'a OwnedFd,
     at: u64,
+    refused: &'a RefCell<Option<Error>>,
 }
 
 impl io::Write for StagedWriter<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.io.write_at(self.fd.as_fd(), data, self.at)?;
+        if let Err(error) = self.stage.space.before(data.len() as u64, 0) {
+            *self.refused.borrow_mut() = Some(error);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.stage.io.write_at(self.fd.as_fd(), data, self.at)?;
         self.at += data.len() as u64;
         Ok(data.len())
     }

@@ -5,6 +5,9 @@ use crate::{Error, Source};
 use rustix::fs::{StatVfs, fstatvfs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 const GIB: u64 = 1 << 30;
 
@@ -47,7 +50,7 @@ impl Reserve {
         match self {
             Self::Usual => {
                 let total = figures.total;
-                let bytes = share(total, 5.0).max(GIB).min(8 * GIB).min(share(total, 10.0));
+                let bytes = share(total, 5.0).clamp(GIB, 8 * GIB).min(share(total, 10.0));
                 (bytes, share(figures.inodes, 5.0))
             }
             Self::Bytes(bytes) => {
@@ -75,6 +78,9 @@ pub(crate) struct Watch {
     kept: Vec<Kept>,
     /// Room beforehand: on the destination's file system, and on what is filled through it.
     checked: Vec<Checked>,
+    /// When it was looked at without need, in microseconds since the first time.
+    looked: AtomicU64,
+    began: OnceLock<Instant>,
 }
 
 /// A file system that what is to be copied must fit on.
@@ -134,8 +140,17 @@ impl Watch {
         Ok(())
     }
 
-    /// The same where nothing is written, but others may have.
+    /// The same where nothing is written, but others may have: a thousand times a second at most.
     pub fn look(&self) -> Result<(), Error> {
+        if self.kept.is_empty() {
+            return Ok(());
+        }
+        let now = 1000 + self.began.get_or_init(Instant::now).elapsed().as_micros() as u64;
+        let before = self.looked.load(Ordering::Relaxed);
+        if now < before + 1000 {
+            return Ok(());
+        }
+        self.looked.store(now, Ordering::Relaxed);
         self.before(0, 0)
     }
 

@@ -7,8 +7,11 @@
 //!
 //! What any other link leads to can change without a call that names the link, when something on its way is renamed.
 //! They are looked at again in every sync; in the hold, those on whose way a call has named something (`ways`).
-use super::{Shown, Tree};
+use super::ways::Place;
+use super::{Entry, Shown, Tree};
 use crate::base::sys::{self, Found, Kind};
+use crate::marks::ledger::EntryMark;
+use crate::marks::node::Name;
 use hotbackup_event::FileId;
 use hotbackup_event::look::LookError;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -128,6 +131,43 @@ impl Tree {
             }
         }
         None
+    }
+}
+
+impl Tree {
+    /// Finds out where a link leads, and takes note of its way where it may lead elsewhere without being touched.
+    pub(super) fn leads_noted(&mut self, dir: FileId, fd: &OwnedFd, name: &OsStr, text: &OsStr) -> io::Result<Leads> {
+        let leads = self.leads(dir, fd, text)?;
+        if matches!(leads, Leads::Stays(Shown::Plain)) {
+            return Ok(leads);
+        }
+        let here = match self.top(dir) {
+            Some((top, below)) => sys::fd_path(&top.fd).join(below),
+            None => sys::fd_path(fd),
+        };
+        self.ways.add((dir, Name::from(name)), &self.target_root, &here, Path::new(text));
+        Ok(leads)
+    }
+
+    /// The links that a hold must look at again, in which these entries are marked.
+    pub(super) fn links_to_look_at<'a>(&self, marks: impl Iterator<Item = &'a EntryMark>) -> Vec<Place> {
+        let ways = &self.ways;
+        if ways.mounts != self.ledger.mounts_seen() {
+            return self.volatile.iter().cloned().collect();
+        }
+        let mut links = ways.always.clone();
+        for (dir, name) in marks {
+            if ways.above.contains(name) {
+                // What is known not to be a directory has no link in it.
+                let node = self.dirs.get(dir);
+                if node.is_none_or(|node| matches!(node.entries.get(&**name), Some(Entry::Dir(_)))) {
+                    return self.volatile.iter().cloned().collect();
+                }
+            }
+            links.extend(ways.by_name.get(name).into_iter().flatten().cloned());
+        }
+        links.retain(|link| self.volatile.contains(link));
+        links.into_iter().collect()
     }
 }
 

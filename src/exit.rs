@@ -73,6 +73,8 @@ causes! {
     DestIo = 27,
     /// The destination's file system cannot hold a name, a kind of file or a length that is in the source.
     DestCannotHold = 28,
+    /// The backup does not fit with what is to be left free for the server; or it was given up when free space came down to that.
+    DestTooSmall = 29,
     /// A source does not exist.
     SourceNotFound = 30,
     /// A source is not a directory.
@@ -87,6 +89,8 @@ causes! {
     SourceUnknown = 35,
     /// This process may not open enough files.
     TooManyOpenFiles = 36,
+    /// A directory contains itself, through a mount.
+    SourceContainsItself = 37,
     /// It could not be known whether earlier calls of the process had finished.
     Quiesce = 40,
     /// Something happened that cannot be tracked.
@@ -214,6 +218,8 @@ impl Cause {
             Error::DestParentMissing { .. } => Self::DestParentMissing,
             Error::DestIo { .. } => Self::DestIo,
             Error::DestCannotHold { .. } => Self::DestCannotHold,
+            Error::DestTooSmall { .. } | Error::ReserveReached { .. } => Self::DestTooSmall,
+            Error::SourceContainsItself { .. } => Self::SourceContainsItself,
             Error::SourceNotFound { .. } => Self::SourceNotFound,
             Error::SourceNotDirectory { .. } => Self::SourceNotDirectory,
             Error::SourcesOverlap { .. } => Self::SourcesOverlap,

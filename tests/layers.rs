@@ -14,13 +14,14 @@ mod layers {
 use layers::modules::Modules;
 
 /// The layers of `copier/src` from the ground up: folders, and files directly in `src`. What is not listed stands above all.
-const COPIER: [&str; 13] = [
+const COPIER: [&str; 14] = [
     "error",
     "base",
     "interface",
     "marks",
     "tree",
     "gate",
+    "space",
     "stage",
     "trial",
     "context",

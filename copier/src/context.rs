@@ -64,7 +64,12 @@ impl<'a, P: Send + 'static> Context<'a, P> {
     /// Fails if the backup has failed elsewhere, or was cancelled.
     pub fn check(&self) -> Result<(), Error> {
         // Cancelling fails the backup, too: this is the cause, and the rest follows from it.
-        if self.control.is_cancelled() { Err(Error::Cancelled) } else { self.ledger.check() }
+        if self.control.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.ledger.check()?;
+        // Whatever is waited for, others go on writing.
+        self.stage.space.look()
     }
 
     /// Fails if a known file can change unseen.

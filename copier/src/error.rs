@@ -112,6 +112,49 @@ pub enum Error {
         /// The link.
         path: PathBuf,
     },
+    /// A directory of a source contains itself, through a mount.
+    #[error(
+        "the directory {} contains itself: something above it is mounted there; exclude it, or unmount it",
+        path.display()
+    )]
+    SourceContainsItself {
+        /// Where it turns up again.
+        path: PathBuf,
+    },
+    /// What is to be copied does not fit, with what is to be left free.
+    #[error(
+        "the backup does not fit on the file system of {}: it needs {needed} {what}, {free} are free, and {reserve} of these are to be \
+         left for others (--reserve); free space, or name a destination elsewhere",
+        path.display()
+    )]
+    DestTooSmall {
+        /// A directory on that file system.
+        path: PathBuf,
+        /// Of what: bytes, or inodes.
+        what: &'static str,
+        /// How much is to be copied, as far as known.
+        needed: u64,
+        /// How much is free.
+        free: u64,
+        /// How much is to be left free.
+        reserve: u64,
+    },
+    /// While it was copied, free space fell to what is to be left.
+    #[error(
+        "the backup was given up, to leave the file system of {} to its other users: {free} {what} are free there, and \
+         {reserve} are to be left (--reserve); free space, or name a destination elsewhere",
+        path.display()
+    )]
+    ReserveReached {
+        /// A directory on that file system.
+        path: PathBuf,
+        /// Of what: bytes, or inodes.
+        what: &'static str,
+        /// How much is free.
+        free: u64,
+        /// How much is to be left free.
+        reserve: u64,
+    },
     /// A glob to exclude is malformed.
     #[error("the pattern {pattern:?} to exclude is malformed: {cause}")]
     BadExclude {
@@ -296,6 +339,10 @@ impl Error {
                 cannot("another name is the same to its file system, or was put there by somebody else")
             }
             ChangeError::Name => cannot("its file system allows no such name"),
+            // Else it is the file system's limit.
+            ChangeError::TooLarge if getrlimit(Resource::Fsize).current.is_some() => {
+                Self::at_dest(change.verb(), path, source)
+            }
             ChangeError::TooLarge => cannot("it is longer than a file may be there"),
             ChangeError::Links => cannot("its directory or file would have more links than its file system allows"),
             ChangeError::Kind => cannot("there is nothing of that kind on its file system"),

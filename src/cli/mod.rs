@@ -17,6 +17,7 @@ pub mod draw;
 pub mod duration;
 mod generate;
 pub mod out;
+pub mod reserve;
 mod service;
 mod shelf;
 pub mod signals;
@@ -118,6 +119,10 @@ struct Backup {
     /// process that makes none of those. The backup names them
     #[arg(long)]
     accept_unseen: bool,
+    /// What is left free for the server on a file system that holds its data as well as the backup: a size, a share such as 5%,
+    /// or off, to look at nothing [default: 5%, from 1GiB to 8GiB, and never more than 10%]
+    #[arg(long, value_name = "SIZE|PERCENT", value_parser = reserve::reserve)]
+    reserve: Option<crate::session::Reserve>,
     #[command(flatten)]
     output: Output,
     /// Put the backup into this directory, under the time as its name, and have `latest` there lead to it
@@ -341,7 +346,7 @@ mod tests {
     #[test]
     fn a_backup_reads_all_its_flags() {
         let line = "hotbackup backup --pid 7 --source /a --source /b --throttle 64MiB --point start --exclude *.tmp \
-                    --before-images 64MiB --mapped 1MiB --max-wait 2s --hold 5ms --lease 3s --show-all-writes --json -q /dest";
+                    --before-images 64MiB --mapped 1MiB --max-wait 2s --hold 5ms --lease 3s --show-all-writes --reserve 2.5% --json -q /dest";
         let Verb::Backup(flags) = Command::try_parse_from(line.split_whitespace()).unwrap().verb else { panic!() };
         assert_eq!((flags.which.pid().unwrap(), flags.throttle), (7, Some(64 << 20)));
         assert_eq!(flags.source, [PathBuf::from("/a"), PathBuf::from("/b")]);
@@ -350,6 +355,7 @@ mod tests {
         assert_eq!((flags.before_images, flags.mapped), (64 << 20, 1 << 20));
         let limits = [flags.max_wait, flags.hold, flags.lease].map(|limit| limit.as_millis());
         assert_eq!(limits, [2000, 5, 3000]);
+        assert_eq!(flags.reserve, Some(crate::session::Reserve::Percent(2.5)));
         assert!(flags.output.json && flags.output.quiet && flags.show_all_writes);
     }
 

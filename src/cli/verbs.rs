@@ -42,6 +42,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         lease: flags.lease,
         show_all_writes: flags.show_all_writes,
         accept_unseen: flags.accept_unseen,
+        reserve: flags.reserve.unwrap_or_default(),
     };
     let result = session::backup(&options, &watched, &control);
     drawing.finish();

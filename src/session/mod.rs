@@ -22,7 +22,7 @@ use hotbackup_tracer::{MountTable, Process, Tracer, outsiders};
 use serde::Serialize;
 
 pub use check::{CheckItem, CheckOptions, CheckReport, RescueReport, check, rescue};
-pub use hotbackup_copier::{Control, Monitor, Phase, Point, Progress};
+pub use hotbackup_copier::{Control, Monitor, Phase, Point, Progress, Reserve};
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ pub struct Options {
     pub show_all_writes: bool,
     /// Go on where the filter that the process has from an earlier release does not show all calls, and have the backup say so.
     pub accept_unseen: bool,
+    /// What is left free on the destination's file system where a source is on it, too.
+    pub reserve: Reserve,
 }
 
 impl Options {
@@ -75,6 +77,7 @@ impl Options {
             lease: limits::LEASE,
             show_all_writes: false,
             accept_unseen: false,
+            reserve: tuning.reserve,
         }
     }
 }

@@ -42,8 +42,15 @@ pub(crate) struct Stat {
 pub(crate) struct Found {
     pub id: FileId,
     pub stat: Stat,
-    /// Fewer bytes are allocated than the file is long: holes are worth looking for.
-    pub sparse: bool,
+    /// Bytes that are allocated for it. Where fewer than the file is long, holes are worth looking for.
+    pub allocated: u64,
+}
+
+impl Found {
+    /// Bytes of holes, as far as that tells.
+    pub fn holes(&self) -> u64 {
+        self.stat.size.saturating_sub(self.allocated)
+    }
 }
 
 /// The kinds of entries that are told apart.
@@ -102,7 +109,7 @@ fn found(s: Statx) -> Found {
             gid: s.stx_gid,
             nlink: s.stx_nlink,
         },
-        sparse: s.stx_blocks.saturating_mul(512) < s.stx_size,
+        allocated: s.stx_blocks.saturating_mul(512),
     }
 }
 
@@ -297,4 +304,25 @@ pub(crate) fn now_ns() -> u64 {
 pub(crate) fn is_on_overlayfs(dir: &OwnedFd) -> io::Result<bool> {
     const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
     Ok(rustix::fs::fstatfs(dir)?.f_type == OVERLAYFS)
+}
+
+/// Where a loop device, or what is made of one, keeps what is written to it: the device that its file is on, and how many bytes
+/// of that file are holes.
+pub(crate) fn backing_of(dev: u64) -> Option<(u64, u64)> {
+    let (major, minor) = (dev >> 32, dev & u64::from(u32::MAX));
+    let mut left = vec![PathBuf::from(format!("/sys/dev/block/{major}:{minor}")).canonicalize().ok()?];
+    // Devices are made of others, but not of themselves.
+    while let Some(at) = left.pop() {
+        // Of a partition it is that of the whole device.
+        for file in [at.join("loop/backing_file"), at.join("../loop/backing_file")] {
+            if let Ok(path) = std::fs::read_to_string(file)
+                && let Ok(found) = stat_at(CWD, OsStr::new(path.trim_end_matches('\n')))
+            {
+                return Some((found.id.dev, found.holes()));
+            }
+        }
+        let below = std::fs::read_dir(at.join("slaves")).into_iter().flatten().flatten();
+        left.extend(below.filter_map(|entry| entry.path().canonicalize().ok()));
+    }
+    None
 }

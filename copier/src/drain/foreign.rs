@@ -26,9 +26,11 @@ pub(crate) fn check<P: Send + 'static>(context: &Context<'_, P>, tree: &Tree) ->
     for node in tree.dirs() {
         check_dir(&node.dir, context.pid)?;
         check_names(node, context, tree)?;
-        for entry in node.entries.values() {
+        for (name, entry) in &node.entries {
             if let Entry::File(file) = entry
                 && !context.ledger.is_mapped(&file.id)
+                // Once, whatever names it has.
+                && file.state().links.first().is_none_or(|link| link.is(&node.dir, name))
             {
                 check_file(file, context.pid)?;
             }

@@ -64,6 +64,8 @@ pub(crate) struct Ledger {
     others: Mutex<HashSet<FileId>>,
     /// How, and when that was said, and where each was then, if it was known: it may be nowhere soon.
     untraceable: Mutex<HashMap<FileId, (&'static str, u64, Option<PathBuf>)>>,
+    /// How often that was said.
+    unseen: AtomicU64,
     /// Files that are, or have been, mapped for writing.
     mapped: Mutex<HashSet<FileId>>,
     graces: AtomicU64,
@@ -216,6 +218,7 @@ impl Ledger {
             Effect::Mapped { file } => self.mark_mapped(file),
             Effect::Untraceable { file, cause } => {
                 let now = now_ns();
+                self.unseen.fetch_add(1, Ordering::SeqCst);
                 let place = self.place(file, now);
                 lock(&self.untraceable).insert(*file, (cause, now, place));
             }
@@ -345,7 +348,7 @@ impl Ledger {
     /// Bytes that the backup still lacks, as far as known; blocks counted in full.
     pub fn lacking_bytes(&self) -> u64 {
         // Whoever takes away may come before whoever adds.
-        self.lacking.load(Ordering::Relaxed).max(0) as u64 * BLOCK
+        (self.lacking.load(Ordering::Relaxed).max(0) as u64).saturating_mul(BLOCK)
     }
 
     /// A file is, or is about to be, mapped for writing.
@@ -376,6 +379,11 @@ impl Ledger {
             let now = self.place(id, *at_ns)?;
             Some((place.clone().unwrap_or(now), *cause))
         })
+    }
+
+    /// How often something was said to change unseen; that may have been a mount, of a directory that is not known too.
+    pub fn mounts_seen(&self) -> u64 {
+        self.unseen.load(Ordering::SeqCst)
     }
 
     /// Where a known file or directory is.

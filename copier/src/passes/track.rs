@@ -9,8 +9,10 @@ use crate::marks::blockmap::BLOCK;
 use crate::marks::node::{File, Xattrs};
 use crate::passes::converge::has_converged;
 use crate::passes::copy::{Copier, Mode};
+use crate::space::need::Need;
 use crate::tree::{Look, Tree};
 use crate::{Error, Point, trial};
+use hotbackup_event::failpoint::hit;
 use std::sync::Arc;
 
 /// The tree while it is tracked.
@@ -35,6 +37,9 @@ impl<P: Send + 'static> Tracker<'_, P> {
             while !has_converged(&due_after, context.tuning) {
                 context.note(|progress| progress.pass = due_after.len() as u32 + 1);
                 let files = self.sync(true)?;
+                if due_after.is_empty() {
+                    self.check_space()?;
+                }
                 self.pass(copier, &files)?;
                 due_after.push(self.due_bytes());
             }
@@ -42,7 +47,18 @@ impl<P: Send + 'static> Tracker<'_, P> {
         // One more look, so that the hold has little to look at; and at the start, so that what became known in the walk
         // has been looked at after a grace.
         self.sync(false)?;
+        if point == Point::Start {
+            self.check_space()?;
+        }
         Ok(due_after.len() as u32)
+    }
+
+    /// All is known, and has been looked at twice; nothing is written yet.
+    fn check_space(&self) -> Result<(), Error> {
+        let context = self.context;
+        context.stage.check_space(&Need::of(&self.tree, &context.ledger))?;
+        hit("track.known");
+        Ok(())
     }
 
     /// Takes the marks, waits, and looks. With `blocks`, the due blocks are taken too, and the files are returned that
@@ -94,7 +110,8 @@ impl<P: Send + 'static> Tracker<'_, P> {
 
     /// Bytes due, counted anew.
     fn due_bytes(&self) -> u64 {
-        self.context.ledger.files().iter().map(|file| file.state().map.due() * BLOCK).sum()
+        let files = self.context.ledger.files();
+        files.iter().fold(0, |sum, file| (file.state().map.due() * BLOCK).saturating_add(sum))
     }
 
     fn tell_totals(&self) {

@@ -3,11 +3,13 @@ use super::metadata::{Key, owner};
 use super::{CHUNK, OtherKey, Publisher};
 use crate::interface::spec::OWN_DIR;
 use crate::publish::manifest::{self, Entries, ExcludeRecord, Header, Record, SourceRecord, Text};
-use crate::tree::Entry;
+use crate::stage::Stage;
+use crate::tree::{DirNode, Entry};
 use crate::trial::Loss;
 use crate::{Error, Report};
 use hotbackup_event::FileId;
 use hotbackup_event::change::Change;
+use std::cell::RefCell;
 use std::collections::{HashMap, hash_map};
 use std::ffi::OsStr;
 use std::io;
@@ -29,13 +31,17 @@ impl<P: Send + 'static> Publisher<'_, P> {
         report.excluded = exclude.iter().map(|record| record.names).sum();
         let sources = self.tree.roots.iter().map(source).collect();
         let header = Header { exclude, excluded, ..Header::new(report, self.context.pid, sources) };
-        let mut out = io::BufWriter::with_capacity(CHUNK, StagedWriter { io: &*stage.io, fd: &fd, at: 0 });
+        let refused = RefCell::default();
+        let writer = StagedWriter { stage, fd: &fd, at: 0, refused: &refused };
+        // What was refused before it was written is no error of the destination.
+        let failed = |error: io::Error| refused.take().unwrap_or_else(|| failed(error));
+        let mut out = io::BufWriter::with_capacity(CHUNK, writer);
         header.write_to(&mut out).map_err(failed)?;
         let mut entries = Entries::new(out);
         let mut first = First::default();
         for root in &self.tree.roots {
             let path = root.name.as_ref().map(PathBuf::from).unwrap_or_default();
-            self.describe(&root.id, &path, &mut entries, &mut first).map_err(failed)?;
+            self.describe(&root.id, path, &mut entries, &mut first).map_err(failed)?;
         }
         drop(entries.finish().map_err(failed)?);
         // Whoever owns the data may also throw the manifest away.
@@ -46,6 +52,12 @@ impl<P: Send + 'static> Publisher<'_, P> {
         }
         stage.io.sync(fd.as_fd()).map_err(failed)?;
         stage.sync_dir(&stage.own).map_err(failed)
+    }
+
+    fn record_of(&self, node: &DirNode, path: &Path) -> Record {
+        let mut record = Record::new(path, &node.dir.state().stat);
+        record.not_kept = self.names_lost(Key::Dir(node.dir.id), path);
+        record
     }
 
     /// What was not kept of an entry.
@@ -69,22 +81,32 @@ impl<P: Send + 'static> Publisher<'_, P> {
         (patterns, names)
     }
 
-    /// Writes a directory and all below it to the manifest.
+    /// Writes a directory and all below it to the manifest, by a list of what is still to be written.
     fn describe<W: io::Write>(
         &self,
-        id: &FileId,
-        path: &Path,
+        top: &FileId,
+        mut path: PathBuf,
         out: &mut Entries<W>,
         first: &mut First,
     ) -> io::Result<()> {
-        let Some(node) = self.tree.dir(id) else { return Ok(()) };
-        let mut record = Record::new(path, &node.dir.state().stat);
-        record.not_kept = self.names_lost(Key::Dir(node.dir.id), path);
-        out.write(&record)?;
-        for (name, entry) in &node.entries {
-            let path = path.join(&**name);
+        let Some(node) = self.tree.dir(top) else { return Ok(()) };
+        out.write(&self.record_of(node, &path))?;
+        let mut levels = vec![node.entries.iter()];
+        while let Some(left) = levels.last_mut() {
+            let Some((name, entry)) = left.next() else {
+                levels.pop();
+                path.pop();
+                continue;
+            };
+            path.push(&**name);
             match entry {
-                Entry::Dir(id) => self.describe(id, &path, out, first)?,
+                Entry::Dir(id) => {
+                    if let Some(node) = self.tree.dir(id) {
+                        out.write(&self.record_of(node, &path))?;
+                        levels.push(node.entries.iter());
+                        continue;
+                    }
+                }
                 Entry::Other(other) => {
                     let mut record = Record::new(&path, &other.stat);
                     let text = self.link_text(other, &path);
@@ -92,7 +114,7 @@ impl<P: Send + 'static> Publisher<'_, P> {
                         record.target = Some(Text(text.clone()));
                     }
                     if self.is_placed_again(other) {
-                        record.hardlink_of = first.others.of((other.id, text), path.clone());
+                        record.hardlink_of = first.others.of((other.id, text), &path);
                     }
                     record.not_kept = self.names_lost(Key::Other(other.id), &path);
                     out.write(&record)?;
@@ -101,14 +123,17 @@ impl<P: Send + 'static> Publisher<'_, P> {
                     let state = file.state();
                     let mut record = Record::new(&path, &state.stat);
                     record.size = Some(state.stat.size);
-                    record.blake3 = state.hash.as_ref().map(|hash| hash.hash.to_hex().to_string());
+                    if let Some(staged) = &state.hash {
+                        record.set_digest(staged.hash);
+                    }
                     if state.links.len() > 1 || self.twice {
-                        record.hardlink_of = first.files.of(file.number, path.clone());
+                        record.hardlink_of = first.files.of(file.number, &path);
                     }
                     record.not_kept = self.names_lost(Key::File(file.number), &path);
                     out.write(&record)?;
                 }
             }
+            path.pop();
         }
         Ok(())
     }
@@ -131,11 +156,11 @@ impl<K> Default for Names<K> {
 
 impl<K: Eq + std::hash::Hash> Names<K> {
     /// The first name, if `path` is not that.
-    fn of(&mut self, key: K, path: PathBuf) -> Option<Text> {
+    fn of(&mut self, key: K, path: &Path) -> Option<Text> {
         match self.0.entry(key) {
             hash_map::Entry::Occupied(first) => Some(Text::from(first.get().as_os_str())),
             hash_map::Entry::Vacant(none) => {
-                none.insert(path);
+                none.insert(path.to_owned());
                 None
             }
         }
@@ -144,14 +169,19 @@ impl<K: Eq + std::hash::Hash> Names<K> {
 
 /// Writes to a staged file from its start to its end.
 struct StagedWriter<'a> {
-    io: &'a dyn crate::base::io::Io,
+    stage: &'a Stage,
     fd: &'a OwnedFd,
     at: u64,
+    refused: &'a RefCell<Option<Error>>,
 }
 
 impl io::Write for StagedWriter<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.io.write_at(self.fd.as_fd(), data, self.at)?;
+        if let Err(error) = self.stage.space.before(data.len() as u64, 0) {
+            *self.refused.borrow_mut() = Some(error);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.stage.io.write_at(self.fd.as_fd(), data, self.at)?;
         self.at += data.len() as u64;
         Ok(data.len())
     }

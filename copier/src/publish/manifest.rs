@@ -2,6 +2,7 @@
 //!
 //! JSON, one entry a line. Entries are in the order of a walk that visits names in byte order. Text is a string, or
 //! `{"bytes": HEX}` where it is not UTF-8.
+use crate::base::digest::{Digest, Way};
 use crate::base::sys::{Kind, Stat, Time};
 use crate::{Error, NotKept, PhaseTimes, Point, Report};
 use hotbackup_event::look::is_gone;
@@ -15,7 +16,7 @@ use std::path::Path;
 pub(crate) const FILE: &str = "manifest.json";
 /// Changes when what is written here can no longer be understood by who reads it.
 pub(crate) const FORMAT_VERSION: u32 = 2;
-/// The oldest that is still read. In version 1 times were one number, `mtime_ns`.
+/// The oldest that is still read. In version 1 times were one number, `mtime_ns`, and there was no `blake3_pieces`.
 const OLDEST_VERSION: u32 = 1;
 
 /// How many of the names that patterns left out are listed.
@@ -88,6 +89,9 @@ pub(crate) struct Record {
     /// Hash of a file's content, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// Instead of that, where a file has large holes: see `base::digest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3_pieces: Option<String>,
     /// Where a symbolic link leads in the backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Text>,
@@ -147,6 +151,7 @@ impl Record {
             mtime: (stat.mtime.sec, stat.mtime.nsec),
             mtime_ns: None,
             blake3: None,
+            blake3_pieces: None,
             target: None,
             hardlink_of: None,
             skipped: matches!(stat.kind(), Kind::Socket | Kind::Device),
@@ -166,6 +171,26 @@ impl Record {
     /// Whether something is as it was in the source, by the name that `not_kept` has for it.
     pub fn keeps(&self, what: &str) -> bool {
         !self.not_kept.iter().any(|not| not == what)
+    }
+
+    pub fn set_digest(&mut self, digest: Digest) {
+        match digest {
+            Digest::Plain(hash) => self.blake3 = Some(hash.to_hex().to_string()),
+            Digest::Pieces(hash) => self.blake3_pieces = Some(hash.to_hex().to_string()),
+        }
+    }
+
+    /// How the content was hashed.
+    pub fn way(&self) -> Way {
+        if self.blake3_pieces.is_some() { Way::Pieces } else { Way::Plain }
+    }
+
+    /// Whether content has this hash.
+    pub fn is_of(&self, digest: Digest) -> bool {
+        match digest {
+            Digest::Plain(hash) => self.blake3.as_deref() == Some(hash.to_hex().as_str()),
+            Digest::Pieces(hash) => self.blake3_pieces.as_deref() == Some(hash.to_hex().as_str()),
+        }
     }
 }
 

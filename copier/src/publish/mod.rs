@@ -10,11 +10,11 @@ mod metadata;
 pub(crate) mod summary;
 pub(crate) mod verify;
 
+use crate::base::digest::{Digest, Hasher, Way};
 use crate::base::sys::{self, Kind};
 use crate::base::util::and_more;
 use crate::context::Context;
 use crate::marks::node::{File, Name, StagedHash, Xattrs};
-use crate::passes::hash::hash_zeros;
 use crate::tree::{DirNode, Entry, Other, Shown, Tree, relative};
 use crate::trial::{Loss, Trial};
 use crate::{Error, NotKept, Report, Special};
@@ -89,8 +89,11 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         for root in &self.tree.roots {
             let Some(node) = self.tree.dir(&root.id) else { continue };
             match &root.name {
-                None => self.place_entries(node, &stage.root, Path::new(""))?,
-                Some(name) => self.place_dir(node, &stage.root, name, Path::new(name))?,
+                None => self.place_tree(node, sys::reopen(&stage.root).map_err(failed("open", stage.path()))?, None)?,
+                Some(name) => {
+                    let out = self.make_dir(&stage.root, name, Path::new(name))?;
+                    self.place_tree(node, out, Some(name))?;
+                }
             }
         }
         stage.clear_data()?;
@@ -156,7 +159,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             (state.stat.size, state.staged, state.hash.as_ref().is_some_and(|hash| hash.size == state.stat.size))
         };
         self.report.0 += 1;
-        self.report.2 += size;
+        self.report.2 = self.report.2.saturating_add(size);
         if hashed && staged == size {
             return Ok(());
         }
@@ -171,14 +174,15 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         Ok(())
     }
 
-    fn hash(&self, fd: &OwnedFd, size: u64) -> io::Result<blake3::Hash> {
+    fn hash(&self, fd: &OwnedFd, size: u64) -> io::Result<Digest> {
         let io = &*self.context.stage.io;
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; CHUNK.min(size as usize)];
+        let found = sys::stat_fd(fd)?;
+        let mut hasher = Hasher::new(Way::of(found.holes()));
+        let mut buffer = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
         let mut at = 0;
         while at < size {
             let data = io.data_after(fd.as_fd(), at)?.unwrap_or(size..size);
-            hash_zeros(&mut hasher, data.start.min(size) - at);
+            hasher.zeros(data.start.min(size) - at);
             at = data.start.min(size);
             while at < data.end.min(size) {
                 let n = (data.end.min(size) - at).min(buffer.len() as u64) as usize;
@@ -192,43 +196,78 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         Ok(hasher.finalize())
     }
 
-    fn place_dir(&mut self, node: &DirNode, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
+    fn make_dir(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
         let stage = self.context.stage;
-        let failed = |change| move |error: io::Error| Error::changing(change, path.to_owned(), error);
+        stage.space.before(0, 1)?;
         let made = stage.io.changes(Change::MakeDir).and_then(|()| sys::make_dir(parent, name));
-        let out = made.map_err(failed(Change::MakeDir))?;
-        self.place_entries(node, &out, path)?;
-        let state = node.dir.state().clone();
-        let lost = self.keep(Spot::Dir(&out), &state.stat, &state.xattrs, path)?;
-        self.note_lost(Key::Dir(node.dir.id), lost);
-        if self.sync_each {
-            stage.sync_dir(&out).map_err(failed(Change::SyncDir))?;
-        }
-        Ok(())
+        made.map_err(|error| Error::changing(Change::MakeDir, path.to_owned(), error))
     }
 
-    fn place_entries(&mut self, node: &DirNode, out: &OwnedFd, path: &Path) -> Result<(), Error> {
-        self.report.1 += 1;
-        self.context.check()?;
-        for (name, entry) in &node.entries {
-            let path = path.join(&**name);
+    /// Puts all that a directory holds into its place `out`, however deep that is: a list of what is still to be done, and
+    /// one directory open at a time, which is left by `..`. Without a name it is the backup itself, which gets its own
+    /// metadata last of all.
+    fn place_tree(&mut self, top: &'a DirNode, mut out: OwnedFd, name: Option<&OsStr>) -> Result<(), Error> {
+        let tree = self.tree;
+        let mut path = name.map(PathBuf::from).unwrap_or_default();
+        let mut levels = vec![self.level(top, &out, &path)?];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, entry)) = level.left.next() else {
+                let (node, first) = (level.node, levels.len() == 1);
+                levels.pop();
+                // Before the directory gets its mode, which may not let us through.
+                let up = levels.last().map(|above| Self::up(&out, above, &path)).transpose()?;
+                if !first || name.is_some() {
+                    let state = node.dir.state().clone();
+                    let lost = self.keep(Spot::Dir(&out), &state.stat, &state.xattrs, &path)?;
+                    self.note_lost(Key::Dir(node.dir.id), lost);
+                    if self.sync_each {
+                        let synced = self.context.stage.sync_dir(&out);
+                        synced.map_err(|error| Error::changing(Change::SyncDir, path.clone(), error))?;
+                    }
+                }
+                let Some(up) = up else { break };
+                out = up;
+                path.pop();
+                continue;
+            };
             match entry {
-                Entry::File(file) => self.place_file(file, out, name, path)?,
+                Entry::File(file) => self.place_file(file, &out, name, path.join(&**name))?,
+                Entry::Other(other) => self.place_other(other, &out, name, &path.join(&**name))?,
                 Entry::Dir(id) => {
-                    let Some(child) = self.tree.dir(id) else { continue };
+                    let Some(child) = tree.dir(id) else { continue };
+                    path.push(&**name);
                     if !child.has_one_name() {
                         self.lack(Loss::HardLink, "a directory that several links lead to is copied for each", &path);
                     }
-                    self.place_dir(child, out, name, &path)?;
+                    out = self.make_dir(&out, name, &path)?;
+                    levels.push(self.level(child, &out, &path)?);
                 }
-                Entry::Other(other) => self.place_other(other, out, name, &path)?,
             }
         }
         Ok(())
     }
 
+    /// A directory whose entries are to be put into place.
+    fn level(&mut self, node: &'a DirNode, out: &OwnedFd, path: &Path) -> Result<Level<'a>, Error> {
+        self.report.1 += 1;
+        self.context.check()?;
+        let found = sys::stat_fd(out).map_err(|error| Error::at_dest("look at", path.to_owned(), error))?;
+        Ok(Level { node, left: node.entries.iter(), id: found.id })
+    }
+
+    /// The directory above one, and nothing else.
+    fn up(out: &OwnedFd, above: &Level<'_>, path: &Path) -> Result<OwnedFd, Error> {
+        let failed = |error: io::Error| Error::at_dest("look above", path.to_owned(), error);
+        let up = sys::open_dir(out, OsStr::new("..")).map_err(failed)?;
+        match sys::stat_fd(&up).map_err(failed)?.id == above.id {
+            true => Ok(up),
+            false => Err(failed(io::Error::other("somebody moved it"))),
+        }
+    }
+
     fn place_file(&mut self, file: &Arc<File>, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
         let stage = self.context.stage;
+        stage.space.look()?;
         let (stat, several, xattrs) = {
             let state = file.state();
             let xattrs = match &state.xattrs {
@@ -282,6 +321,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         {
             return Ok(());
         }
+        self.context.stage.space.before(0, 1)?;
         match other.kind() {
             Kind::Symlink => stage
                 .may(Change::Symlink, || rustix::fs::symlinkat(&*text, out, &**name))
@@ -327,6 +367,14 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             None => OsString::new(),
         }
     }
+}
+
+/// A directory that is being put into place.
+struct Level<'a> {
+    node: &'a DirNode,
+    left: std::collections::btree_map::Iter<'a, Name, Entry>,
+    /// Its own, in the backup.
+    id: FileId,
 }
 
 /// Something has a name that should be new.

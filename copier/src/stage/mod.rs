@@ -12,6 +12,8 @@ mod remove;
 use crate::base::util::lock;
 use crate::base::{io::Io, sys};
 use crate::interface::spec::OWN_DIR;
+use crate::space::need::{Need, leaves_holes_out};
+use crate::space::watch::Watch;
 use crate::{Error, Spec};
 use check::{check_apart, check_empty, check_sources, split};
 use hotbackup_event::change::{Change, ChangeError};
@@ -54,6 +56,8 @@ pub(crate) struct Stage {
     unsynced: AtomicBool,
     /// Bytes written.
     pub written: AtomicU64,
+    /// What is left free for others.
+    pub space: Watch,
 }
 
 impl std::fmt::Debug for Stage {
@@ -104,6 +108,9 @@ impl Stage {
             Mutex::new(Kept::new(if whole { spec.tuning.sync_each_below.min(most_open()) } else { most_open() }));
         let (published, written) = (false, AtomicU64::new(0));
         let (troubled, unsynced) = (AtomicBool::new(false), AtomicBool::new(false));
+        let space = Watch::new(&root, &parent_path, &spec.sources, spec.tuning.reserve)
+            .map_err(|error| Error::at_dest("look at", path.clone(), error))
+            .inspect_err(|_| drop(remove::staging(&parent, &name, &root)))?;
         Ok(Self {
             io,
             dest,
@@ -119,6 +126,7 @@ impl Stage {
             troubled,
             unsynced,
             written,
+            space,
         })
     }
 
@@ -139,6 +147,12 @@ impl Stage {
         self.data.as_fd()
     }
 
+    /// Fails if so much cannot be copied here, before anything is.
+    pub fn check_space(&self, need: &Need) -> Result<(), Error> {
+        let holes = leaves_holes_out(&self.data);
+        self.space.check(|unit| need.bytes(unit, holes), need.inodes())
+    }
+
     /// Opens the staged data of a file; makes it if there is none.
     pub fn open(&self, number: u64) -> Result<OwnedFd, Error> {
         let failed = |error| self.failed(Change::Create, self.data_path(number), error);
@@ -146,6 +160,7 @@ impl Stage {
         if let Some(fd) = kept.get(number).map_err(failed)? {
             return Ok(fd);
         }
+        self.space.before(0, 1)?;
         let fd = self.io.create(self.data.as_fd(), OsStr::new(&number.to_string())).map_err(failed)?;
         kept.keep(number, &fd).map_err(failed)?;
         Ok(fd)
@@ -207,6 +222,7 @@ impl Stage {
     }
 
     pub fn write(&self, number: u64, fd: &OwnedFd, data: &[u8], offset: u64) -> Result<(), Error> {
+        self.space.before(data.len() as u64, 0)?;
         self.io
             .write_at(fd.as_fd(), data, offset)
             .map_err(|e| self.failed(Change::Write, self.data_path(number), e))?;

@@ -46,80 +46,80 @@ pub(crate) fn leftover(parent: &OwnedFd, name: &OsStr) -> bool {
 
 /// A directory that is being emptied.
 struct Level {
-    id: FileId,
     /// Its name in the one above.
     name: OsString,
-    /// What is still to be removed, the last one next.
-    names: Vec<OsString>,
-}
-
-/// Empties a directory.
-pub(crate) fn all_below(root: &OwnedFd) -> io::Result<()> {
-    let mut at = root.try_clone()?;
-    let mut levels = vec![Level::new(&at, OsString::new())?];
-    let mut result = Ok(());
-    while let Some(level) = levels.last_mut() {
-        let Some(name) = level.names.pop() else {
-            let done = level.name.clone();
-            levels.pop();
-            let Some(above) = levels.last() else { break };
-            let up = sys::open_dir(&at, OsStr::new(".."))?;
-            if sys::stat_fd(&up)?.id != above.id {
-                return Err(io::Error::other("it was moved while it was being removed"));
-            }
-            at = up;
-            result = result.and(unlink(&at, &done, AtFlags::REMOVEDIR));
-            continue;
-        };
-        match unlink(&at, &name, AtFlags::empty()) {
-            // Systems differ in how they say that it is a directory.
-            Err(error) if is_dir(&error) => {
-                match below(&at, &name).and_then(|dir| Ok((Level::new(&dir, name)?, dir))) {
-                    Ok((level, dir)) => {
-                        at = dir;
-                        levels.push(level);
-                    }
-                    Err(error) => result = result.and(Err(error)),
-                }
-            }
-            other => result = result.and(other),
-        }
-    }
-    result
+    id: FileId,
+    left: std::vec::IntoIter<OsString>,
 }
 
 impl Level {
-    fn new(dir: &OwnedFd, name: OsString) -> io::Result<Self> {
-        let mut names = match sys::names(dir) {
-            Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) => {
-                rustix::fs::fchmod(dir, Mode::RWXU)?;
-                sys::names(dir)?
-            }
-            other => other?,
-        };
-        // One that is in place already may have a mode that keeps even its owner from changing it.
-        if !names.is_empty() {
-            let _ = rustix::fs::fchmod(dir, Mode::RWXU);
-        }
+    fn new(name: OsString, dir: &OwnedFd) -> io::Result<Self> {
+        let mut names = with_rights(dir, || sys::names(dir))?;
         // The mark goes last, so that what is left of a removal that fails is still known for what it is.
-        names.sort_by_key(|name| name != OWN_DIR);
-        Ok(Self { id: sys::stat_fd(dir)?.id, name, names })
+        names.sort_by_key(|name| name == OWN_DIR);
+        Ok(Self { name, id: sys::stat_fd(dir)?.id, left: names.into_iter() })
     }
+}
+
+/// Empties a directory, however deep what it holds is: one directory is open at a time, and left by `..`.
+pub(crate) fn all_below(root: &OwnedFd) -> io::Result<()> {
+    let (mut levels, mut at, mut result) = (vec![Level::new(OsString::new(), root)?], None::<OwnedFd>, Ok(()));
+    while let Some(level) = levels.last_mut() {
+        let dir = at.as_ref().unwrap_or(root);
+        if let Some(name) = level.left.next() {
+            let removed = match unlink_in(dir, &name, AtFlags::empty()) {
+                // Systems differ in how they say that it is a directory.
+                Err(error) if is_dir(&error) => below(dir, &name).map(|(level, open)| {
+                    levels.push(level);
+                    at = Some(open);
+                }),
+                other => other,
+            };
+            result = result.and(removed);
+            continue;
+        }
+        let done = levels.pop();
+        let (Some(done), Some(above)) = (done, levels.last()) else { break };
+        let up = with_rights(dir, || sys::open_dir(dir, OsStr::new("..")))?;
+        // Somebody has moved it: what lies above is not ours to remove from.
+        if sys::stat_fd(&up)?.id != above.id {
+            return result.and(Err(Errno::STALE.into()));
+        }
+        result = result.and(unlink_in(&up, &done.name, AtFlags::REMOVEDIR));
+        at = Some(up);
+    }
+    result
 }
 
 fn is_dir(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::ISDIR | Errno::PERM))
 }
 
-/// Opens a directory below another. One that is in place already may have a mode that keeps even its owner out.
-fn below(dir: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
-    match sys::open_dir(dir, name) {
+/// Opens a directory below another to empty it. One that is in place already may have a mode that keeps even its owner out.
+fn below(dir: &OwnedFd, name: &OsStr) -> io::Result<(Level, OwnedFd)> {
+    let open = match sys::open_dir(dir, name) {
         Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) => {
             rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
-            sys::open_dir(dir, name)
+            sys::open_dir(dir, name)?
+        }
+        other => other?,
+    };
+    Ok((Level::new(name.to_owned(), &open)?, open))
+}
+
+/// Does something in a directory that is to be removed, if need be with rights that it does not give.
+fn with_rights<T>(dir: &OwnedFd, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match act() {
+        Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) && !is_dir(&error) => {
+            rustix::fs::fchmod(dir, Mode::RWXU)?;
+            act()
         }
         other => other,
     }
+}
+
+fn unlink_in(dir: &OwnedFd, name: &OsStr, flags: AtFlags) -> io::Result<()> {
+    with_rights(dir, || unlink(dir, name, flags))
 }
 
 fn unlink(dir: &OwnedFd, name: &OsStr, flags: AtFlags) -> io::Result<()> {

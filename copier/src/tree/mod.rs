@@ -6,8 +6,10 @@
 mod exclude;
 mod links;
 mod look;
+mod loops;
 mod resolve;
 mod still;
+mod ways;
 
 use crate::base::sys::{self, Kind, Stat};
 use crate::interface::spec::OWN_DIR;
@@ -50,6 +52,14 @@ pub(crate) struct Tree {
     pub exclude: Arc<Exclude>,
     /// What a pattern leaves out, by directory, and which.
     excluded: HashMap<FileId, BTreeMap<Name, usize>>,
+    /// A directory got a name since loops were looked for.
+    adopted: bool,
+    /// Directories that may have more than one name.
+    shared: HashSet<FileId>,
+    /// What lies on the ways of links.
+    ways: ways::Ways,
+    /// Devices on which directories are known.
+    devices: HashSet<u64>,
     /// The target's root directory, or our own.
     target_root: OwnedFd,
     staging: FileId,
@@ -134,6 +144,10 @@ impl Tree {
             loops: HashSet::new(),
             exclude: Arc::new(Exclude::new(&spec.exclude)?),
             excluded: HashMap::new(),
+            adopted: false,
+            shared: HashSet::new(),
+            ways: ways::Ways::default(),
+            devices: HashSet::new(),
             target_root,
             staging,
             next_number: 0,
@@ -175,6 +189,7 @@ impl Tree {
 
     /// Makes a directory known; its entries are read later.
     fn add_dir(&mut self, found: sys::Found, fd: OwnedFd, is_root: bool) -> Result<(), Error> {
+        self.check_kind(found.id.dev, &fd)?;
         let xattrs = sys::xattrs(&fd).map_err(|source| Error::unreadable(sys::fd_path(&fd), source))?;
         let dir = Arc::new(Dir::new(found.id, fd, DirState { stat: found.stat, xattrs }));
         self.ledger.register(Node::Dir(Arc::clone(&dir)));
@@ -197,7 +212,7 @@ impl Tree {
         let mut names = Vec::new();
         let mut at = *dir;
         // Bounded: while names are being taken over, a directory may seem to be above itself.
-        for _ in 0..4096 {
+        for _ in 0..=self.dirs.len() {
             let node = self.dirs.get(&at)?;
             if node.is_root {
                 let index = self.roots.iter().position(|root| root.id == at)?;
@@ -259,11 +274,16 @@ impl Tree {
     /// Bytes of all known files, and how many there are.
     pub fn totals(&self) -> (u64, u64) {
         let files = self.ledger.files();
-        (files.iter().map(|file| file.state().map.size()).sum(), files.len() as u64)
+        (files.iter().fold(0, |sum, file| file.state().map.size().saturating_add(sum)), files.len() as u64)
     }
 }
 
 impl DirNode {
+    /// How many names lead to it.
+    pub fn names(&self) -> usize {
+        self.parents.len()
+    }
+
     /// Whether no more than one name leads to it.
     pub fn has_one_name(&self) -> bool {
         self.parents.len() <= 1

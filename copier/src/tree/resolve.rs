@@ -43,7 +43,13 @@ impl Tree {
     /// when the time was over before all was done; what is left is marked again.
     pub fn resolve(&mut self, taken: Taken, look: Look<'_>) -> Result<bool, Error> {
         self.round += 1;
-        let volatile = self.volatile.iter().map(|(dir, name)| ((*dir, name.to_os_string()), false));
+        let volatile = if look.hold.is_some() {
+            self.links_to_look_at(taken.entries.iter())
+        } else {
+            self.ways.begin(self.ledger.mounts_seen(), &self.volatile);
+            self.volatile.iter().cloned().collect()
+        };
+        let volatile = volatile.into_iter().map(|(dir, name)| ((dir, name.to_os_string()), false));
         let mut marks: Vec<(EntryMark, bool)> = volatile.collect();
         marks.extend(taken.entries.into_iter().map(|mark| (mark, true)));
         let mut complete = true;
@@ -67,6 +73,9 @@ impl Tree {
             self.look_at_other(id, complete, look)?;
         }
         let mut nodes: Vec<(Node, bool)> = std::mem::take(&mut self.moved).into_iter().map(|n| (n, false)).collect();
+        // One with many names needs one look.
+        let mut seen = HashSet::new();
+        nodes.retain(|(node, _)| seen.insert(node.address()));
         nodes.extend(taken.dirty);
         if look.hold.is_some() {
             // Everything listed since has not run, or was listed by us: it is exact now, whatever comes later. If the hold
@@ -223,7 +232,7 @@ impl Tree {
                     Err(error) if error.raw_os_error().map(LookError::of_readlink) == Some(LookError::Gone) => continue,
                     Err(error) => Err(error),
                     Ok(target) => {
-                        let leads = self.leads(id, dir, &target);
+                        let leads = self.leads_noted(id, dir, name, &target);
                         if matches!(leads, Ok(Leads::File(..) | Leads::Dir(..))) {
                             self.followed.insert((id, Arc::from(name)), found.id);
                         }
@@ -327,7 +336,11 @@ impl Tree {
                     None => {
                         let file = Arc::new(File::new(found.id, self.next_number, found.stat));
                         self.next_number += 1;
-                        file.state().links.push(link);
+                        {
+                            let mut state = file.state();
+                            state.links.push(link);
+                            state.allocated = found.allocated;
+                        }
                         self.ledger.register(Node::File(Arc::clone(&file)));
                         file
                     }
@@ -365,6 +378,7 @@ impl Tree {
         let Some(node) = self.dirs.get_mut(&child) else { return };
         node.parents.push((dir, Arc::clone(name)));
         self.moved.push(Node::Dir(Arc::clone(&node.dir)));
+        self.gets_name(child);
         if !self.exclude.is_empty() {
             // Patterns match paths, and those of everything below are others now.
             self.unread_below(child);

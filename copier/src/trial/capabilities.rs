@@ -168,7 +168,7 @@ impl Capabilities {
         self.holes = made.is_some() && {
             let done = rustix::io::pwrite(&sparse, b"x", (1 << 20) - 1);
             ground.works(Change::Write, done)?;
-            sys::stat_fd(&sparse).is_ok_and(|found| found.sparse)
+            sys::stat_fd(&sparse).is_ok_and(|found| found.holes() > 0)
         };
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Needs {
                         if size > needs.largest.value {
                             needs.largest = Most { value: size, path: path() };
                         }
-                        if !capabilities.holes && file.look().is_ok_and(|found| found.is_some_and(|f| f.sparse)) {
+                        if !capabilities.holes && file.look().is_ok_and(|found| found.is_some_and(|f| f.holes() > 0)) {
                             needs.sparse.add(path);
                         }
                     }

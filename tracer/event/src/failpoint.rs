@@ -50,6 +50,8 @@ pub const NAMES: &[&str] = &[
     "receive.before-answer",
     "receive.answered",
     "receive.path",
+    // Everything is known, and nothing is copied.
+    "track.known",
     // The hold.
     "hold.parked",
     "hold.quiet",

@@ -328,7 +328,8 @@ fn an_entry_replaced_unseen_in_a_directory_that_is_changed_by_calls_is_named() {
     let (to_other, to_the_same) = (symlink("other"), symlink("file"));
     let fifo: Make = |at| mknodat(CWD, at, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     let file: Make = |at| fs::write(at, pattern(1, 100)).unwrap();
-    let changes: [(&str, &(dyn Fn(&Path) + Sync)); 9] = [
+    type Replace<'a> = (&'a str, &'a (dyn Fn(&Path) + Sync));
+    let changes: [Replace<'_>; 9] = [
         ("link", &to_other),
         ("link", &to_the_same), // by another owner, for one
         ("link", &fifo),

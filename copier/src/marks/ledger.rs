@@ -62,8 +62,7 @@ pub(crate) struct Ledger {
     dirty: Mutex<Vec<Node>>,
     /// Subjects of metadata effects that are neither file nor directory, or not known: symbolic links, for one.
     others: Mutex<HashSet<FileId>>,
-    /// How, and when that was said, and where each was then, if it was known: it may be nowhere soon.
-    untraceable: Mutex<HashMap<FileId, (&'static str, u64, Option<PathBuf>)>>,
+    untraceable: Mutex<HashMap<FileId, Untraceable>>,
     /// How often that was said.
     unseen: AtomicU64,
     /// Files that are, or have been, mapped for writing.
@@ -73,6 +72,17 @@ pub(crate) struct Ledger {
     lacking: AtomicI64,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
+}
+
+/// What can change unseen.
+#[derive(Debug)]
+struct Untraceable {
+    /// How.
+    cause: &'static str,
+    /// When that was said.
+    at_ns: u64,
+    /// Where it was then, if it was known: it may be nowhere soon.
+    place: Option<PathBuf>,
 }
 
 /// What a sync looks at.
@@ -217,10 +227,10 @@ impl Ledger {
             },
             Effect::Mapped { file } => self.mark_mapped(file),
             Effect::Untraceable { file, cause } => {
-                let now = now_ns();
+                let at_ns = now_ns();
                 self.unseen.fetch_add(1, Ordering::SeqCst);
-                let place = self.place(file, now);
-                lock(&self.untraceable).insert(*file, (cause, now, place));
+                let place = self.place(file, at_ns);
+                lock(&self.untraceable).insert(*file, Untraceable { cause, at_ns, place });
             }
         }
     }
@@ -375,7 +385,7 @@ impl Ledger {
     /// The place of a known file or directory that can change unseen, if there is one.
     pub fn untraceable(&self) -> Option<(PathBuf, &'static str)> {
         let all = lock(&self.untraceable);
-        all.iter().find_map(|(id, (cause, at_ns, place))| {
+        all.iter().find_map(|(id, Untraceable { cause, at_ns, place })| {
             let now = self.place(id, *at_ns)?;
             Some((place.clone().unwrap_or(now), *cause))
         })

@@ -100,6 +100,8 @@ pub(super) fn run(
                     failpoint::hit("inject.let-go");
                     return Ok(stopped);
                 }
+                // Which is so for good, whatever comes in the way after it.
+                (Err(Attempt::Next(_)), Some(_)) if reason.ends_with(DISPATCHED) => {}
                 (Err(Attempt::Next(why)), Some(tid)) => reason = format!("thread {tid}: {why}"),
                 (Err(Attempt::Next(_)), None) => {}
                 (Err(Attempt::Fatal(failure)), _) => return Err(failure),

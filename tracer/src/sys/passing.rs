@@ -89,7 +89,7 @@ pub fn receive(socket: BorrowedFd<'_>, peek: bool) -> Result<Message, Errno> {
     let length = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) } as i64)? as usize;
     // SAFETY: zeroed, and then filled in by the kernel; any bits are a valid one.
     let control = unsafe { control.assume_init() };
-    let has_fd = header.msg_controllen as usize >= CONTROL_LENGTH
+    let has_fd = header.msg_controllen >= CONTROL_LENGTH
         && (control.length, control.level, control.kind) == (CONTROL_LENGTH, libc::SOL_SOCKET, libc::SCM_RIGHTS);
     // SAFETY: the kernel has just made it for us.
     let fd = has_fd.then(|| unsafe { OwnedFd::from_raw_fd(control.fd) });

@@ -14,7 +14,9 @@ mod common {
 }
 use common::backup::{self, HOTBACKUP, Outcome, alone, verify};
 use common::guest::{Guest, Linked, check_rings};
-use common::process::{assert_keepers_end, kill_all, kill_one, pair, path, signal_all, state, wait_until};
+use common::process::{
+    assert_keepers_end, keepers, kill_all, kill_one, pair, path, signal_all, state, status, wait_until,
+};
 
 fn rings() -> Guest {
     Guest::start("rings", Linked::Dynamically, &["4", "32", "100"])
@@ -147,11 +149,51 @@ fn keepers_that_are_killed_as_they_are_taken_over_are_replaced_at_once() {
 /// Sets the word of the session's memory (docs/protocol.md) that says which supervisor the keepers watch.
 fn forget_whom_they_watched(target: i32) {
     const WATCHED: u64 = 76;
+    session(target).write_all_at(&0_u32.to_le_bytes(), WATCHED).expect("it is memory");
+}
+
+/// The session's memory.
+fn session(target: i32) -> std::fs::File {
     let descriptors = std::fs::read_dir(format!("/proc/{target}/fd")).expect("the target lives");
     let is_memory = |place: &std::path::PathBuf| {
         std::fs::read_link(place).is_ok_and(|link| link.to_string_lossy().starts_with("/memfd:hotbackup-session"))
     };
     let memory = descriptors.map(|entry| entry.expect("readable").path()).find(is_memory).expect("it has a session");
-    let memory = std::fs::File::options().write(true).open(memory).expect("these tests need root");
-    memory.write_all_at(&0_u32.to_le_bytes(), WATCHED).expect("it is memory");
+    std::fs::File::options().read(true).write(true).open(memory).expect("these tests need root")
+}
+
+/// After a rescue the twin was made while its keeper began to answer; it goes on from there when it comes to act, which may be
+/// much later, beside a supervisor that holds calls.
+#[test]
+fn a_twin_that_comes_to_act_beside_a_supervisor_answers_nothing_that_it_holds() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    kill_all(guest.pid());
+    rescue(&guest);
+    guest.assert_goes_on();
+    let dest = guest.beside("next");
+    let source = path(&guest.dir).to_owned();
+    let more = ["--source", &source, "--lease", "1min"];
+    let next = backup::start_failing(guest.pid(), &dest, &more, "receive.before-answer:stop:20");
+    wait_until("the stop", || state(next.pid()) == Some('T'));
+    let before = pair(guest.pid());
+    let is_parent = |keeper: &i32| status(before[0] + before[1] - *keeper, "PPid") == Some(keeper.to_string());
+    let acting = before.iter().copied().find(is_parent).expect("one is the other's parent");
+    let answered = answered_by_keepers(guest.pid());
+    kill_one(acting);
+    wait_until("another pair", || keepers(guest.pid()).len() == 2 && !keepers(guest.pid()).contains(&acting));
+    assert_eq!(answered_by_keepers(guest.pid()), answered, "calls were answered that the supervisor held");
+    next.signal(Signal::SIGCONT);
+    next.finish().report();
+    check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
+    guest.assert_goes_on();
+}
+
+/// The word of the session's memory that counts what keepers have answered.
+fn answered_by_keepers(target: i32) -> u64 {
+    const ANSWERED: u64 = 112;
+    let mut word = [0; 8];
+    session(target).read_exact_at(&mut word, ANSWERED).expect("it is memory");
+    u64::from_le_bytes(word)
 }

@@ -172,6 +172,10 @@ impl Keeper {
     fn watch(&mut self, control: Control) -> bool {
         if self.listener.is_none() {
             self.fetch_listener();
+            // A twin that was made by that goes on here when it comes to act.
+            if Control::load(&self.memory.control) != control {
+                return true;
+            }
         }
         self.watch_supervisor(control);
         self.memory.watched.store(control.generation, Ordering::SeqCst);
@@ -224,6 +228,10 @@ impl Keeper {
         }
         if self.listener.is_none() {
             return !self.wait(Duration::from_millis(1), false).target_gone;
+        }
+        // A twin that was made by that goes on here when it comes to act: perhaps beside a supervisor, whose calls it must not answer.
+        if Control::load(&self.memory.control) != control {
+            return true;
         }
         self.answer_slots();
         self.memory.kept.store(control.generation, Ordering::SeqCst);

@@ -52,6 +52,8 @@ pub struct TargetConfig {
     pub point: Option<String>,
     /// The rate to begin with.
     pub throttle: Option<String>,
+    /// How long a call of the server may wait, whatever hangs, as `--lease` has it.
+    pub lease: Option<String>,
     /// A Unix socket for drivers.
     pub socket: Option<PathBuf>,
     /// A port in front of mongod.

@@ -38,10 +38,11 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// A configuration with one target, and what is said of it besides.
+    /// A configuration with one target, and what is said of it besides. Its lease is long: on a busy machine a backup may get no
+    /// processor for the usual second, and would be given up.
     pub fn config(&self, target: &str) -> String {
         format!(
-            "state = {:?}\n[[target]]\nname = \"main\"\ndestination = {:?}\nsocket = {:?}\n{target}\n",
+            "state = {:?}\n[[target]]\nname = \"main\"\ndestination = {:?}\nsocket = {:?}\nlease = \"20s\"\n{target}\n",
             self.path("state"),
             self.path("backups"),
             self.path("main.sock")

@@ -13,7 +13,7 @@ fn a_server_is_named_by_its_data_or_its_unit_also_beside_another() {
     let (mut server, _other) = (start(&place, &[]), start(&other, &[]));
     let by_data = format!("dbpath={}", place.path("db").display());
     let dest = place.path("backups/one");
-    let output = place.run(&["backup", "--json", "--match", &by_data, dest.to_str().expect("text")]);
+    let output = place.run(&["backup", "--json", "--lease", "20s", "--match", &by_data, dest.to_str().expect("text")]);
     let last = String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned();
     let report: Value = serde_json::from_str(&last).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     assert_eq!((&report["event"], &report["pid"]), (&Value::from("result"), &Value::from(server.pid())), "{report}");

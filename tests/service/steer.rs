@@ -74,7 +74,7 @@ fn a_backup_that_runs_by_itself_is_watched_and_steered() {
             command,
             guest.pid(),
             &place.path("backups").join(name),
-            &["--source", dir(&guest), "--throttle", "0"],
+            &["--source", dir(&guest), "--throttle", "0", "--lease", "20s"],
         );
         backup.wait_for_phase("track");
         backup
@@ -107,7 +107,7 @@ fn of_several_backups_one_must_be_named() {
             place.command(&[]),
             guest.pid(),
             &place.path("backups").join(name),
-            &["--source", dir(guest), "--throttle", "0"],
+            &["--source", dir(guest), "--throttle", "0", "--lease", "20s"],
         );
         backup.wait_for_phase("track");
         backup

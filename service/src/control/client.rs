@@ -41,14 +41,14 @@ impl Client {
     /// The connection ended, or the answer is none.
     pub fn ask(&mut self, request: &Request) -> io::Result<Answer> {
         say(&self.stream, request)?;
-        self.next()
+        self.hear()
     }
 
     /// The next answer, to a [`Request::Follow`] for one.
     ///
     /// # Errors
     /// See [`Self::ask`].
-    pub fn next(&mut self) -> io::Result<Answer> {
+    pub fn hear(&mut self) -> io::Result<Answer> {
         let mut line = Vec::new();
         (&mut self.lines).take(LINE).read_until(b'\n', &mut line)?;
         if line.last() != Some(&b'\n') {

@@ -30,6 +30,9 @@ pub(super) enum Fate {
     Collect,
 }
 
+/// Says what is to become of a message, by its header and what is there of it.
+pub(super) type Judge<'a> = dyn FnMut(Header, &[u8]) -> Result<Fate, Malformed> + 'a;
+
 /// What came of a look.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -53,7 +56,7 @@ impl Frames {
     }
 
     /// Moves what there is by one step. `judge` sees a message's header and what is there of it.
-    pub fn step(&mut self, judge: &mut dyn FnMut(Header, &[u8]) -> Result<Fate, Malformed>) -> Result<Step, Malformed> {
+    pub fn step(&mut self, judge: &mut Judge<'_>) -> Result<Step, Malformed> {
         if self.rest == 0 {
             let Some(head) = self.input.first_chunk::<HEADER>() else { return Ok(Step::Hungry) };
             let header = Header::read(*head)?;

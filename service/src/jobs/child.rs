@@ -36,6 +36,9 @@ pub(super) fn start(
     if let Some(point) = &config.point {
         command.args(["--point", point]);
     }
+    if let Some(lease) = &config.lease {
+        command.args(["--lease", lease]);
+    }
     if let Some(rate) = throttle {
         command.args(["--throttle", &rate.to_string()]);
     }

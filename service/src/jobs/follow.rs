@@ -30,7 +30,7 @@ impl Target {
         if let Some(mut client) = client {
             self.introduce(&client);
             // Its end is the end of the connection: the kernel sees to that.
-            while let Ok(answer) = client.next() {
+            while let Ok(answer) = client.hear() {
                 if let Some(heard) = answer.targets.into_iter().next().and_then(|status| status.running)
                     && let Some(job) = &mut lock(&self.state).running
                 {

@@ -235,7 +235,7 @@ impl Target {
             if let Some((_, ended)) = state.ended.iter().rev().find(|(record, _)| record.id == id) {
                 return Some(ended.clone());
             }
-            if !state.running.as_ref().is_some_and(|job| job.record.id == id) {
+            if state.running.as_ref().is_none_or(|job| job.record.id != id) {
                 return None;
             }
             state = wait(&self.changed, state, GLANCE);

@@ -77,6 +77,13 @@ pub fn dbpath(pid: i32) -> Result<PathBuf, Error> {
     }
 }
 
+/// The directory whose `mongod.lock` a process holds open, if it does and may be looked at.
+pub fn locked(pid: i32) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let links: Vec<PathBuf> = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+    lock_dir(&links)
+}
+
 /// The directory of the lock file among the links of a process's fds.
 fn lock_dir(links: &[PathBuf]) -> Option<PathBuf> {
     let lock = links.iter().find(|link| link.is_absolute() && link.file_name().is_some_and(|name| name == LOCK_FILE));

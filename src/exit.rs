@@ -51,8 +51,10 @@ causes! {
     NotFrozen = 16,
     /// The process is paused: a cgroup of its own, or one above, is frozen.
     Frozen = 17,
-    /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup.
+    /// What answers the process could not be put where it outlives hotbackup: into the process's own cgroup; nor started by it.
     CannotOutlive = 18,
+    /// A limit of hotbackup's own process leaves no room for a backup; the message names the limit.
+    OwnLimit = 19,
     /// The destination holds something already.
     DestNotEmpty = 20,
     /// The destination and a source lie inside one another.
@@ -69,6 +71,10 @@ causes! {
     DestParentMissing = 26,
     /// Any other trouble with the destination.
     DestIo = 27,
+    /// The destination's file system cannot hold a name, a kind of file or a length that is in the source.
+    DestCannotHold = 28,
+    /// The backup does not fit with what is to be left free for the server; or it was given up when free space came down to that.
+    DestTooSmall = 29,
     /// A source does not exist.
     SourceNotFound = 30,
     /// A source is not a directory.
@@ -83,6 +89,8 @@ causes! {
     SourceUnknown = 35,
     /// This process may not open enough files.
     TooManyOpenFiles = 36,
+    /// A directory contains itself, through a mount.
+    SourceContainsItself = 37,
     /// It could not be known whether earlier calls of the process had finished.
     Quiesce = 40,
     /// Something happened that cannot be tracked.
@@ -113,12 +121,26 @@ causes! {
     CheckFailed = 53,
     /// rescue: nothing waits there.
     NothingToRescue = 54,
+    /// No process is the one that was named, or several are; the message lists them.
+    NotOneProcess = 55,
+    /// status, throttle, cancel: nobody answers, or what was asked cannot be done.
+    NotSteered = 56,
+    /// serve: the configuration is wrong, or something that it names cannot be used.
+    ServiceFailed = 57,
+    /// The filter that the process has is another release's, and does not show all calls: see --accept-unseen.
+    UnseenCalls = 58,
     /// demo: it could not be run.
     DemoFailed = 60,
     /// demo: the backup is not a state that existed.
     DemoWrong = 61,
     /// demo: a call of the writer failed, or did less than it was asked.
     WriterHarmed = 62,
+    /// The backup is in use: it is being restored, checked or removed.
+    BackupInUse = 65,
+    /// restore: a server uses the directory.
+    ServerThere = 66,
+    /// There is no such directory of backups.
+    ShelfMissing = 67,
     /// The JSON or the result could not be written to standard output.
     Output = 70,
     /// Cancelled with Ctrl-C or SIGTERM.
@@ -162,7 +184,7 @@ impl Cause {
             Error::FirstThreadEnded(_)
             | Error::ForeignListener(_)
             | Error::ThreadDiverges(_)
-            | Error::OwnFilter(_)
+            | Error::OwnFilter { .. }
             | Error::UnreadFilter { .. }
             | Error::ForeignArchitecture(_) => Self::CannotFollow,
             Error::KernelTooOld { .. } => Self::KernelTooOld,
@@ -172,8 +194,10 @@ impl Cause {
             Error::Keeper { .. } => Self::Keeper,
             Error::Ptracer { .. } => Self::AttachFailed,
             Error::KeptForAnother { .. } => Self::CannotFollow,
-            Error::CannotOutlive(_) => Self::CannotOutlive,
+            Error::CannotOutlive { .. } => Self::CannotOutlive,
             Error::NothingToRescue(_) => Self::NothingToRescue,
+            Error::GivenUp(_) => Self::Cancelled,
+            Error::UnseenCalls { .. } => Self::UnseenCalls,
             Error::Revoked(_) => Self::Revoked,
             Error::WaitedTooLong { .. } => Self::WaitedTooLong,
             Error::SeveralProcesses { .. } => Self::SeveralProcesses,
@@ -194,6 +218,9 @@ impl Cause {
             Error::DestMountPoint { .. } => Self::DestMountPoint,
             Error::DestParentMissing { .. } => Self::DestParentMissing,
             Error::DestIo { .. } => Self::DestIo,
+            Error::DestCannotHold { .. } => Self::DestCannotHold,
+            Error::DestTooSmall { .. } | Error::ReserveReached { .. } => Self::DestTooSmall,
+            Error::SourceContainsItself { .. } => Self::SourceContainsItself,
             Error::SourceNotFound { .. } => Self::SourceNotFound,
             Error::SourceNotDirectory { .. } => Self::SourceNotDirectory,
             Error::SourcesOverlap { .. } => Self::SourcesOverlap,
@@ -201,6 +228,7 @@ impl Cause {
             Error::SymlinkLoop { .. } => Self::SymlinkLoop,
             Error::BadExclude { .. } => Self::Usage,
             Error::TooManyOpenFiles { .. } => Self::TooManyOpenFiles,
+            Error::OwnLimit { .. } => Self::OwnLimit,
             Error::Quiesce(_) => Self::Quiesce,
             Error::Blind(_) => Self::Blind,
             Error::Untraceable { .. } => Self::Untraceable,
@@ -215,6 +243,21 @@ impl Cause {
             Error::Cancelled => Self::Cancelled,
             Error::ManifestMissing { .. } => Self::ManifestMissing,
             Error::ManifestBad { .. } => Self::ManifestBad,
+            _ => Self::Internal,
+        }
+    }
+
+    /// The cause of an error with backups that are there.
+    pub fn of_archive(error: &hotbackup_archive::Error) -> Self {
+        use hotbackup_archive::Error;
+        match error {
+            Error::Copier(error) => Self::of_copier(error),
+            Error::Io { .. } => Self::DestIo,
+            Error::NoShelf(_) => Self::ShelfMissing,
+            Error::InUse(_) => Self::BackupInUse,
+            Error::ServerThere { .. } => Self::ServerThere,
+            Error::NotAsSaid { .. } => Self::VerifyFailed,
+            Error::BadSchedule { .. } | Error::NoOwner { .. } => Self::Usage,
             _ => Self::Internal,
         }
     }

@@ -8,7 +8,10 @@ pub mod demo;
 pub mod discover;
 pub mod exit;
 pub mod library;
+pub mod select;
+pub mod serve;
 pub mod session;
+mod trial;
 
 /// The small static program that keeper and ptracer are, which the build script makes of `tracer/keeper`.
 pub static KEEPER_PROGRAM: hotbackup_tracer::Program =

@@ -33,8 +33,12 @@ struct Checked {
 }
 
 fn check(guest: &Guest, more: &[&str]) -> Checked {
+    check_process(guest.pid(), &guest.dir, more)
+}
+
+fn check_process(pid: i32, source: &Path, more: &[&str]) -> Checked {
     let mut command = Command::new(HOTBACKUP);
-    command.args(["check", "--json", "--pid", &guest.pid().to_string(), "--source"]).arg(&guest.dir).args(more);
+    command.args(["check", "--json", "--pid", &pid.to_string(), "--source"]).arg(source).args(more);
     let output = command.output().expect("it starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let report = serde_json::from_str(text.lines().next().expect("a result")).expect("JSON");
@@ -46,11 +50,15 @@ impl Checked {
         assert_eq!(self.code, Some(0), "{:#}", self.report);
     }
 
+    fn item(&self, name: &str) -> &serde_json::Value {
+        let items = self.report["items"].as_array().expect("items");
+        items.iter().find(|item| item["name"] == name).unwrap_or_else(|| panic!("{:#}", self.report))
+    }
+
     /// Just this one item is not fine, for a reason with these words.
     fn assert_finds(&self, name: &str, words: &[&str]) {
         assert_eq!(self.code, Some(53), "{:#}", self.report);
-        let items = self.report["items"].as_array().expect("items");
-        let item = items.iter().find(|item| item["name"] == name).unwrap_or_else(|| panic!("{:#}", self.report));
+        let item = self.item(name);
         assert_eq!(item["ok"], false, "{:#}", self.report);
         for word in words {
             assert!(item["detail"].as_str().is_some_and(|detail| detail.contains(word)), "{word:?}: {item}");
@@ -201,11 +209,145 @@ fn a_backup_under_way_is_found_and_not_disturbed() {
     let mut guest = rings();
     let dest = guest.beside("backup");
     let source = guest.dir.clone();
-    let mut running = backup::start(guest.pid(), &dest, &["--source", path(&source), "--throttle", "512KiB"]);
-    running.wait_for_copying();
+    // Paused, so that it lasts as long as it is let.
+    let mut running = backup::start(guest.pid(), &dest, &["--source", path(&source), "--throttle", "0"]);
+    running.wait_for_phase("track");
     check(&guest, &[]).assert_finds("not at work", &["another hotbackup is at work"]);
-    assert!(running.is_running(), "the backup was over already");
-    common::process::assert_right(&running.finish(), RINGS);
+    assert!(running.is_running(), "the backup is over");
+    guest.assert_goes_on();
+    running.signal(Signal::SIGTERM);
+    // Not revoked: nobody had taken anything from it.
+    running.finish().failure("cancelled");
+    back_up(&mut guest, RINGS, "afterwards");
     check(&guest, &[]).assert_fine();
     guest.assert_goes_on();
+}
+
+/// Writes two files in turn; for each file `ask-N` that comes, starts a child that installs a seccomp listener, says in `answer-N` how that
+/// went, and stays until the file is gone.
+const STARTS_SANDBOXES: &str = "
+import ctypes, os, struct, sys
+directory, beside = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+SECCOMP, SET_MODE_FILTER, NEW_LISTENER, NO_NEW_PRIVS = 317, 1, 8, 38
+def sandbox(number):
+    allow = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
+    program = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', 1, ctypes.addressof(allow)))
+    libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
+    listener = libc.syscall(SECCOMP, SET_MODE_FILTER, NEW_LISTENER, program)
+    answer = 'listens' if listener >= 0 else os.strerror(ctypes.get_errno())
+    with open(f'{beside}/answer', 'w') as file:
+        file.write(answer)
+    os.rename(f'{beside}/answer', f'{beside}/answer-{number}')
+    while os.path.exists(f'{beside}/ask-{number}'):
+        os.sched_yield()
+    os._exit(0)
+files = [os.open(f'{directory}/{name}', os.O_RDWR | os.O_CREAT) for name in 'ab']
+asked, round = 0, 0
+sys.stdout.write('ready\\n')
+sys.stdout.flush()
+while True:
+    round += 1
+    for file in files:
+        os.pwrite(file, struct.pack('Q', round), 0)
+    if os.path.exists(f'{beside}/ask-{asked}'):
+        if os.fork() == 0:
+            for file in files:
+                os.close(file)
+            sandbox(asked)
+        asked += 1
+";
+
+#[test]
+fn a_program_that_starts_sandboxes_is_told_what_it_will_lose() {
+    let _alone = alone();
+    let scratch = backup::scratch();
+    let dir = scratch.path().join("data");
+    fs::create_dir(&dir).expect("a data directory");
+    let mut command = Command::new("python3");
+    command.args(["-c", STARTS_SANDBOXES]).arg(&dir).arg(scratch.path());
+    let mut guest = Guest::spawn(scratch, dir, command);
+    let listeners = |guest: &Guest| {
+        let checked = check(guest, &[]);
+        checked.assert_fine();
+        checked.item("seccomp listeners").clone()
+    };
+    let ask = |guest: &Guest, number: u32| {
+        fs::write(guest.beside(&format!("ask-{number}")), "").expect("written");
+        let answer = guest.beside(&format!("answer-{number}"));
+        wait_until("an answer", || answer.exists());
+        fs::read_to_string(answer).expect("text")
+    };
+    let before = listeners(&guest);
+    assert!(
+        before.get("warning").is_none() && before["detail"].as_str().is_some_and(|d| d.contains("EBUSY")),
+        "{before}"
+    );
+    assert_eq!(ask(&guest, 0), "listens");
+    let now = listeners(&guest);
+    assert_eq!((&now["ok"], &now["warning"]), (&true.into(), &true.into()), "{now}");
+    assert!(now["detail"].as_str().is_some_and(|detail| detail.contains("EBUSY")), "{now}");
+    fs::remove_file(guest.beside("ask-0")).expect("there");
+    let source = guest.dir.clone();
+    let outcome = backup::take(guest.pid(), &guest.beside("backup"), &["--source", path(&source)]);
+    outcome.report();
+    // Also when nothing is at work any more.
+    assert_eq!(ask(&guest, 1), "Device or resource busy");
+    fs::remove_file(guest.beside("ask-1")).expect("there");
+    assert!(listeners(&guest).get("warning").is_none());
+    guest.assert_goes_on();
+}
+
+/// Writes two files in turn, below a seccomp listener: its own, or its parent's.
+const BELOW_A_LISTENER: &str = "
+import ctypes, os, struct, sys
+directory, whose = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+allow = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', 1, ctypes.addressof(allow)))
+libc.prctl(38, 1, 0, 0, 0)
+listener = libc.syscall(317, 1, 8, program)
+assert listener >= 0
+if whose == 'parents':
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        os._exit(0)
+    os.close(listener)
+    with open(f'{directory}/../writer', 'w') as file:
+        file.write(str(os.getpid()))
+files = [os.open(f'{directory}/{name}', os.O_RDWR | os.O_CREAT) for name in 'ab']
+sys.stdout.write('ready\\n')
+sys.stdout.flush()
+parent, round = os.getppid(), 0
+while os.getppid() == parent:
+    round += 1
+    for file in files:
+        os.pwrite(file, struct.pack('Q', round), 0)
+";
+
+#[test]
+fn a_listener_that_is_not_ours_is_found_or_warned_of() {
+    let _alone = alone();
+    for whose in ["own", "parents"] {
+        let scratch = backup::scratch();
+        let dir = scratch.path().join("data");
+        fs::create_dir(&dir).expect("a data directory");
+        let mut command = Command::new("python3");
+        command.args(["-c", BELOW_A_LISTENER]).arg(&dir).arg(whose);
+        let mut guest = Guest::spawn(scratch, dir, command);
+        let writer =
+            fs::read_to_string(guest.beside("writer")).map_or(guest.pid(), |pid| pid.parse().expect("a number"));
+        let checked = check_process(writer, &guest.dir, &[]);
+        if whose == "own" {
+            checked.assert_finds("seccomp listeners", &["not hotbackup's"]);
+        } else {
+            checked.assert_fine();
+            assert_eq!(checked.item("seccomp listeners")["warning"], true, "{:#}", checked.report);
+        }
+        let source = guest.dir.clone();
+        let dest = guest.beside("refused");
+        backup::take(writer, &dest, &["--source", path(&source)]).failure("cannot_follow");
+        guest.assert_goes_on();
+    }
 }

@@ -11,10 +11,12 @@ use nix::unistd::Pid;
 
 mod common {
     pub mod backup;
+    pub mod cgroup;
     pub mod guest;
     pub mod process;
 }
 use common::backup::{self, alone, number_from};
+use common::cgroup::Cgroup;
 use common::guest::{Guest, Linked};
 use common::process::{
     assert_keepers_end, assert_right, assert_right_or_failed, back_up, keepers, pair, path, status, wait_until,
@@ -142,6 +144,43 @@ fn a_daemon_that_outlives_a_target_which_ends_in_a_backup_is_answered() {
         daemon.end();
         assert_keepers_end(parent);
     }
+}
+
+/// A ring is looked for in all that are followed: so a daemon, which is nobody's child, is one of them.
+#[test]
+fn a_daemon_that_made_an_io_uring_between_backups_fails_the_next_one_of_its_starter() {
+    let _alone = alone();
+    let mut guest = daemon_guest();
+    back_up(&mut guest, 1, "first");
+    let daemon = Daemon::told(&guest, "uring");
+    daemon.assert_goes_on();
+    assert_ne!(status(daemon.pid, "PPid"), Some(guest.pid().to_string()), "it is the guest's child");
+    let outcome = backup::take(guest.pid(), &guest.beside("second"), &["--source", path(&guest.dir)]);
+    let said = outcome.failure("blind");
+    assert!(said.contains("io_uring"), "{said}");
+    daemon.end();
+    wait_until("the daemon's end", || matches!(common::process::state(daemon.pid), None | Some('Z')));
+    // The daemon's ring stands still now.
+    assert_right(&backup::take(guest.pid(), &guest.beside("third"), &["--source", path(&guest.dir)]), 2);
+}
+
+/// Nothing shows that it is one of the guest's, but that its calls come.
+#[test]
+fn a_daemon_that_was_moved_to_another_cgroup_fails_the_next_backup_of_its_starter() {
+    let _alone = alone();
+    let (home, elsewhere) = (Cgroup::with("pids"), Cgroup::with("pids"));
+    let mut guest = daemon_guest();
+    home.take_in(guest.pid());
+    back_up(&mut guest, 1, "first");
+    let daemon = Daemon::of(&guest);
+    daemon.assert_goes_on();
+    elsewhere.take_in(daemon.pid);
+    // As long as it takes the daemon to make a call, and longer.
+    let more = ["--source", path(&guest.dir), "--throttle", "512KiB"];
+    let said = backup::take(guest.pid(), &guest.beside("second"), &more).failure("blind");
+    assert!(said.contains(&daemon.pid.to_string()) && said.contains("cgroup"), "{said}");
+    daemon.assert_goes_on();
+    daemon.end();
 }
 
 #[test]

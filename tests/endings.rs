@@ -11,10 +11,12 @@ use nix::unistd::Pid;
 
 mod common {
     pub mod backup;
+    pub mod core_pattern;
     pub mod guest;
     pub mod process;
 }
 use common::backup::{self, HOTBACKUP, alone};
+use common::core_pattern::CorePattern;
 use common::guest::{Guest, Linked, compile};
 use common::process::{
     assert_keepers_end, assert_right, assert_right_or_failed, back_up, keepers, pair, path, threads, wait_until,
@@ -22,23 +24,8 @@ use common::process::{
 
 const RINGS: usize = 4;
 
-/// Where core files go while this lives.
-struct CorePattern(String);
-
-const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
-
-impl CorePattern {
-    fn into_directory(directory: &Path) -> Self {
-        let before = fs::read_to_string(CORE_PATTERN).expect("readable");
-        fs::write(CORE_PATTERN, format!("{}/core.%p", path(directory))).expect("these tests need root");
-        Self(before)
-    }
-}
-
-impl Drop for CorePattern {
-    fn drop(&mut self) {
-        let _ = fs::write(CORE_PATTERN, &self.0);
-    }
+fn cores_into(directory: &Path) -> CorePattern {
+    CorePattern::set(&format!("{}/core.%p", path(directory)))
 }
 
 fn ending(how: &str) -> Guest {
@@ -82,7 +69,7 @@ fn a_target_may_end_in_any_way_while_it_is_tracked_or_drained() {
         for how in WAYS {
             println!("{how}, to the {point}");
             let mut guest = ending(how);
-            let _pattern = CorePattern::into_directory(guest.scratch.path());
+            let _pattern = cores_into(guest.scratch.path());
             let source = ["--source", path(&guest.dir), "--throttle", "1MiB", "--point", point];
             let mut running = backup::start(guest.pid(), &guest.beside("backup"), &source);
             running.wait_for_copying();
@@ -125,7 +112,7 @@ fn a_target_may_end_in_any_way_while_its_threads_wait_for_an_answer() {
     for (round, how) in WAYS.into_iter().enumerate() {
         println!("{how}");
         let mut guest = ending(how);
-        let _pattern = CorePattern::into_directory(guest.scratch.path());
+        let _pattern = cores_into(guest.scratch.path());
         let point = ["end", "start"][round % 2];
         let source = ["--source", path(&guest.dir), "--throttle", "1MiB", "--point", point];
         let mut running = backup::start(guest.pid(), &guest.beside("backup"), &source);
@@ -152,7 +139,7 @@ fn a_target_may_end_in_any_way_between_backups() {
     for how in WAYS {
         println!("{how}");
         let mut guest = ending(how);
-        let _pattern = CorePattern::into_directory(guest.scratch.path());
+        let _pattern = cores_into(guest.scratch.path());
         back_up(&mut guest, RINGS, "first");
         pair(guest.pid());
         end(&mut guest, how);

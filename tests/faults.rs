@@ -4,6 +4,7 @@
 //!     cargo test --test faults                                        a few hundred faults
 //!     cargo test --test faults -- --faults 10000 [--seed N] [--jobs N]    a long run
 //!     cargo test --test faults -- --mongod [--faults 200]             against a real mongod under load
+//!     cargo test --test faults -- --apart [--faults 400]              with the supervisor in another PID namespace and cgroup
 //!     cargo test --test faults -- --seed N --only I [--verbose]       fault I of a sequence again
 //!     cargo test --test faults -- --kind 'stop twin' --faults 50      faults of one kind
 #![forbid(unsafe_code)]
@@ -28,8 +29,13 @@ mod common {
 }
 #[path = "faults/against_mongod.rs"]
 mod against_mongod;
+#[path = "faults/apart.rs"]
+mod apart;
 #[path = "faults/args.rs"]
 mod args;
+#[path = "containers/cgroup.rs"]
+#[allow(dead_code)]
+mod cgroup;
 #[path = "faults/disk.rs"]
 mod disk;
 #[path = "faults/judge.rs"]
@@ -76,8 +82,11 @@ fn main() -> ExitCode {
         }
         Wanted::Run(args) => args,
     };
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).expect("signals can be handled");
-    println!("seed {} ({} faults, {} against mongod, {} jobs)", args.seed, args.faults, args.mongod, args.jobs);
+    let ending = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+    let mut signals = signal_hook::iterator::Signals::new(ending).expect("signals can be handled");
+    std::thread::spawn(move || signals.forever().for_each(|_| INTERRUPTED.store(true, Ordering::SeqCst)));
+    let Args { faults, apart, mongod, seed, jobs, .. } = args;
+    println!("seed {seed} ({faults} faults, {apart} from apart, {mongod} against mongod, {jobs} jobs)");
     let began = Instant::now();
     let mut tally = Tally::default();
     disk::watch();
@@ -88,7 +97,11 @@ fn main() -> ExitCode {
         tally.one(true);
     }
     if args.faults > 0 {
-        tally.add(&against_guests(&args));
+        tally.add(&against_guests(&args, args.faults, false));
+    }
+    if args.apart > 0 && !INTERRUPTED.load(Ordering::SeqCst) {
+        tally.add(&against_guests(&args, args.apart, true));
+        apart::clean();
     }
     if args.mongod > 0 && !INTERRUPTED.load(Ordering::SeqCst) {
         tally.add(&against_mongod::run(&args));
@@ -101,33 +114,41 @@ fn main() -> ExitCode {
     if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn against_guests(args: &Args) -> Tally {
+fn against_guests(args: &Args, faults: u64, apart: bool) -> Tally {
+    let title = if apart { "against guests, from apart" } else { "against guests" };
     // Fail points are built in where debug assertions are.
     let steps = cfg!(debug_assertions);
     let wanted = |plan: &Plan| {
         args.kind.as_ref().is_none_or(|kind| plan.kind.to_string().contains(kind.as_str()))
             && args.only.is_none_or(|only| plan.number == only)
     };
-    let numbers = (0..).map(|number| plan::plan(args.seed, number, steps)).take(1_000_000).filter(wanted);
-    let count = if args.only.is_some() { 1 } else { args.faults };
+    // Whoever is the first to attach has to be where the target's cgroups are.
+    let plan = |number| {
+        let plan = plan::plan(args.seed, number, steps);
+        let fresh = plan.fresh && !(apart && plan.kind.step().is_none());
+        Plan { fresh, apart: apart && !fresh, ..plan }
+    };
+    let numbers = (0..).map(plan).take(1_000_000).filter(wanted);
+    let count = if args.only.is_some() { 1 } else { faults };
     let plans: Vec<Plan> = numbers.take(usize::try_from(count).expect("a small number")).collect();
     let tally = Mutex::new(Tally::default());
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..args.jobs {
-            scope.spawn(|| job(args, &plans, &next, &tally));
+            scope.spawn(|| job(args, &plans, &next, &tally, apart));
         }
     });
     let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tally.print("against guests");
+    tally.print(title);
     if steps && args.kind.is_none() && args.only.is_none() {
-        tally.all_steps_were_met("against guests");
+        tally.all_steps_were_met(title);
     }
     tally
 }
 
 /// Takes one fault after the other, with a guest of its own.
-fn job(args: &Args, plans: &[Plan], next: &AtomicU64, tally: &Mutex<Tally>) {
+fn job(args: &Args, plans: &[Plan], next: &AtomicU64, tally: &Mutex<Tally>, apart: bool) {
+    let start = if apart { Guest::start_apart } else { Guest::start };
     let mut guest: Option<Guest> = None;
     loop {
         let place = usize::try_from(next.fetch_add(1, Ordering::SeqCst)).expect("a small number");
@@ -141,8 +162,9 @@ fn job(args: &Args, plans: &[Plan], next: &AtomicU64, tally: &Mutex<Tally>) {
             let verdict = guarded(|| {
                 if plan.fresh || plan.spins {
                     guest = None;
+                    apart::clean();
                 }
-                judge::fault(guest.get_or_insert_with(|| Guest::start(plan.spins)), plan)
+                judge::fault(guest.get_or_insert_with(|| start(plan.spins)), plan)
             });
             if plan.spins || !verdict.wrong.is_empty() {
                 guest = None;

@@ -2,6 +2,7 @@
 //! them; and when all are killed at once the target waits, and fails no call, until it is rescued.
 #![forbid(unsafe_code)]
 
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -12,8 +13,10 @@ mod common {
     pub mod process;
 }
 use common::backup::{self, HOTBACKUP, Outcome, alone, verify};
-use common::guest::{Guest, Linked, check_rings};
-use common::process::{assert_keepers_end, kill_all, kill_one, pair, path, signal_all};
+use common::guest::{Guest, Linked, check_rings, compile};
+use common::process::{
+    assert_keepers_end, keepers, kill_all, kill_one, pair, path, processes, signal_all, state, status, wait_until,
+};
 
 fn rings() -> Guest {
     Guest::start("rings", Linked::Dynamically, &["4", "32", "100"])
@@ -110,6 +113,73 @@ fn a_backup_of_a_target_whose_keepers_were_all_killed_rescues_it() {
     pair(guest.pid());
 }
 
+/// Processor time of a process, in ticks of 10 ms.
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let fields: Vec<&str> = stat.rsplit_once(')').expect("a name").1.split_whitespace().collect();
+    fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+/// They began with the /proc that their target's mount namespace had then.
+#[test]
+fn keepers_go_on_and_replace_one_another_where_proc_is_unmounted() {
+    let _alone = alone();
+    let scratch = backup::scratch();
+    let dir = scratch.path().join("data");
+    std::fs::create_dir(&dir).expect("a directory");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]);
+    command.arg(compile("rings", Linked::Statically)).arg(&dir).args(["4", "32", "100"]);
+    let mut guest = Guest::spawn(scratch, dir.clone(), command);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", guest.pid())).expect("it lives");
+    let target: i32 = children.trim().parse().expect("one child");
+    let inside = |words: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &target.to_string(), "--pid", "--mount", "--"]).args(words);
+        command
+    };
+    let source = ["--source", path(&dir)];
+    let dest = guest.beside("first");
+    backup::start_command(inside(&[HOTBACKUP]), 1, &dest, &source).finish().report();
+    let found = || -> Vec<i32> {
+        let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let is_one =
+            |pid: &i32| namespace(*pid) == namespace(target) && status(*pid, "Name").as_deref() == Some(KEEPER);
+        processes().into_iter().filter(|pid| is_one(pid) && !matches!(state(*pid), None | Some('Z' | 'X'))).collect()
+    };
+    wait_until("two keepers", || found().len() == 2);
+    // Below it lies the one of the namespace that this was made from.
+    let mut unmount = inside(&["sh", "-c", "while umount --lazy /proc 2>&-; do :; done; test ! -e /proc/self"]);
+    assert!(unmount.status().expect("it starts").success(), "/proc cannot be unmounted");
+    for round in 0..6 {
+        let killed = found()[round % 2];
+        kill_one(killed);
+        guest.assert_goes_on();
+        wait_until("another keeper", || found().len() == 2);
+    }
+    let (pair, before) = (found(), found().into_iter().map(ticks).sum::<u64>());
+    for _ in 0..20 {
+        guest.assert_goes_on();
+    }
+    assert_eq!(found(), pair, "a keeper was replaced");
+    let began = std::time::Instant::now();
+    // Stopped, it gives them nothing to do.
+    signal_all(&[target], Signal::SIGSTOP);
+    let idle = pair.iter().map(|&pid| ticks(pid)).sum::<u64>();
+    wait_until("a second", || began.elapsed().as_millis() >= 1000);
+    let spent = pair.iter().map(|&pid| ticks(pid)).sum::<u64>() - idle;
+    signal_all(&[target], Signal::SIGCONT);
+    assert!(spent < 20, "they spin: {spent} ticks in a second with nothing to do, {before} before");
+    let dest = guest.beside("host");
+    let outcome = backup::take(target, &dest, &source);
+    outcome.report();
+    check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
+    guest.assert_goes_on();
+}
+
+/// What `ps` shows.
+const KEEPER: &str = "hotbackup-keep";
+
 #[test]
 fn keepers_end_when_their_target_does() {
     let _alone = alone();
@@ -118,4 +188,79 @@ fn keepers_end_when_their_target_does() {
     pair(guest.pid());
     guest.kill();
     assert_keepers_end(guest.pid());
+}
+
+/// One of them may have had a call in its hand, which nobody answers as long as a sign of life is waited for.
+#[test]
+fn keepers_that_are_killed_as_they_are_taken_over_are_replaced_at_once() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    let dest = guest.beside("next");
+    let source = path(&guest.dir).to_owned();
+    let mut command = Command::new(HOTBACKUP);
+    command.env("HOTBACKUP_FAILPOINT", "takeover.claimed:stop").env("HOTBACKUP_LOG", "warn");
+    let next = backup::start_command(command, guest.pid(), &dest, &["--source", &source]);
+    wait_until("the stop", || state(next.pid()) == Some('T'));
+    kill_all(guest.pid());
+    // As if they had not come to look at their new supervisor.
+    forget_whom_they_watched(guest.pid());
+    next.signal(Signal::SIGCONT);
+    let outcome = next.finish();
+    outcome.report();
+    assert!(outcome.stderr.contains("was killed as it was taken over"), "{}", outcome.stderr);
+    check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
+    guest.assert_goes_on();
+}
+
+/// Sets the word of the session's memory (docs/protocol.md) that says which supervisor the keepers watch.
+fn forget_whom_they_watched(target: i32) {
+    const WATCHED: u64 = 76;
+    session(target).write_all_at(&0_u32.to_le_bytes(), WATCHED).expect("it is memory");
+}
+
+/// The session's memory.
+fn session(target: i32) -> std::fs::File {
+    let descriptors = std::fs::read_dir(format!("/proc/{target}/fd")).expect("the target lives");
+    let is_memory = |place: &std::path::PathBuf| {
+        std::fs::read_link(place).is_ok_and(|link| link.to_string_lossy().starts_with("/memfd:hotbackup-session"))
+    };
+    let memory = descriptors.map(|entry| entry.expect("readable").path()).find(is_memory).expect("it has a session");
+    std::fs::File::options().read(true).write(true).open(memory).expect("these tests need root")
+}
+
+/// After a rescue the twin was made while its keeper began to answer; it goes on from there when it comes to act, which may be
+/// much later, beside a supervisor that holds calls.
+#[test]
+fn a_twin_that_comes_to_act_beside_a_supervisor_answers_nothing_that_it_holds() {
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    kill_all(guest.pid());
+    rescue(&guest);
+    guest.assert_goes_on();
+    let dest = guest.beside("next");
+    let source = path(&guest.dir).to_owned();
+    let more = ["--source", &source, "--lease", "1min"];
+    let next = backup::start_failing(guest.pid(), &dest, &more, "receive.before-answer:stop:20");
+    wait_until("the stop", || state(next.pid()) == Some('T'));
+    let before = pair(guest.pid());
+    let is_parent = |keeper: &i32| status(before[0] + before[1] - *keeper, "PPid") == Some(keeper.to_string());
+    let acting = before.iter().copied().find(is_parent).expect("one is the other's parent");
+    let answered = answered_by_keepers(guest.pid());
+    kill_one(acting);
+    wait_until("another pair", || keepers(guest.pid()).len() == 2 && !keepers(guest.pid()).contains(&acting));
+    assert_eq!(answered_by_keepers(guest.pid()), answered, "calls were answered that the supervisor held");
+    next.signal(Signal::SIGCONT);
+    next.finish().report();
+    check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
+    guest.assert_goes_on();
+}
+
+/// The word of the session's memory that counts what keepers have answered.
+fn answered_by_keepers(target: i32) -> u64 {
+    const ANSWERED: u64 = 112;
+    let mut word = [0; 8];
+    session(target).read_exact_at(&mut word, ANSWERED).expect("it is memory");
+    u64::from_le_bytes(word)
 }

@@ -1,4 +1,4 @@
-//! In `tracer/src` and in `copier/src` imports run downwards only: in no circle among files, and among the folders from the
+//! In `tracer/src`, `copier/src` and `service/src` imports run downwards only: in no circle among files, and among the folders from the
 //! upper layers to the lower ones, in the order that stands here.
 //!
 //! What is read are `use` lines and paths in the code, `crate::a::b` or `a::b` where `a` is a module that the file knows. A
@@ -14,13 +14,35 @@ mod layers {
 use layers::modules::Modules;
 
 /// The layers of `copier/src` from the ground up: folders, and files directly in `src`. What is not listed stands above all.
-const COPIER: [&str; 12] =
-    ["error", "base", "interface", "marks", "tree", "gate", "stage", "context", "passes", "drain", "hold", "publish"];
+const COPIER: [&str; 14] = [
+    "error",
+    "base",
+    "interface",
+    "marks",
+    "tree",
+    "gate",
+    "space",
+    "stage",
+    "trial",
+    "context",
+    "passes",
+    "drain",
+    "hold",
+    "publish",
+];
 
 /// The same of `tracer/src`.
 const TRACER: [&str; 12] = [
     "error", "sys", "shared", "target", "calls", "helper", "ptracer", "attach", "keeper", "flight", "receive", "follow",
 ];
+
+/// The same of `service/src`.
+const SERVICE: [&str; 10] = ["util", "wire", "config", "host", "places", "tls", "control", "jobs", "commands", "front"];
+
+#[test]
+fn imports_of_the_service_run_down() {
+    assert_runs_down("service/src", &SERVICE);
+}
 
 #[test]
 fn imports_of_the_copier_run_down() {

@@ -53,6 +53,7 @@ fn a_keeper_that_is_stopped_is_ended_and_replaced_by_its_twin() {
 fn a_supervisor_that_is_stopped_is_revoked_and_says_so_when_it_wakes() {
     let _alone = alone();
     let mut guest = rings();
+    backup::add_ballast(&guest.dir);
     for (round, point) in ["end", "start"].into_iter().enumerate() {
         let dest = guest.beside(&format!("stopped{round}"));
         let source = ["--source", path(&guest.dir), "--throttle", "200KiB", "--point", point];

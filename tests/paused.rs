@@ -147,6 +147,7 @@ fn a_program_that_is_paused_in_the_middle_of_an_attach_is_refused_and_nothing_st
 #[test]
 fn a_backup_whose_program_is_paused_is_cancelled_at_once_and_the_next_one_is_right() {
     each_version(|mut guest, group| {
+        backup::add_ballast(&guest.dir);
         for point in ["end", "start"] {
             let dest = guest.beside(point);
             let source = guest.dir.clone();

@@ -96,6 +96,15 @@ fn no_store_of_a_mapping_made_writable_after_the_point_is_in_the_backup() {
     mapped_during_the_backup("mprotect", "start");
 }
 
+/// As Wine does: a call that is made for hotbackup would come to the program itself, as a signal.
+#[test]
+fn a_program_that_has_its_calls_handed_to_itself_is_refused_and_lives() {
+    let _alone = alone();
+    let mut guest = Guest::start("dispatches", Linked::Statically, &[]);
+    assert_names(&refused(&mut guest, "attach_failed"), &["wine", "pr_set_syscall_user_dispatch"]);
+    assert!(!guest.is_filtered(), "it has a filter");
+}
+
 #[test]
 fn an_io_uring_at_the_attach_fails_the_backup() {
     let _alone = alone();
@@ -182,6 +191,7 @@ fn a_target_that_dies_during_the_backup_fails_it() {
 fn ctrl_c_and_sigterm_remove_what_was_half_written() {
     let _alone = alone();
     let mut guest = rings();
+    backup::add_ballast(&guest.dir);
     for (point, signal) in [("end", Signal::SIGINT), ("start", Signal::SIGTERM)] {
         let dest = guest.beside("backup");
         let mut running =

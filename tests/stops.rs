@@ -57,6 +57,35 @@ fn a_target_that_stays_stopped_is_not_continued_by_an_attach_which_ends() {
     back_up(&mut guest, RINGS, "next");
 }
 
+/// To be told to end is enough: nobody waits for a thread that does not run.
+#[test]
+fn an_attach_to_a_stopped_target_ends_at_once_when_it_is_cancelled() {
+    let _alone = alone();
+    for _ in 0..3 {
+        let mut guest = rings();
+        stop(&guest);
+        let mut running = start(&guest, "cancelled", "end");
+        running.wait_for_phase("attach");
+        wait_until("the process that traces it", || !helpers("hotbackup-trace", guest.pid()).is_empty());
+        let told = std::time::Instant::now();
+        running.signal(Signal::SIGTERM);
+        let outcome = running.finish();
+        let took = told.elapsed();
+        outcome.failure("cancelled");
+        assert_eq!(outcome.status.code(), Some(130));
+        assert!(took < Duration::from_secs(4), "it took {took:?} to end");
+        wait_until("the guest to be stopped as before", || is_stopped(&guest));
+        wait_until("the end of all helpers", || {
+            ["hotbackup-trace", "hotbackup-keep", "hotbackup-reap"]
+                .iter()
+                .all(|kind| helpers(kind, guest.pid()).is_empty())
+        });
+        signal(&guest, Signal::SIGCONT);
+        guest.assert_goes_on();
+        assert!(!guest.is_filtered(), "an attach that was cancelled has come to a filter");
+    }
+}
+
 #[test]
 fn a_target_that_is_continued_while_an_attach_waits_for_it_goes_on() {
     let _alone = alone();

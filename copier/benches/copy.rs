@@ -1,10 +1,11 @@
 //! How fast an idle tree is copied, beside `cp -a` in the same run; how long the hold takes with many files; and how much
-//! memory that needs. `cargo bench -p hotbackup-copier --bench copy -- [ROUNDS] [large|small]`
+//! memory that needs. `cargo bench -p hotbackup-copier --bench copy -- [ROUNDS] [large|small|sparse]`
 #![forbid(unsafe_code)]
 
 use hotbackup_copier::{Backup, Control, Monitor, Phase, Point, Quiesce, Report, Source, Spec, Tuning};
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -102,7 +103,7 @@ fn peak_kib() -> u64 {
 fn main() {
     let rounds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(5);
     let dir = tempfile::tempdir().unwrap();
-    let wanted = |name: &str| std::env::args().all(|arg| !["large", "small"].contains(&&*arg) || arg == name);
+    let wanted = |name: &str| std::env::args().all(|arg| !["large", "small", "sparse"].contains(&&*arg) || arg == name);
     let block: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
 
     if wanted("large") {
@@ -115,6 +116,16 @@ fn main() {
         compare("1 GiB in 4 files", &large, dir.path(), rounds);
         println!("peak memory {} KiB", peak_kib());
         fs::remove_dir_all(&large).unwrap();
+    }
+    if wanted("sparse") {
+        let sparse = dir.path().join("sparse");
+        fs::create_dir(&sparse).unwrap();
+        let file = fs::File::create(sparse.join("file")).unwrap();
+        file.set_len(64 << 30).unwrap();
+        (0..250).for_each(|place| file.write_all_at(&block, place << 28).unwrap());
+        compare("64 GiB with 250 MiB of data", &sparse, dir.path(), rounds);
+        println!("peak memory {} KiB", peak_kib());
+        fs::remove_dir_all(&sparse).unwrap();
     }
     if wanted("small") {
         let small = dir.path().join("small");

@@ -9,7 +9,9 @@ use crate::passes::{copy::Copier, hash};
 use crate::publish::{Publisher, place};
 use crate::stage::Stage;
 use crate::tree::Tree;
-use crate::{BeforeImages, Capture, Control, Error, Monitor, Phase, Placing, Point, Quiesce, Report, Spec, Tuning};
+use crate::{
+    BeforeImages, Capture, Control, Error, Monitor, Phase, Placing, Point, Quiesce, Report, Spec, Special, Tuning,
+};
 use crate::{base::sys, drain};
 use crossbeam::channel::{Receiver, unbounded};
 use hotbackup_event::failpoint::hit;
@@ -25,6 +27,7 @@ pub struct Backup<P: Send + 'static> {
     point: Point,
     tuning: Tuning,
     pid: i32,
+    unseen_calls: Vec<String>,
 }
 
 struct LetGo<P: Send + 'static>(Arc<Capture<P>>);
@@ -59,7 +62,15 @@ impl<P: Send + 'static> Backup<P> {
         let stage = Stage::prepare(&spec, placing, io)?;
         let ledger = Arc::new(Ledger::default());
         let tree = Tree::new(Arc::clone(&ledger), spec, stage.id()?)?.placed(placing);
-        Ok(Self { gate: LetGo(Arc::new(Capture::new(ledger, &tuning))), tree, stage, point, tuning, pid })
+        Ok(Self {
+            gate: LetGo(Arc::new(Capture::new(ledger, &tuning))),
+            tree,
+            stage,
+            point,
+            tuning,
+            pid,
+            unseen_calls: Vec::new(),
+        })
     }
 
     /// Where to deliver the target's calls, from before [`Backup::run`] on.
@@ -67,11 +78,16 @@ impl<P: Send + 'static> Backup<P> {
         Arc::clone(&self.gate.0)
     }
 
+    /// These calls of the target are not delivered, though they can change files, and its operator knows: the backup is to say so.
+    pub fn note_unseen_calls(&mut self, calls: &[String]) {
+        self.unseen_calls = calls.to_vec();
+    }
+
     /// Takes the backup. When this is called, every call that may change the sources is being delivered to
     /// [`Backup::capture`], and every one that is not has finished. Returns when the backup is complete and durable, or
     /// with an error once the target was let go and the staging directory was removed.
     pub fn run(self, quiesce: &dyn Quiesce, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
-        let Self { gate, tree, mut stage, point, tuning, pid } = self;
+        let Self { gate, tree, mut stage, point, tuning, pid, unseen_calls } = self;
         let capture = &gate.0;
         // At once, even while this thread waits for a destination that stands still.
         let gone = Arc::downgrade(capture);
@@ -99,7 +115,11 @@ impl<P: Send + 'static> Backup<P> {
                     bytes: context.images.bytes.load(Ordering::Relaxed),
                 },
                 mapped: held.mapped,
+                special: Special::default(),
+                excluded: 0,
                 max_wait_us: context.images.longest_us.load(Ordering::Relaxed),
+                unseen_calls,
+                not_kept: Vec::new(),
                 phases: Vec::new(),
             };
             context.phase(Phase::Publish);

@@ -4,8 +4,9 @@ use crate::base::util::micros;
 use crate::interface::control::Turn;
 use crate::marks::ledger::Ledger;
 use crate::stage::Stage;
+use crate::trial::Trial;
 use crate::{Capture, Control, Error, Monitor, Phase, PhaseTimes, Progress, Quiesce, Tuning};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub(crate) struct Context<'a, P: Send + 'static> {
     pub pid: i32,
     /// Blocks and bytes saved before calls went on.
     pub images: Images,
+    /// What the destination can hold, once that is known.
+    pub trial: OnceCell<Trial>,
     told: RefCell<Told>,
 }
 
@@ -54,14 +57,19 @@ impl<'a, P: Send + 'static> Context<'a, P> {
         (tuning, pid): (&'a Tuning, i32),
     ) -> Self {
         let (capture, ledger) = (Arc::clone(capture), Arc::clone(&capture.ledger));
-        let (images, told) = (Images::default(), RefCell::default());
-        Self { capture, ledger, stage, quiesce, monitor, control, tuning, pid, images, told }
+        let (images, trial, told) = (Images::default(), OnceCell::new(), RefCell::default());
+        Self { capture, ledger, stage, quiesce, monitor, control, tuning, pid, images, trial, told }
     }
 
     /// Fails if the backup has failed elsewhere, or was cancelled.
     pub fn check(&self) -> Result<(), Error> {
         // Cancelling fails the backup, too: this is the cause, and the rest follows from it.
-        if self.control.is_cancelled() { Err(Error::Cancelled) } else { self.ledger.check() }
+        if self.control.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.ledger.check()?;
+        // Whatever is waited for, others go on writing.
+        self.stage.look_at_space()
     }
 
     /// Fails if a known file can change unseen.

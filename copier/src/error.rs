@@ -1,6 +1,8 @@
 //! Why a backup, or a look at one, fails.
+use hotbackup_event::change::{Change, ChangeError};
 use hotbackup_event::look::{Lack, LookError};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::path::PathBuf;
 
@@ -69,6 +71,17 @@ pub enum Error {
         /// The destination.
         path: PathBuf,
     },
+    /// The destination's file system cannot hold what is in the source.
+    #[error(
+        "the destination cannot hold {}: {cause}; name a destination on another file system, or exclude it (--exclude)",
+        path.display()
+    )]
+    DestCannotHold {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        cause: String,
+    },
     /// Anything else that went wrong on the destination.
     #[error("cannot {op} {} on the destination: {source}", path.display())]
     DestIo {
@@ -113,6 +126,49 @@ pub enum Error {
         /// The link.
         path: PathBuf,
     },
+    /// A directory of a source contains itself, through a mount.
+    #[error(
+        "the directory {} contains itself: something above it is mounted there; exclude it, or unmount it",
+        path.display()
+    )]
+    SourceContainsItself {
+        /// Where it turns up again.
+        path: PathBuf,
+    },
+    /// What is to be copied does not fit, with what is to be left free.
+    #[error(
+        "the backup does not fit on the file system of {}: it needs {needed} {what}, {free} are free, and {reserve} of these are to be \
+         left for others (--reserve); free space, or name a destination elsewhere",
+        path.display()
+    )]
+    DestTooSmall {
+        /// A directory on that file system.
+        path: PathBuf,
+        /// Of what: bytes, or inodes.
+        what: &'static str,
+        /// How much is to be copied, as far as known.
+        needed: u64,
+        /// How much is free.
+        free: u64,
+        /// How much is to be left free.
+        reserve: u64,
+    },
+    /// While it was copied, free space fell to what is to be left.
+    #[error(
+        "the backup was given up, to leave the file system of {} to its other users: {free} {what} are free there, and \
+         {reserve} are to be left (--reserve); free space, or name a destination elsewhere",
+        path.display()
+    )]
+    ReserveReached {
+        /// A directory on that file system.
+        path: PathBuf,
+        /// Of what: bytes, or inodes.
+        what: &'static str,
+        /// How much is free.
+        free: u64,
+        /// How much is to be left free.
+        reserve: u64,
+    },
     /// A glob to exclude is malformed.
     #[error("the pattern {pattern:?} to exclude is malformed: {cause}")]
     BadExclude {
@@ -126,6 +182,18 @@ pub enum Error {
     TooManyOpenFiles {
         /// What could not be opened.
         path: PathBuf,
+    },
+    /// A limit of this process's own keeps a file from being written.
+    #[error(
+        "{} could not be written: hotbackup itself may make no file larger than {most} bytes (RLIMIT_FSIZE); raise that limit (ulimit \
+         -f) where it is started, or give it CAP_SYS_RESOURCE",
+        path.display()
+    )]
+    OwnLimit {
+        /// What was to be written.
+        path: PathBuf,
+        /// The limit.
+        most: u64,
     },
     /// It cannot be known whether earlier calls have finished.
     #[error("cannot wait for calls of the target to finish: {0}")]
@@ -167,7 +235,7 @@ pub enum Error {
     /// A file or directory changed though no call of the target explains it.
     #[error(
         "{} was changed by something other than process {pid}, such as another process \
-         (stop that, or exclude it), or overlayfs, which makes another file of what it copies to its upper layer (try again)",
+         (stop that, or exclude it), the kernel with a core file, or overlayfs, which makes another file of what it copies to its upper layer (try again)",
         path.display()
     )]
     ForeignChange {
@@ -273,12 +341,38 @@ impl Error {
         }
     }
 
+    /// What went wrong with a change at the destination, by the table of such errors.
+    pub(crate) fn changing(change: Change, path: PathBuf, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        let cannot = |cause: &str| Self::DestCannotHold { path: path.clone(), cause: cause.into() };
+        match source.raw_os_error().map_or(ChangeError::Disk, |errno| ChangeError::of(change, errno)) {
+            ChangeError::Full => Self::DestFull { path },
+            ChangeError::ReadOnly => Self::DestReadOnly { path },
+            ChangeError::Ours(Lack::Files) => Self::TooManyOpenFiles { path },
+            ChangeError::Taken => {
+                cannot("another name is the same to its file system, or was put there by somebody else")
+            }
+            ChangeError::Name => cannot("its file system allows no such name"),
+            // Else it is the file system's limit.
+            ChangeError::TooLarge if getrlimit(Resource::Fsize).current.is_some() => {
+                Self::at_dest(change.verb(), path, source)
+            }
+            ChangeError::TooLarge => cannot("it is longer than a file may be there"),
+            ChangeError::Links => cannot("its directory or file would have more links than its file system allows"),
+            ChangeError::Kind => cannot("there is nothing of that kind on its file system"),
+            _ => Self::DestIo { op: change.verb(), path, source },
+        }
+    }
+
     /// What went wrong at the destination, with what to do about it where that is known.
     pub(crate) fn at_dest(op: &'static str, path: PathBuf, source: impl Into<io::Error>) -> Self {
         let source = source.into();
+        let most = getrlimit(Resource::Fsize).current;
         match Errno::from_io_error(&source) {
             Some(Errno::NOSPC | Errno::DQUOT) => Self::DestFull { path },
             Some(Errno::ROFS) => Self::DestReadOnly { path },
+            // Else it is the file system's limit.
+            Some(Errno::FBIG) if most.is_some() => Self::OwnLimit { path, most: most.unwrap_or_default() },
             _ if LookError::from(&source) == LookError::Ours(Lack::Files) => Self::TooManyOpenFiles { path },
             _ => Self::DestIo { op, path, source },
         }

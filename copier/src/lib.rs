@@ -40,7 +40,9 @@
 //! | `marks` | each known file and directory, its block map, claims on its blocks, and the ledger of what calls may have changed |
 //! | `tree` | names, and where symbolic links lead |
 //! | `gate` | where stopped calls come in, and when they go on |
+//! | `space` | how much is to be copied, and what is left free for others |
 //! | `stage` | the staging directory, and removing it |
+//! | `trial` | what the destination can hold, found out before anything is copied |
 //! | `context` | what each of the following needs: where things are, who is told, whether to go on |
 //! | `passes` | Track: syncs, and copying while the target writes |
 //! | `drain` | Drain: before-images, and the nets |
@@ -60,8 +62,10 @@ mod interface;
 mod marks;
 mod passes;
 mod publish;
+mod space;
 mod stage;
 mod tree;
+mod trial;
 
 pub use backup::Backup;
 pub use base::io;
@@ -70,6 +74,8 @@ pub use gate::capture::Capture;
 pub use interface::control::Control;
 pub use interface::monitor::{Monitor, Phase, Progress, Quiesce};
 pub use interface::placing::{Choose, Placing};
-pub use interface::report::{BeforeImages, HoldTimes, Mapped, PhaseTimes, Report};
-pub use interface::spec::{Point, Source, Spec, Tuning};
+pub use interface::report::{BeforeImages, HoldTimes, Mapped, NotKept, OutsideLinks, PhaseTimes, Report, Special};
+pub use interface::spec::{OWN_DIR, Point, Reserve, Source, Spec, Tuning};
+pub use publish::summary::{Summary, summary};
 pub use publish::verify::{Problem, VerifyReport, verify};
+pub use stage::discard::{is_staging, remove_backup, remove_leftovers};

@@ -278,6 +278,101 @@ fn an_entry_made_or_removed_unseen_in_a_directory_that_is_changed_by_calls_is_na
     }
 }
 
+/// A source with something of every kind in a directory that calls change all the time, in which `change` is made unseen.
+fn replaced(at: Phase, change: impl Fn(&Path) + Sync) -> (Result<Report, Error>, Bench) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let bench = Bench::new();
+    let node =
+        |name: &str, kind, mode| mknodat(CWD, bench.source.join(name), kind, Mode::from_raw_mode(mode), 0).unwrap();
+    let outside = bench.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    for name in ["file", "other"] {
+        fs::write(bench.source.join(name), pattern(1, 100)).unwrap();
+        fs::write(outside.join(name), pattern(1, 100)).unwrap();
+    }
+    fs::create_dir(bench.source.join("dir")).unwrap();
+    fs::create_dir(bench.dir.path().join("spare")).unwrap();
+    std::os::unix::fs::symlink("file", bench.source.join("link")).unwrap();
+    std::os::unix::fs::symlink(outside.join("file"), bench.source.join("out")).unwrap();
+    node("fifo", FileType::Fifo, 0o600);
+    node("socket", FileType::Socket, 0o600);
+    let (backup, target) = bench.prepare(Point::End);
+    let changing = AtPhase::new(|phase| {
+        if phase == at {
+            change(&bench.source);
+            target.create(&bench.source.join("ordinary"));
+        }
+    });
+    let result = backup.run(&*target.calls, &changing, &Control::default());
+    (result, bench)
+}
+
+/// Puts what `make` makes in the place of something, at once or after that has been removed.
+fn put(root: &Path, name: &str, at_once: bool, make: impl Fn(&Path)) {
+    let (there, new) = (root.join(name), root.parent().unwrap().join("new"));
+    if at_once {
+        make(&new);
+        fs::rename(new, there).unwrap();
+    } else {
+        let is_dir = there.symlink_metadata().unwrap().is_dir();
+        if is_dir { fs::remove_dir(&there) } else { fs::remove_file(&there) }.unwrap();
+        make(&there);
+    }
+}
+
+#[test]
+fn an_entry_replaced_unseen_in_a_directory_that_is_changed_by_calls_is_named() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    type Make = fn(&Path);
+    let symlink = |text: &'static str| move |at: &Path| std::os::unix::fs::symlink(text, at).unwrap();
+    let (to_other, to_the_same) = (symlink("other"), symlink("file"));
+    let fifo: Make = |at| mknodat(CWD, at, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let file: Make = |at| fs::write(at, pattern(1, 100)).unwrap();
+    type Replace<'a> = (&'a str, &'a (dyn Fn(&Path) + Sync));
+    let changes: [Replace<'_>; 9] = [
+        ("link", &to_other),
+        ("link", &to_the_same), // by another owner, for one
+        ("link", &fifo),
+        ("out", &to_other),
+        ("fifo", &fifo),
+        ("socket", &file),
+        ("file", &file),
+        ("file", &to_other),
+        ("dir", &|at| fs::create_dir(at).unwrap()),
+    ];
+    for (number, (name, make)) in changes.iter().enumerate() {
+        // Links that lead out are looked at in the hold in any case.
+        let moments = if *name == "out" { &[Phase::Drain][..] } else { &[Phase::Hold, Phase::Drain] };
+        for &at in moments {
+            for at_once in [true, false] {
+                let (result, bench) = replaced(at, |root| put(root, name, at_once, make));
+                match result {
+                    Err(error @ Error::ForeignChange { .. }) => {
+                        assert!(error.to_string().contains(&format!("source/{name} ")), "{number} {at:?}: {error}");
+                    }
+                    other => panic!("{number} {name} {at:?} {at_once}: {other:?}"),
+                }
+                assert!(!bench.dest.exists());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_target_puts_in_the_place_of_something_is_not_taken_for_it() {
+    for at in [Phase::Hold, Phase::Drain] {
+        let (result, bench) = with(Point::End, at, |target, root| {
+            std::os::unix::fs::symlink("a", root.parent().unwrap().join("new")).unwrap();
+            target.rename(&root.parent().unwrap().join("new"), &root.join("b"));
+            target.unlink(&root.join("a"));
+            target.create(&root.join("a"));
+            target.create(&root.join("ordinary"));
+        });
+        result.unwrap_or_else(|error| panic!("{at:?}: {error}"));
+        assert_eq!(bench.dest.join("b").is_symlink(), at == Phase::Hold);
+    }
+}
+
 #[test]
 fn a_hole_made_unseen_in_a_file_that_is_written_to_fails_the_backup() {
     let punch = |file: &Path| {

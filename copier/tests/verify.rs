@@ -141,11 +141,30 @@ fn all_problems_are_listed() {
 }
 
 #[test]
+fn a_manifest_of_version_1_is_still_read() {
+    let bench = backup();
+    let path = bench.dest.join(".hotbackup/manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    manifest["format_version"] = 1.into();
+    for entry in manifest["entries"].as_array_mut().unwrap() {
+        let entry = entry.as_object_mut().unwrap();
+        let time = entry.remove("mtime").unwrap();
+        let ns = time[0].as_i64().unwrap() * 1_000_000_000 + time[1].as_i64().unwrap();
+        entry.insert("mtime_ns".into(), ns.into());
+    }
+    fs::write(&path, manifest.to_string()).unwrap();
+    assert_eq!(verify(&bench.dest, &Quiet).unwrap().problems, []);
+    manifest["entries"][1]["mtime_ns"] = (-1).into();
+    fs::write(&path, manifest.to_string()).unwrap();
+    only(&verify(&bench.dest, &Quiet).unwrap().problems, "dir", "instead of -1 s and 999999999 ns");
+}
+
+#[test]
 fn no_manifest_or_one_that_is_not_understood_is_an_error() {
     let bench = backup();
     let path = bench.dest.join(".hotbackup/manifest.json");
     let text = fs::read_to_string(&path).unwrap();
-    for broken in [&text[..text.len() / 2], "", "{}", &text.replacen("\"format_version\":1", "\"format_version\":2", 1)]
+    for broken in [&text[..text.len() / 2], "", "{}", &text.replacen("\"format_version\":2", "\"format_version\":3", 1)]
     {
         fs::write(&path, broken).unwrap();
         assert!(matches!(verify(&bench.dest, &Quiet), Err(Error::ManifestBad { .. })), "{broken}");

@@ -1,13 +1,14 @@
 //! Shows a backup: a bar on a terminal, a line now and then elsewhere, one JSON object a line with `--json`. People's
 //! words go to stderr; stdout carries the result, or the JSON.
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
+use super::bar::Frame;
+use super::out::{ERR, Keep, OUT};
 use super::size::human;
 use crate::session::{Monitor, Phase, Progress};
 
@@ -45,7 +46,6 @@ impl Style {
 pub struct Drawing {
     style: Style,
     start: Instant,
-    bar: ProgressBar,
     state: Mutex<State>,
 }
 
@@ -54,29 +54,37 @@ struct State {
     phase: Option<Phase>,
     shown: Option<Instant>,
     copied: bool,
+    /// Bytes in place, and of how many.
+    bar: (u64, u64),
+    message: String,
 }
 
 impl Drawing {
     /// Starts to draw.
     pub fn new(style: Style) -> Self {
-        let bar = match style {
-            Style::Bar => ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()),
-            _ => ProgressBar::hidden(),
-        };
-        let template = "{prefix:>8} {bar:32} {binary_bytes:>10} of {binary_total_bytes}  {elapsed}  {msg}";
-        // The template is fixed: should it ever be wrong, the plain bar does.
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { style, start: Instant::now(), bar, state: Mutex::default() }
+        Self { style, start: Instant::now(), state: Mutex::default() }
     }
 
     /// Takes the bar off the screen.
     pub fn finish(&self) {
-        self.bar.finish_and_clear();
+        ERR.clear_bar();
     }
 
-    fn event(&self, value: &impl Serialize) {
-        // A reader that is gone does not stop a backup; that the result cannot be written is told at the end.
-        let _ = print_json(value);
+    /// A reader that is gone, or does not read, does not stop a backup; that the result cannot be written is told at the end.
+    fn event(&self, value: &impl Serialize, keep: Keep) {
+        if let Ok(line) = json_line(value) {
+            OUT.say(line, keep);
+        }
+    }
+
+    fn draw(&self, state: &State) {
+        let frame = Frame {
+            prefix: state.phase.map_or("", word),
+            done: state.bar.0,
+            total: state.bar.1,
+            message: state.message.clone(),
+        };
+        ERR.draw(frame);
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -92,15 +100,16 @@ impl Monitor for Drawing {
                 return;
             }
             state.shown = None;
+            if self.style == Style::Bar {
+                return self.draw(&state);
+            }
         }
         match self.style {
-            Style::Bar => {
-                self.bar.set_prefix(word(phase));
-                self.bar.tick();
-            }
             Style::Lines => say(&format!("{:>6.1} s  {}", self.start.elapsed().as_secs_f64(), sentence(phase))),
-            Style::Json => self.event(&json!({"event": "phase", "phase": phase, "elapsed_ms": self.elapsed_ms()})),
-            Style::Quiet => {}
+            Style::Json => {
+                self.event(&json!({"event": "phase", "phase": phase, "elapsed_ms": self.elapsed_ms()}), Keep::Queued)
+            }
+            Style::Bar | Style::Quiet => {}
         }
     }
 
@@ -109,10 +118,10 @@ impl Monitor for Drawing {
         let every = match self.style {
             Style::Quiet => return,
             Style::Bar => {
-                self.bar.set_length(progress.bytes_total);
-                self.bar.set_position(done);
-                self.bar.set_message(format!("{} files, pass {}", progress.files_total, progress.pass));
-                return;
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.bar = (done, progress.bytes_total);
+                state.message = format!("{} files, pass {}", progress.files_total, progress.pass);
+                return self.draw(&state);
             }
             Style::Lines => LINE_EVERY,
             Style::Json => EVENT_EVERY,
@@ -128,31 +137,33 @@ impl Monitor for Drawing {
             state.shown = Some(Instant::now());
         }
         if self.style == Style::Json {
-            self.event(&Event { event: "progress", elapsed_ms: Some(self.elapsed_ms()), body: progress });
+            let event = Event { event: "progress", elapsed_ms: Some(self.elapsed_ms()), body: progress };
+            self.event(&event, Keep::Passing);
         } else {
-            say(&format!(
-                "{:>6.1} s  {:<8} {} of {} in place, {} copied, pass {}",
+            let line = format!(
+                "{:>6.1} s  {:<8} {} of {} in place, {} copied, pass {}\n",
                 self.start.elapsed().as_secs_f64(),
                 word(progress.phase),
                 human(done),
                 human(progress.bytes_total),
                 human(progress.bytes_copied),
                 progress.pass
-            ));
+            );
+            ERR.say(line.into(), Keep::Passing);
         }
     }
 
     fn warning(&self, text: &str) {
         if self.style == Style::Json {
-            self.event(&json!({"event": "warning", "message": text}));
+            self.event(&json!({"event": "warning", "message": text}), Keep::Queued);
         }
-        self.bar.suspend(|| say(&format!("hotbackup: warning: {text}")));
+        say(&format!("hotbackup: warning: {text}"));
     }
 }
 
 /// A line for people. That nobody reads stderr is no reason to stop.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    ERR.say(format!("{line}\n").into(), Keep::Queued);
 }
 
 /// One JSON event with the fields of a report.
@@ -168,16 +179,18 @@ pub struct Event<'a, T: Serialize> {
     pub body: &'a T,
 }
 
-/// Prints one line of JSON.
+/// Prints one line of JSON that must not be lost.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// Standard output cannot be written, or nobody reads it.
 pub fn print_json(value: &impl Serialize) -> io::Result<()> {
+    OUT.deliver(json_line(value)?)
+}
+
+fn json_line(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
-    let mut out = io::stdout().lock();
-    out.write_all(&line)?;
-    out.flush()
+    Ok(line)
 }
 
 fn word(phase: Phase) -> &'static str {

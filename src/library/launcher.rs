@@ -2,8 +2,10 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Serves until the program has closed its end: by its own end, or because it became another program.
 ///
@@ -11,7 +13,9 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 /// Standard input is no socket.
 pub fn run() -> io::Result<()> {
     // It ends with the program, and not before: not by a signal to all that belongs to a service.
-    let _ = ctrlc::set_handler(|| ());
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let _ = signal_hook::flag::register(signal, Arc::default());
+    }
     std::env::set_current_dir("/")?;
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     while let Some(sockets) = receive(&control)? {

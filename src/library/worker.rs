@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use hotbackup_wire::{Begin, Tell, VERSION};
 use nix::errno::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::errno;
 use super::line::Line;
 use super::relay::Relay;
 use crate::session::{self, Options, Placing};
 
-/// As much stack as a first thread usually has: trees are walked by recursion.
+/// As much stack as a first thread usually has.
 const STACK: usize = 8 << 20;
 
 /// Takes the backup that is asked for on the socket at standard input, and tells how it ended.
@@ -28,7 +30,11 @@ pub fn run() -> io::Result<()> {
     let (line, begin) = Line::open(UnixStream::from(socket))?;
     let control = line.control().clone();
     // Another way to be told to stop: as what belongs to a service that is stopped.
-    let _ = ctrlc::set_handler(move || control.cancel());
+    if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) {
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            signals.forever().for_each(|_| control.cancel());
+        })?;
+    }
     // Not by the first thread, which signals may be given to while it is stuck.
     let (telling, asked) = (Arc::clone(&line), begin);
     let working = std::thread::Builder::new().name("backup".into()).stack_size(STACK);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hotbackup_copier::Source;
+use hotbackup_tracer::outlook::Listeners;
 use hotbackup_tracer::{Event, FileId, Process, Sink, Ticket, Tracer, outlook, outsiders, preflight};
 use serde::Serialize;
 
@@ -25,6 +26,9 @@ pub struct CheckItem {
     pub name: String,
     /// Fine or not.
     pub ok: bool,
+    /// Fine, and yet worth knowing before the first backup.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub warning: bool,
     /// In words.
     pub detail: String,
 }
@@ -32,7 +36,7 @@ pub struct CheckItem {
 /// What `rescue` did.
 #[derive(Debug, Clone, Serialize)]
 pub struct RescueReport {
-    /// Calls that were answered so far.
+    /// Calls that were waiting, and that go on now; where a keeper was there, those that keepers have answered so far.
     pub answered: u64,
     /// The keeper that answers now.
     pub keeper_pid: i32,
@@ -49,7 +53,11 @@ impl CheckReport {
     }
 
     fn add(&mut self, name: &str, ok: bool, detail: impl Into<String>) {
-        self.items.push(CheckItem { name: name.into(), ok, detail: detail.into() });
+        self.items.push(CheckItem { name: name.into(), ok, warning: false, detail: detail.into() });
+    }
+
+    fn warn(&mut self, name: &str, detail: impl Into<String>) {
+        self.items.push(CheckItem { name: name.into(), ok: true, warning: true, detail: detail.into() });
     }
 
     fn add_found(&mut self, name: &str, found: Result<String, String>) {
@@ -73,6 +81,8 @@ pub struct CheckOptions {
     pub probe: bool,
     /// See [`super::Options::show_all_writes`]; counts with `probe`.
     pub show_all_writes: bool,
+    /// See [`super::Options::accept_unseen`].
+    pub accept_unseen: bool,
 }
 
 /// Looks whether a process can be backed up, from the outside: nothing of it is touched, unless [`CheckOptions::probe`] asks for
@@ -90,6 +100,12 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
     for outlook::Finding { name, found } in outlook::look(&process) {
         report.add_found(name, found);
     }
+    report.add_found("all calls are seen", outlook::all_calls_are_seen(&process, options.accept_unseen));
+    match outlook::listeners(&process) {
+        Listeners::Fine(words) => report.add("seccomp listeners", true, words),
+        Listeners::Warning(words) => report.warn("seccomp listeners", words),
+        Listeners::Foreign(words) => report.add("seccomp listeners", false, words),
+    }
     match sources::open(&process, &options.sources, true) {
         Ok(found) => {
             let one = outsiders::check_children(&process, &sources::places(&found));
@@ -98,12 +114,17 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
             let names: Vec<String> = found.iter().map(|source| source.path.display().to_string()).collect();
             report.add("source", true, names.join(", "));
             look_below(&process, &found, options.mapped, &mut report);
+            report.add(
+                "core files",
+                true,
+                sources::cores_into(&process, &found).unwrap_or_else(|| "none would fall into the source".into()),
+            );
         }
         Err(error) => report.add("source", false, error.to_string()),
     }
     if options.probe && report.is_ok() {
         report.probed = true;
-        attach(options.pid, options.show_all_writes, &mut report)?;
+        attach(options, &mut report)?;
     }
     Ok(report)
 }
@@ -115,13 +136,19 @@ fn look_below(process: &Process, sources: &[Source], most: u64, report: &mut Che
         Err(cause) => return report.add("nothing mapped for writing", false, cause),
     };
     let elsewhere = outlook::written_elsewhere(process);
-    let wanted: Vec<FileId> = mapped.iter().chain(&elsewhere).copied().collect();
+    let by_kernel = outlook::written_by_kernel(process);
+    let wanted: Vec<FileId> =
+        mapped.iter().chain(&elsewhere).copied().chain(by_kernel.iter().map(|(file, _)| *file)).collect();
     let found = reach::walk(process, sources, &wanted, !reads_all());
     let names = |all: &[FileId]| -> Vec<String> {
         let of = found.files.iter().filter(|(file, _)| all.contains(file));
         of.map(|(_, name)| name.display().to_string()).collect()
     };
     let (mapped, elsewhere) = (names(&mapped), names(&elsewhere));
+    let in_source = found
+        .files
+        .iter()
+        .find_map(|(file, name)| by_kernel.iter().find(|(written, _)| written == file).map(|(_, how)| (name, *how)));
     report.add_found(
         "nothing mapped for writing",
         match (&mapped[..], most) {
@@ -132,9 +159,12 @@ fn look_below(process: &Process, sources: &[Source], most: u64, report: &mut Che
     );
     report.add_found(
         "nobody else writes",
-        match &elsewhere[..] {
-            [] => Ok("no other process has a file of the source open for writing".into()),
-            some => Err(format!("{} is open for writing by another process, which is not followed", some.join(", "))),
+        match (&elsewhere[..], in_source) {
+            (_, Some((name, how))) => Err(format!("{} may be written to by {how}", name.display())),
+            ([], None) => Ok("no other process has a file of the source open for writing".into()),
+            (some, None) => {
+                Err(format!("{} is open for writing by another process, which is not followed", some.join(", ")))
+            }
         },
     );
     report.add_found(
@@ -154,8 +184,10 @@ fn reads_all() -> bool {
     set.is_some_and(|set| set & DAC_OVERRIDE_OR_READ_SEARCH != 0)
 }
 
-fn attach(pid: i32, show_all_writes: bool, report: &mut CheckReport) -> Result<(), Error> {
-    let tracer = match Tracer::attach(pid, &tracer_options(limits::LEASE, show_all_writes), Arc::new(Observer)) {
+fn attach(options: &CheckOptions, report: &mut CheckReport) -> Result<(), Error> {
+    let mut tracer_options = tracer_options(limits::LEASE, options.show_all_writes);
+    tracer_options.accept_unseen = options.accept_unseen;
+    let tracer = match Tracer::attach(options.pid, &tracer_options, Arc::new(Observer)) {
         Ok(tracer) => tracer,
         Err(error) => {
             report.add("attach", false, error.to_string());

@@ -45,7 +45,8 @@ pub(super) fn tuning(options: &Options) -> Result<Tuning, Error> {
     }
     let before_image_bytes = usize::try_from(before_images).unwrap_or(usize::MAX);
     let mapped_bytes = usize::try_from(mapped).unwrap_or(usize::MAX);
-    Ok(Tuning { before_image_bytes, mapped_bytes, max_wait, hold_lease: hold, ..Tuning::default() })
+    let reserve = options.reserve;
+    Ok(Tuning { before_image_bytes, mapped_bytes, max_wait, hold_lease: hold, reserve, ..Tuning::default() })
 }
 
 #[cfg(test)]

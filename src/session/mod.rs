@@ -24,7 +24,7 @@ use hotbackup_tracer::{MountTable, Process, Tracer, outsiders};
 use serde::Serialize;
 
 pub use check::{CheckItem, CheckOptions, CheckReport, RescueReport, check, rescue};
-pub use hotbackup_copier::{Choose, Control, Monitor, Phase, Placing, Point, Progress};
+pub use hotbackup_copier::{Choose, Control, Monitor, Phase, Placing, Point, Progress, Reserve};
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub struct Options {
     pub throttle: Option<u64>,
     /// Point in time.
     pub point: Point,
-    /// Globs to leave out, relative to the source.
+    /// Patterns of what to leave out, as in a `.gitignore` at the top of each source.
     pub exclude: Vec<String>,
     /// Memory for before-images, in bytes.
     pub before_images: u64,
@@ -55,6 +55,10 @@ pub struct Options {
     pub lease: Duration,
     /// Have every write shown, also those of 8 bytes in a target with eventfds, if this is its first backup.
     pub show_all_writes: bool,
+    /// Go on where the filter that the process has from an earlier release does not show all calls, and have the backup say so.
+    pub accept_unseen: bool,
+    /// What is left free on the destination's file system where a source is on it, too.
+    pub reserve: Reserve,
 }
 
 impl Options {
@@ -74,6 +78,8 @@ impl Options {
             hold: tuning.hold_lease,
             lease: limits::LEASE,
             show_all_writes: false,
+            accept_unseen: false,
+            reserve: tuning.reserve,
         }
     }
 }
@@ -84,6 +90,8 @@ pub struct Report {
     /// What the copier says.
     #[serde(flatten)]
     pub copier: hotbackup_copier::Report,
+    /// What was backed up.
+    pub sources: Vec<SourceName>,
     /// The target.
     pub pid: i32,
     /// How long the thread was stopped in which the filter was installed, in microseconds; `None` through a keeper,
@@ -95,6 +103,15 @@ pub struct Report {
     pub calls_seen: u64,
     /// The longest that a call waited for its answer, in microseconds, hold included.
     pub longest_wait_us: u64,
+}
+
+/// A source, and where it is in the backup.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceName {
+    /// As the target names it; what is not UTF-8 is replaced.
+    pub path: String,
+    /// Its directory below the destination; `None`: the destination itself.
+    pub name: Option<String>,
 }
 
 /// Why a session failed.
@@ -120,7 +137,7 @@ pub enum Error {
 /// # Errors
 /// Each cause of its own; the target runs on, and nothing is left at the destination.
 pub fn backup(options: &Options, monitor: &dyn Monitor, control: &Control) -> Result<Report, Error> {
-    control.set_throttle(options.throttle);
+    control.begin_with(options.throttle);
     backup_placed(options, &Placing::default(), monitor, control)
 }
 
@@ -136,13 +153,20 @@ pub fn backup_placed(
 ) -> Result<Report, Error> {
     let tuning = limits::tuning(options)?;
     let process = Process::open(options.pid)?;
-    let tracer_options = tracer_options(options.lease, options.show_all_writes);
+    let mut tracer_options = tracer_options(options.lease, options.show_all_writes);
+    tracer_options.accept_unseen = options.accept_unseen;
     hotbackup_tracer::preflight::check(&process)?;
     let mut mounts = MountTable::of(&process)?;
     let sources = sources::open(&process, &options.sources, placing.into.is_empty())?;
     let places = sources::places(&sources);
+    let named = sources.iter().map(|source| SourceName {
+        path: source.path.to_string_lossy().into(),
+        name: source.name.as_ref().map(|name| name.to_string_lossy().into()),
+    });
+    let named = named.collect();
     mounts.watch(&places);
     outsiders::check_children(&process, &places)?;
+    let cores = sources::cores_into(&process, &sources);
     let spec = Spec {
         sources,
         dest: options.dest.clone(),
@@ -152,12 +176,18 @@ pub fn backup_placed(
         pid: options.pid,
         root: sources::root_if_other(&process)?,
     };
-    let backup = Backup::prepare_placed(spec, placing, Arc::new(Direct))?;
+    let mut backup = Backup::prepare_placed(spec, placing, Arc::new(Direct))?;
 
     monitor.phase(Phase::Attach);
     let join = join::Join::new(backup.capture(), options.lease);
-    let tracer = match Tracer::attach(options.pid, &tracer_options, join.clone()) {
+    let cancelled = control.clone();
+    let given_up = Box::new(move || cancelled.is_cancelled());
+    let tracer = match Tracer::attach_unless(options.pid, &tracer_options, join.clone(), given_up) {
         Ok(tracer) => tracer,
+        Err(hotbackup_tracer::Error::GivenUp(_)) => {
+            drop(backup);
+            return Err(hotbackup_copier::Error::Cancelled.into());
+        }
         Err(error) => {
             drop(backup); // takes the staging directory with it
             return Err(error.into());
@@ -169,7 +199,8 @@ pub fn backup_placed(
         return Err(error.into());
     }
     drop(process);
-    for words in tracer.warnings() {
+    backup.note_unseen_calls(tracer.unseen_calls());
+    for words in tracer.warnings().into_iter().chain(cores) {
         monitor.warning(&words);
     }
     let quiesce = join::Grace { tracer: &tracer, mounts: &mounts, join: &join };
@@ -182,6 +213,7 @@ pub fn backup_placed(
     match result {
         Ok(copier) => Ok(Report {
             copier,
+            sources: named,
             pid,
             stop_us: stopped.map(|stopped| stopped.as_micros() as u64),
             keeper_pid,
@@ -206,5 +238,5 @@ fn explain(seen: hotbackup_copier::Error, lost: Option<hotbackup_tracer::Error>)
 }
 
 fn tracer_options(lease: Duration, show_all_writes: bool) -> hotbackup_tracer::Options {
-    hotbackup_tracer::Options { keeper_program: crate::KEEPER_PROGRAM, lease, show_all_writes }
+    hotbackup_tracer::Options { keeper_program: crate::KEEPER_PROGRAM, lease, show_all_writes, accept_unseen: false }
 }

@@ -1,6 +1,7 @@
 //! The source directories, opened as the target sees them.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -22,25 +23,60 @@ pub(super) fn open(process: &Process, paths: &[PathBuf], named: bool) -> Result<
         paths
     };
     let root = open_root(process)?;
-    let mut names = HashSet::new();
-    let mut sources = Vec::with_capacity(paths.len());
-    for path in paths {
-        let name = if paths.len() == 1 || !named { None } else { path.file_name().map(ToOwned::to_owned) };
-        if let Some(name) = &name
-            && !names.insert(name.clone())
-        {
-            let first = paths.iter().find(|other| other.file_name() == Some(name)).unwrap_or(path).clone();
-            return Err(hotbackup_copier::Error::SourcesOverlap { first, second: path.clone() }.into());
-        }
-        sources.push(Source { root: open_one(&root, path)?, path: path.clone(), name });
+    let roots = paths.iter().map(|path| open_one(&root, path)).collect::<Result<Vec<OwnedFd>, Error>>()?;
+    let names = if named { names(paths, &roots) } else { vec![None; paths.len()] };
+    let named = roots.into_iter().zip(paths).zip(names);
+    Ok(named.map(|((root, path), name)| Source { root, path: path.clone(), name }).collect())
+}
+
+/// What the sources are called in the backup, each by another name; a single one has none.
+fn names(paths: &[PathBuf], roots: &[OwnedFd]) -> Vec<Option<OsString>> {
+    if paths.len() == 1 {
+        return vec![None];
     }
-    Ok(sources)
+    let base = |(path, root): (&PathBuf, &OwnedFd)| {
+        let own = path.file_name().map(OsStr::to_owned);
+        own.or_else(|| place(root)?.file_name().map(OsStr::to_owned)).unwrap_or_else(|| "root".into())
+    };
+    let bases: Vec<OsString> = paths.iter().zip(roots).map(base).collect();
+    let mut taken = HashSet::from([OsString::from(hotbackup_copier::OWN_DIR)]);
+    let mut names = Vec::new();
+    for base in &bases {
+        // Nobody gets the name that another source has of its own.
+        let next = |number: u32| {
+            let mut name = base.clone();
+            name.push(format!("-{number}"));
+            name
+        };
+        let mut others = (2..).map(next).filter(|name| !bases.contains(name));
+        let mut name = base.clone();
+        while !taken.insert(name.clone()) {
+            name = others.next().unwrap_or_default();
+        }
+        names.push(Some(name));
+    }
+    names
+}
+
+fn place(root: &OwnedFd) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd())).ok()
 }
 
 /// Where the sources are, as links in /proc show what is below them.
 pub(super) fn places(sources: &[Source]) -> Vec<PathBuf> {
-    let place = |source: &Source| std::fs::read_link(format!("/proc/self/fd/{}", source.root.as_raw_fd())).ok();
-    sources.iter().filter_map(place).collect()
+    sources.iter().filter_map(|source| place(&source.root)).collect()
+}
+
+/// What is to be said where a core file of the target would fall into a source: while a backup is taken, that fails it.
+pub(super) fn cores_into(process: &Process, sources: &[Source]) -> Option<String> {
+    let dir = hotbackup_tracer::core_directory(process)?;
+    let is_inside = places(sources).iter().any(|place| dir.starts_with(place));
+    is_inside.then(|| {
+        format!(
+            "a core file would fall into {}, in the source: a backup that is taken then fails (core(5), core_pattern)",
+            dir.display()
+        )
+    })
 }
 
 fn open_one(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
@@ -77,4 +113,35 @@ pub(super) fn root_if_other(process: &Process) -> Result<Option<OwnedFd>, Error>
         of("self") == of(&process.pid().to_string())
     });
     if same { Ok(None) } else { open_root(process).map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(paths: &[&str]) -> Vec<Option<OsString>> {
+        let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+        let open = |_: &PathBuf| std::fs::File::open("/usr").expect("there").into();
+        names(&paths, &paths.iter().map(open).collect::<Vec<OwnedFd>>())
+    }
+
+    fn some(names: &[&str]) -> Vec<Option<OsString>> {
+        names.iter().map(|name| Some(name.into())).collect()
+    }
+
+    #[test]
+    fn sources_of_one_name_get_names_that_differ() {
+        assert_eq!(named(&["/a/data"]), [None]);
+        assert_eq!(named(&["/a/data", "/b/log"]), some(&["data", "log"]));
+        assert_eq!(named(&["/a/data", "/b/data", "/c/data/"]), some(&["data", "data-2", "data-3"]));
+        // Whoever has such a name of his own keeps it.
+        assert_eq!(named(&["/a/data", "/b/data", "/c/data-2"]), some(&["data", "data-3", "data-2"]));
+        assert_eq!(
+            named(&["/c/data-2", "/a/data", "/b/data", "/d/data-2"]),
+            some(&["data-2", "data", "data-3", "data-2-2"])
+        );
+        // That name is the backup's own.
+        assert_eq!(named(&["/a/.hotbackup", "/b"]), some(&[".hotbackup-2", "b"]));
+        assert_eq!(named(&["/a/..", "/b"]), some(&["usr", "b"]));
+    }
 }

@@ -68,6 +68,15 @@ fn a_program_without_room_for_data_is_refused() {
     refused_until_raised(&mut guest, &narrow, &["RLIMIT_DATA"], "--data=unlimited:unlimited");
 }
 
+/// It is made to make an empty file, to which hotbackup gives its length: had it to do so itself, the kernel would end it.
+#[test]
+fn a_program_that_may_make_no_large_files_is_backed_up_and_lives() {
+    let _alone = alone();
+    let mut guest = rings();
+    limit(&guest, "--fsize=262144:262144");
+    back_up(&mut guest, 4);
+}
+
 #[test]
 fn a_program_that_may_start_no_thread_is_backed_up() {
     let _alone = alone();

@@ -26,6 +26,12 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Puts a file of 16 MiB into a source, which nobody writes: copying it takes as long as the throttle says. What a guest
+/// writes again and again may all be saved as before-images at once, and its backup be over before anything is done to it.
+pub fn add_ballast(source: &Path) {
+    std::fs::write(source.join("ballast"), vec![b'b'; 16 << 20]).expect("the ballast is written");
+}
+
 /// A directory on the disk that holds the target directory, open to targets of other users.
 pub fn scratch() -> TempDir {
     let directory = TempDir::with_prefix_in("hotbackup-", env!("CARGO_TARGET_TMPDIR")).expect("a scratch directory");

@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
     OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
 use tempfile::TempDir;
+
+pub mod loops;
+pub use loops::Loop;
 
 /// What happened to the disk.
 #[derive(Debug, Clone)]
@@ -226,41 +229,12 @@ impl Drop for Disk {
         self.mend();
         self.device.detach();
         // What was unmounted lazily may use it for a moment longer.
-        let (began, name) = (Instant::now(), self.device.0.file_name().unwrap_or_default().to_owned());
-        let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
-        while backing.exists() && began.elapsed() < Duration::from_secs(10) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.device.wait_until_free();
         if let Some(served) = self.served.take()
             && served.umount_and_join().is_err()
         {
             let _ = Command::new("umount").arg("--lazy").arg(self.at.path()).status();
         }
-    }
-}
-
-/// A loop device, detached when dropped.
-pub struct Loop(pub PathBuf, bool);
-
-impl Loop {
-    /// Attaches a file.
-    pub fn new(file: &Path) -> Self {
-        let mut losetup = Command::new("losetup");
-        let output = losetup.args(["--find", "--show"]).arg(file).output().expect("losetup starts");
-        assert!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
-        Self(PathBuf::from(String::from_utf8(output.stdout).expect("a path").trim()), true)
-    }
-
-    fn detach(&mut self) {
-        if std::mem::take(&mut self.1) {
-            let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
-        }
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        self.detach();
     }
 }
 

@@ -188,6 +188,13 @@ impl Driver {
         assert_eq!(self.answer(), "= 0 0 ");
     }
 
+    /// Another process, which carries the guest's filter, dies in a directory and leaves a core file: a "child", a child by its
+    /// second "thread", an "orphan", or a "sibling".
+    pub fn dump(&mut self, who: &str, dir: &Path) {
+        self.say(&format!("dump {who} {}", dir.to_str().expect("test directories have plain names")));
+        assert_eq!(self.answer(), "= 0 0 ");
+    }
+
     /// Opens a file.
     pub fn open(&mut self, path: impl Into<Arg>, flags: i32) -> i32 {
         self.must(libc::SYS_openat, &[libc::AT_FDCWD.into(), path.into(), flags.into(), 0o644.into()]) as i32

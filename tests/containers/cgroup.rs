@@ -110,6 +110,12 @@ impl Group {
         }
     }
 
+    /// The files by which a process joins it, in each hierarchy that takes anybody.
+    pub fn doors(&self) -> Vec<PathBuf> {
+        let takes_anybody = |(controllers, _): &&(String, PathBuf)| controllers != "cpuset";
+        self.places.iter().filter(takes_anybody).map(|(_, place)| place.join("cgroup.procs")).collect()
+    }
+
     fn with(&self, controller: &str) -> &Path {
         let version1 = self.places.iter().find(|(names, _)| names.split(',').any(|name| name == controller));
         let found = version1.or_else(|| self.places.iter().find(|(names, _)| names.is_empty()));

@@ -26,6 +26,7 @@ mod profile;
 mod runtime;
 mod target;
 
+mod born;
 mod check;
 mod ends;
 mod frozen;

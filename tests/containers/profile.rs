@@ -54,12 +54,13 @@ const REFUSED: [(&str, &[&str]); 6] = [
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 const ENOSYS: u32 = 38;
 
-/// The profile for a container with these capabilities.
-pub fn seccomp(capabilities: &[&str]) -> Value {
+/// The profile for a container with these capabilities, and with these rules first.
+pub fn seccomp(capabilities: &[&str], more: &[Value]) -> Value {
     let has = |capability: &str| capabilities.contains(&capability);
     let refused = REFUSED.iter().filter(|(capability, _)| !has(capability)).flat_map(|(_, calls)| calls.iter());
     let names: Vec<_> = refused.collect();
-    let mut rules = vec![json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": 1})];
+    let mut rules = more.to_vec();
+    rules.push(json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}));
     if !has("CAP_SYS_ADMIN") {
         // libc falls back to clone(2), whose flags a filter can see.
         rules.push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}));

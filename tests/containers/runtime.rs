@@ -31,6 +31,8 @@ pub struct Spec {
     pub capabilities: Vec<&'static str>,
     /// Whether it has the usual seccomp profile.
     pub profile: bool,
+    /// More rules of it.
+    pub rules: Vec<Value>,
     /// Most bytes of memory.
     pub memory: Option<u64>,
 }
@@ -47,6 +49,7 @@ impl Spec {
             beside: None,
             capabilities: USUAL.to_vec(),
             profile: true,
+            rules: Vec::new(),
             memory: None,
         }
     }
@@ -74,7 +77,7 @@ impl Spec {
             linux["resources"]["memory"] = json!({"limit": bytes});
         }
         if self.profile {
-            linux["seccomp"] = seccomp(capabilities);
+            linux["seccomp"] = seccomp(capabilities, &self.rules);
         }
         json!({
             "ociVersion": "1.0.2",

@@ -14,7 +14,7 @@ use super::runtime::{Container, Spec, unique};
 use crate::common::backup::scratch;
 use crate::common::guest::{Linked, compile};
 use crate::common::names;
-use crate::common::process::path;
+use crate::common::process::{path, processes, state};
 use crate::faults::page::{Page, Span, Wait};
 use crate::faults::target::{Target, WORKERS, goes_on};
 
@@ -37,6 +37,8 @@ pub struct Boxed {
     page: Page,
     dir: PathBuf,
     scratch: TempDir,
+    /// Cgroups that it was put into by a test.
+    homes: Vec<Group>,
     /// What its containers' cgroups lie in. The last to go.
     groups: Group,
     pid: i32,
@@ -45,19 +47,25 @@ pub struct Boxed {
 impl Boxed {
     /// One in a container of its own.
     pub fn in_container() -> Self {
+        Self::in_container_with(Vec::new())
+    }
+
+    /// The same with more rules in its seccomp profile.
+    pub fn in_container_with(rules: Vec<serde_json::Value>) -> Self {
         let scratch = scratch();
         let (program, arguments) = command_line(&scratch);
         let mut words = vec![path(&program)];
         words.extend(arguments.iter().map(String::as_str));
         let groups = Group::named(&unique("boxes"));
         groups.make();
-        let spec = Spec::new(&format!("/{}/target", groups.name()), &words, &[scratch.path(), &program]);
+        let mut spec = Spec::new(&format!("/{}/target", groups.name()), &words, &[scratch.path(), &program]);
+        spec.rules = rules;
         let mut container = Container::start(&spec);
         let line = container.line();
         assert_eq!(line, "ready\n", "{:?}", container.said());
         let (page, pid) = (Page::open(&scratch.path().join("page")), container.pid);
         let dir = scratch.path().join("data");
-        Self { home: Home::Runc(Box::new(container)), page, dir, scratch, groups, pid }
+        Self { home: Home::Runc(Box::new(container)), page, dir, scratch, homes: Vec::new(), groups, pid }
     }
 
     /// One in PID and mount namespaces of its own, and no more.
@@ -81,7 +89,8 @@ impl Boxed {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("it lives");
         let pid = children.trim().parse().expect("one child");
         let (page, dir) = (Page::open(&scratch.path().join("page")), scratch.path().join("data"));
-        Self { home: Home::Namespaces(child), page, dir, scratch, groups: Group::named(&unique("boxes")), pid }
+        let groups = Group::named(&unique("boxes"));
+        Self { home: Home::Namespaces(child), page, dir, scratch, homes: Vec::new(), groups, pid }
     }
 
     /// A sidecar: another container in the target's PID namespace, with a cgroup of its own, allowed what it takes to follow a
@@ -120,6 +129,20 @@ impl Boxed {
         spec.capabilities.extend(capabilities);
         spec.profile = profile;
         Container::start(&spec)
+    }
+
+    /// Keeps a cgroup that it is in for as long as it lives.
+    pub fn hold(&mut self, home: Group) {
+        self.homes.push(home);
+    }
+
+    /// All processes in its namespace of processes but itself, whatever they are.
+    pub fn helpers(&self) -> Vec<i32> {
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(self.pid);
+        let lives = |pid: &i32| !matches!(state(*pid), None | Some('Z' | 'X'));
+        let others = processes().into_iter().filter(|&pid| pid != self.pid && namespace(pid) == own);
+        others.filter(lives).collect()
     }
 
     /// Its container.

@@ -2,11 +2,13 @@
 
 use std::process::Command;
 
+use serde_json::json;
+
 use crate::bench::{assert_unharmed, begin};
 use crate::common::backup::{self, HOTBACKUP, alone};
-use crate::common::process::status;
+use crate::common::process::{status, wait_until};
 use crate::faults::target::Target;
-use crate::holders::memories;
+use crate::holders::{left, memories};
 use crate::runtime::Container;
 use crate::target::{Boxed, NEEDED};
 
@@ -90,21 +92,58 @@ fn a_sidecar_beside_a_filter_of_the_hosts_is_told_of_its_own_seccomp_filter() {
     assert_unharmed(&mut target, "beside the host's keepers");
 }
 
-/// A sidecar with a cgroup of its own: what it starts ends with it.
-#[test]
-fn a_sidecar_whose_keepers_would_end_with_it_is_told_so_and_the_host_is_not_in_its_way() {
+/// A sidecar with a cgroup of its own: what it starts ends with it, so the target starts its keepers itself, unless its own
+/// seccomp filter forbids that.
+fn refused_by(call: &str, action: &str, arguments: serde_json::Value) {
     let _alone = alone();
-    let mut target = Boxed::in_container();
+    let rule = json!({"names": [call], "action": action, "args": arguments});
+    let mut target = Boxed::in_container_with(vec![rule]);
     begin(&mut target);
+    let before = left(target.pid());
     let sidecar = target.idle_sidecar();
-    let (ok, checked) = check(&target, &sidecar);
+    let (_, checked) = check(&target, &sidecar);
+    assert!(checked.contains("cgroup"), "check does not say how: {checked}");
     let outcome = backup::start_command(sidecar.exec(HOTBACKUP), 1, &target.beside("first"), &target.what()).finish();
     let said = outcome.failure("cannot_outlive");
     outcome.assert_nothing_left();
-    assert!(said.contains("cgroup") && said.contains("docker exec"), "no remedy is told: {said}");
-    assert!(!ok && checked.contains("cgroup"), "check says that it is possible: {checked}");
-    assert!(memories(target.pid()).is_empty(), "something is left among the target's descriptors");
+    assert!(said.contains(call) && said.contains("docker exec"), "no cause or no remedy is told: {said}");
+    assert_eq!(left(target.pid()), before, "something is left in the target");
+    wait_until("the end of all helpers", || target.container().group.processes() == [target.pid()]);
+    assert_unharmed(&mut target, "refused");
     let outcome = backup::take(target.pid(), &target.beside("second"), &target.what());
     outcome.report();
     assert_unharmed(&mut target, "after a sidecar that was refused");
+}
+
+fn with_flags(flags: u64) -> serde_json::Value {
+    json!([{"index": 0, "value": flags, "op": "SCMP_CMP_EQ"}])
+}
+
+/// CLONE_VM and CLONE_VFORK, with no exit signal.
+const BIRTH: u64 = 0x4100;
+
+#[test]
+fn a_target_whose_filter_fails_a_clone_is_refused_to_a_sidecar_by_name_and_the_host_is_not_in_its_way() {
+    refused_by("clone", "SCMP_ACT_ERRNO", with_flags(BIRTH));
+}
+
+#[test]
+fn a_target_whose_filter_kills_for_a_clone_is_refused_to_a_sidecar_by_name() {
+    refused_by("clone", "SCMP_ACT_KILL_PROCESS", with_flags(BIRTH));
+}
+
+#[test]
+fn a_target_whose_filter_fails_execveat_is_refused_to_a_sidecar_by_name() {
+    refused_by("execveat", "SCMP_ACT_ERRNO", json!([]));
+}
+
+#[test]
+fn a_target_whose_filter_kills_for_execveat_is_refused_to_a_sidecar_by_name() {
+    refused_by("execveat", "SCMP_ACT_KILL_PROCESS", json!([]));
+}
+
+/// What the keeper will need is tried before there is a filter.
+#[test]
+fn a_target_whose_filter_forbids_what_its_keeper_needs_is_refused_to_a_sidecar_by_name() {
+    refused_by("pidfd_send_signal", "SCMP_ACT_ERRNO", json!([]));
 }

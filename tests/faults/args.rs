@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Args {
     /// Faults against the guest.
     pub faults: u64,
+    /// Faults with a supervisor apart from the keepers.
+    pub apart: u64,
     /// Faults against mongod.
     pub mongod: u64,
     /// Everything that is chosen follows from it.
@@ -36,6 +38,7 @@ const NAME: &str = "faults";
 /// A run that is part of all tests.
 const USUAL: u64 = 300;
 const USUAL_MONGOD: u64 = 10;
+const USUAL_APART: u64 = 25;
 /// With `--mongod`.
 const ALL_MONGOD: u64 = 200;
 
@@ -46,13 +49,14 @@ pub fn read(words: impl Iterator<Item = String>) -> Wanted {
     let mut args = Args {
         faults: USUAL,
         mongod: USUAL_MONGOD,
+        apart: USUAL_APART,
         seed: from_environment.unwrap_or(u64::from(clock.subsec_nanos())),
         jobs: 2,
         kind: None,
         only: None,
         verbose: false,
     };
-    let (mut faults, mut mongod, mut list, mut filters) = (None, false, false, Vec::new());
+    let (mut faults, mut mongod, mut apart, mut list, mut filters) = (None, false, false, false, Vec::new());
     let mut words = words;
     while let Some(word) = words.next() {
         let (flag, mut value) = match word.split_once('=') {
@@ -67,6 +71,7 @@ pub fn read(words: impl Iterator<Item = String>) -> Wanted {
             "--kind" => args.kind = value(),
             "--only" => args.only = Some(number("--only", value())),
             "--mongod" => mongod = true,
+            "--apart" => apart = true,
             "--verbose" => args.verbose = true,
             "--list" => list = true,
             "--ignored" => return Wanted::Nothing,
@@ -80,13 +85,16 @@ pub fn read(words: impl Iterator<Item = String>) -> Wanted {
         return Wanted::Nothing;
     }
     if mongod {
-        (args.faults, args.mongod) = (0, faults.unwrap_or(ALL_MONGOD));
+        (args.faults, args.apart, args.mongod) = (0, 0, faults.unwrap_or(ALL_MONGOD));
+    } else if apart {
+        (args.faults, args.apart, args.mongod) = (0, faults.unwrap_or(USUAL), 0);
     } else if let Some(faults) = faults {
         args.faults = faults;
     }
     if args.only.is_some() || args.kind.is_some() {
         // For a closer look at one thing.
         args.mongod = if mongod { args.mongod } else { 0 };
+        args.apart = if apart { args.apart } else { 0 };
     }
     if list { Wanted::List } else { Wanted::Run(args) }
 }

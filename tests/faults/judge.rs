@@ -153,6 +153,7 @@ fn exit(plan: &Plan, ended: &Ended, met: bool, stall: Duration) -> Result<(), St
     const WAITED_TOO_LONG: i32 = 13;
     const BEFORE_IMAGES_FULL: i32 = 44;
     const HOLD_TOO_LONG: i32 = 46;
+    const CANNOT_OUTLIVE: i32 = 18;
     const BEFORE_IMAGE_SLOW: i32 = 48;
     let killed = ended.status.signal() == Some(9);
     let allowed: &[i32] = match plan.kind {
@@ -182,6 +183,8 @@ fn exit(plan: &Plan, ended: &Ended, met: bool, stall: Duration) -> Result<(), St
     };
     match ended.status.code() {
         Some(code) if code == 0 || allowed.contains(&code) => Ok(()),
+        // With the keepers gone before it came to them: others would end with its sidecar.
+        Some(CANNOT_OUTLIVE) if plan.apart && matches!(plan.kind, Kind::KillKeepers | Kind::KillAll) => Ok(()),
         // A rescue that finds no record of what the filter shows spreads the net under writes of 8 bytes as a precaution.
         Some(BLIND) if ended.stderr.contains("8 bytes at a time") => Ok(()),
         // With the machine or its disk at a standstill, the bounds of a backup may be reached with no fault of ours.

@@ -167,6 +167,8 @@ pub struct Plan {
     pub pass: u64,
     /// What else happens.
     pub also: Also,
+    /// The supervisor is in another namespace of processes than the keepers, and in a cgroup of its own.
+    pub apart: bool,
     /// A target that nobody answers is brought back by a backup (else by a rescue).
     pub by_backup: bool,
 }
@@ -187,6 +189,7 @@ impl Plan {
             length: Duration::ZERO,
             pass: 1,
             also: Also::Nothing,
+            apart: false,
             by_backup: false,
         }
     }
@@ -252,6 +255,7 @@ pub fn plan(seed: u64, number: u64, steps: bool) -> Plan {
         length: Duration::ZERO,
         pass: if choices.once_in(2) { 1 } else { 1 + choices.below(4) },
         also: Also::Nothing,
+        apart: false,
         by_backup: choices.once_in(2),
     };
     if matches!(kind, Kind::KillActing | Kind::KillTwin | Kind::StopActing | Kind::StopTwin | Kind::KillAll)

@@ -1,6 +1,8 @@
 //! Processes as /proc shows them: who is a keeper of whom, who is stopped, who is gone.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -23,7 +25,8 @@ pub struct Keepers {
 
 /// The keepers of process `pid`.
 pub fn keepers(pid: i32) -> Keepers {
-    let all = process::keepers(pid);
+    let mut all = process::keepers(pid);
+    all.extend(keepers_elsewhere(pid));
     let pair = match all[..] {
         // A twin is a child of the one that acts.
         [a, b] if parent(b) == Some(a) => Some((a, b)),
@@ -31,6 +34,50 @@ pub fn keepers(pid: i32) -> Keepers {
         _ => None,
     };
     Keepers { all, pair }
+}
+
+/// What the memory is called that keepers share with their target.
+const MEMORY: &str = "/memfd:hotbackup-session";
+/// What a keeper is called.
+const KEEPER: &str = "hotbackup-keep";
+
+/// Those keepers of process `pid` that were started where it has another number.
+fn keepers_elsewhere(pid: i32) -> Vec<i32> {
+    if !is_apart(pid) {
+        return Vec::new();
+    }
+    let named = |pid: i32, fd: &str| {
+        let place = format!("/proc/{pid}/fd/{fd}");
+        let is_one = fs::read_link(&place).is_ok_and(|link| link.to_string_lossy().starts_with(MEMORY));
+        is_one.then(|| fs::metadata(&place).map(|memory| memory.ino()).ok()).flatten()
+    };
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let memories: Vec<u64> = descriptors.filter_map(|entry| named(pid, &entry.file_name().to_string_lossy())).collect();
+    let number = pid.to_string();
+    let is_one = |keeper: &i32| {
+        let read = |name: &str| fs::read_to_string(format!("/proc/{keeper}/{name}")).unwrap_or_default();
+        read("comm").trim() == KEEPER
+            && read("cmdline").split('\0').nth(1) != Some(&number)
+            && named(*keeper, "0").is_some_and(|memory| memories.contains(&memory))
+    };
+    process::processes().into_iter().filter(is_one).collect()
+}
+
+/// Whether a process has another namespace of processes than this one, or has ended.
+pub fn is_apart(pid: i32) -> bool {
+    namespace(pid) != namespace(std::process::id().cast_signed())
+}
+
+fn namespace(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
+}
+
+/// The number here of a process that has `number` where process `beside` is the first; the same if there is none any more.
+pub fn from_within(beside: i32, number: i32) -> i32 {
+    let there = namespace(beside);
+    let innermost = |pid: i32| status(pid, "NSpid")?.split_whitespace().next_back()?.parse::<i32>().ok();
+    let found = process::processes().into_iter().find(|&pid| namespace(pid) == there && innermost(pid) == Some(number));
+    found.unwrap_or(number)
 }
 
 /// The helper of a supervisor, or of one of the keepers, of target `pid`.

@@ -112,7 +112,11 @@ impl<'a> Strike<'a> {
         let signal_supervisor = |signal| supervisor_pid.is_some_and(|pid| send(pid, signal));
         match self.plan.kind {
             Kind::Undisturbed | Kind::KillAt(_) | Kind::StopAt(_) => {}
-            Kind::KillSupervisor => drop(signal_supervisor(Signal::SIGKILL)),
+            Kind::KillSupervisor => {
+                if let Some(supervisor) = supervisor {
+                    supervisor.kill();
+                }
+            }
             Kind::Terminate => drop(signal_supervisor(Signal::SIGTERM)),
             Kind::KillActing => self.struck.met = acting(pid).is_some_and(|keeper| send(keeper, Signal::SIGKILL)),
             Kind::KillTwin => self.struck.met = twin(pid).is_some_and(|keeper| send(keeper, Signal::SIGKILL)),
@@ -285,7 +289,8 @@ impl Strike<'_> {
     /// Who was struck at the step, if somebody was.
     fn word(&self) -> Option<i32> {
         let text = fs::read_to_string(self.word.join("struck")).ok()?;
-        text.strip_suffix('\n')?.rsplit_once(' ')?.1.parse().ok()
+        let number = text.strip_suffix('\n')?.rsplit_once(' ')?.1.parse().ok()?;
+        Some(if self.plan.apart { processes::from_within(self.target.pid(), number) } else { number })
     }
 
     fn at_step(&mut self, supervisor: &mut Supervisor) -> Result<(), String> {

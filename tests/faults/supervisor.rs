@@ -12,6 +12,7 @@ use hotbackup_event::failpoint;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::apart::Sidecar;
 use super::plan::Plan;
 use super::processes;
 use super::target::Target;
@@ -23,6 +24,8 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// A running backup, killed when dropped.
 pub struct Supervisor {
     child: Child,
+    pid: i32,
+    sidecar: Option<Sidecar>,
     lines: Receiver<String>,
     events: Vec<Value>,
     phases: Vec<String>,
@@ -60,8 +63,10 @@ impl Supervisor {
     /// Starts a backup as `plan` says. `steps` is the fail points' variable.
     pub fn start(target: &dyn Target, plan: &Plan, dest: &Path, steps: Option<&str>) -> Self {
         let stderr = target.scratch().join("supervisor");
-        let mut command = Command::new(HOTBACKUP);
-        command.args(["backup", "--json", "--pid", &target.pid().to_string(), "--point", plan.point]);
+        let sidecar = plan.apart.then(|| Sidecar::new(target.pid(), target.scratch()));
+        let there = |sidecar: &Sidecar| (sidecar.command(target.pid(), HOTBACKUP), target.pid_there());
+        let (mut command, number) = sidecar.as_ref().map_or_else(|| (Command::new(HOTBACKUP), target.pid()), there);
+        command.args(["backup", "--json", "--pid", &number.to_string(), "--point", plan.point]);
         command.args(target.source());
         command.args(target.mapped(plan.mapped));
         if let Some(rate) = plan.throttle {
@@ -73,6 +78,12 @@ impl Supervisor {
         let said = File::create(&stderr).expect("a file for what it says");
         command.arg(dest).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(said);
         let mut child = command.spawn().expect("hotbackup starts");
+        let mut pid = child.id().cast_signed();
+        if let Some(sidecar) = &sidecar {
+            assert!(processes::wait_until(LIMIT, || sidecar.pid().is_some()), "the sidecar does not start");
+            pid = sidecar.pid().expect("it is there");
+            assert!(processes::is_apart(pid), "the supervisor is where the keepers are");
+        }
         let started = Instant::now();
         let out = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let (sender, lines) = channel();
@@ -84,12 +95,20 @@ impl Supervisor {
                 }
             }
         });
-        Self { child, lines, events: Vec::new(), phases: Vec::new(), stderr, started }
+        Self { child, pid, sidecar, lines, events: Vec::new(), phases: Vec::new(), stderr, started }
     }
 
     /// Its process.
     pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.pid
+    }
+
+    /// Kills it, and with it its sidecar as a whole, if it is in one.
+    pub fn kill(&self) {
+        match &self.sidecar {
+            Some(sidecar) => sidecar.kill(),
+            None => drop(processes::send(self.pid, Signal::SIGKILL)),
+        }
     }
 
     /// Whether it still runs.

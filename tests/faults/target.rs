@@ -1,5 +1,6 @@
 //! Whom the faults must not harm.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -19,6 +20,11 @@ use crate::common::names;
 pub trait Target {
     /// Its number.
     fn pid(&self) -> i32;
+    /// Its number where a supervisor that is apart from the keepers runs.
+    fn pid_there(&self) -> i32 {
+        let numbers = crate::common::process::status(self.pid(), "NSpid").unwrap_or_default();
+        numbers.split_whitespace().next_back().and_then(|number| number.parse().ok()).unwrap_or(self.pid())
+    }
     /// The arguments that name its data.
     fn source(&self) -> Vec<String>;
     /// The arguments by which what it has mapped is taken, or left out.
@@ -63,6 +69,7 @@ pub fn goes_on(target: &mut dyn Target, more: u64, limit: Duration) -> Result<()
 /// `tests/guests/every_kind_of_call.c`, killed when dropped; its keepers end with it.
 pub struct Guest {
     child: Child,
+    pid: i32,
     page: Page,
     dir: PathBuf,
     scratch: TempDir,
@@ -76,20 +83,37 @@ const PAUSE_US: usize = 300;
 impl Guest {
     /// A new one, which is ready. It may have a thread that never leaves its processor.
     pub fn start(spins: bool) -> Self {
+        Self::start_by(&[], spins)
+    }
+
+    /// The same in namespaces of processes and mounts of its own, in which no cgroup can be seen.
+    pub fn start_apart(spins: bool) -> Self {
+        let unshare = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"];
+        let hide = ["sh", "-c", "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"", "sh"];
+        Self::start_by(&[&unshare[..], &hide].concat(), spins)
+    }
+
+    fn start_by(wrapper: &[&str], spins: bool) -> Self {
         let scratch = scratch();
         let (dir, page) = (scratch.path().join("data"), scratch.path().join("page"));
         fs::create_dir(&dir).expect("a data directory");
         let said = File::create(scratch.path().join("said")).expect("a file for its last words");
-        let mut command = Command::new(compile("every_kind_of_call", Linked::Dynamically));
-        command.arg(&dir).arg(&page);
+        let program = compile("every_kind_of_call", Linked::Dynamically);
+        let words: Vec<&OsStr> = wrapper.iter().map(OsStr::new).chain([program.as_os_str()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(&dir).arg(&page);
         command.args([WORKERS, SLOTS, PAUSE_US, usize::from(spins)].map(|number| number.to_string()));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(said).process_group(0);
         let mut child = command.spawn().expect("the guest starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("stdout is text");
-        let mut guest = Self { child, page: Page::open(&page), dir, scratch };
-        assert_eq!(line, "ready\n", "{:?}", guest.died());
-        guest
+        assert_eq!(line, "ready\n", "{}", fs::read_to_string(scratch.path().join("said")).unwrap_or_default());
+        let mut pid = child.id().cast_signed();
+        if !wrapper.is_empty() {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
+            pid = children.trim().parse().expect("one child");
+        }
+        Self { child, pid, page: Page::open(&page), dir, scratch }
     }
 }
 
@@ -102,7 +126,7 @@ impl Drop for Guest {
 
 impl Target for Guest {
     fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.pid
     }
 
     fn source(&self) -> Vec<String> {

@@ -1,11 +1,18 @@
 /* daemon DIR TRIGGER END: writes the ring DIR/0. Once the file TRIGGER is there it starts a daemon in the usual way: two
  * forks, a session, and every descriptor above 2 closed, whoever it may belong to. The daemon puts its number into DIR/../pid
  * and writes the ring DIR/1, for ever. The guest ends once the file END is there. If TRIGGER is not empty, the daemon closes
- * nothing. */
+ * nothing; if it begins with 'u', the daemon has an io_uring. */
 #include "guest.h"
 #include <sys/wait.h>
 
-static void run(const char *dir) {
+static void make_io_uring(void) {
+    static char parameters[120]; /* struct io_uring_params */
+    MUST(syscall(425, 4, parameters) >= 0);
+}
+
+static void run(const char *dir, int io_uring) {
+    if (io_uring)
+        make_io_uring();
     struct ring ring;
     ring_open(&ring, dir, 32);
     char path[4200], text[32];
@@ -24,7 +31,7 @@ static void run(const char *dir) {
     }
 }
 
-static void start_daemon(const char *dir, int closes) {
+static void start_daemon(const char *dir, int closes, int io_uring) {
     pid_t child = fork();
     MUST(child >= 0);
     if (child == 0) {
@@ -36,7 +43,7 @@ static void start_daemon(const char *dir, int closes) {
         MUST(chdir("/") == 0);
         if (closes)
             MUST(syscall(SYS_close_range, 3, ~0U, 0) == 0);
-        run(dir);
+        run(dir, io_uring);
     }
     int status;
     MUST(waitpid(child, &status, 0) == child);
@@ -55,7 +62,10 @@ int main(int argc, char **argv) {
         struct stat trigger;
         if (!started && stat(argv[2], &trigger) == 0) {
             join_path(path, sizeof path, argv[1], "1");
-            start_daemon(path, trigger.st_size == 0);
+            char first = 0;
+            int fd = open(argv[2], O_RDONLY);
+            MUST(fd >= 0 && read(fd, &first, 1) >= 0 && close(fd) == 0);
+            start_daemon(path, trigger.st_size == 0, first == 'u');
             started = 1;
         }
         if (access(argv[3], F_OK) == 0)

@@ -6,6 +6,8 @@
  *   thread                what follows is done by a new thread, up to "end"
  *   fork                  what follows is done by a child process, up to "end"
  *   end                   back to the thread that said "thread" or "fork"
+ *   dump WHO DIR          another process works in DIR, dies there, and leaves a core file: a "child", a child by its second
+ *                         "thread", an "orphan", or a "sibling", of which this process's parent is the parent; answer when it is dead
  *
  *   ARGUMENT: #N          a number
  *             [ITEM...]   the address of a block of memory, made for this call
@@ -17,6 +19,10 @@
  * What a call of the file system returns is for the test to judge; all else that fails ends the guest. */
 #include "guest.h"
 #include <ctype.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 enum { BLOCKS = 256, MOST = 128 };
@@ -154,6 +160,62 @@ static int read_line(void) {
 
 static void *obey(void *unused);
 
+static void *trap(void *unused) {
+    (void)unused;
+    __builtin_trap();
+}
+
+/* Waits until it is told to. */
+static void die(int when, const char *dir, int by_thread) {
+    char byte;
+    struct rlimit most = {RLIM_INFINITY, RLIM_INFINITY};
+    /* The registers will do, without memory. */
+    int filter = open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC);
+    if (filter < 0 || write(filter, "0", 1) != 1 || close(filter) != 0)
+        _exit(1);
+    if (read(when, &byte, 1) != 1 || setrlimit(RLIMIT_CORE, &most) != 0 || chdir(dir) != 0)
+        _exit(1);
+    pthread_t id;
+    if (by_thread && pthread_create(&id, NULL, trap, NULL) == 0)
+        pause();
+    trap(NULL);
+}
+
+static void dump(char *line) {
+    char *dir = strchr(line, ' ');
+    MUST(dir);
+    *dir++ = 0;
+    int when[2], who[2];
+    MUST(pipe(when) == 0 && pipe(who) == 0);
+    int is_sibling = strcmp(line, "sibling") == 0, is_orphan = strcmp(line, "orphan") == 0;
+    pid_t pid = is_sibling ? (pid_t)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0) : fork(), child = pid;
+    MUST(pid >= 0);
+    if (pid == 0) {
+        pid_t grandchild = is_orphan ? fork() : 0;
+        if (grandchild == 0)
+            die(when[0], dir, strcmp(line, "thread") == 0);
+        _exit(write(who[1], &grandchild, sizeof grandchild) == sizeof grandchild ? 0 : 1);
+    }
+    if (is_orphan) {
+        MUST(read(who[0], &pid, sizeof pid) == sizeof pid);
+        MUST(waitpid(child, NULL, 0) == child);
+    }
+    struct pollfd dead = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+    MUST(dead.fd >= 0);
+    MUST(write(when[1], "x", 1) == 1);
+    while (poll(&dead, 1, -1) != 1)
+        MUST(errno == EINTR);
+    int status;
+    if (!is_orphan && !is_sibling)
+        MUST(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WCOREDUMP(status));
+    close(dead.fd);
+    for (int i = 0; i < 2; i++) {
+        close(when[i]);
+        close(who[i]);
+    }
+    say("= 0 0 \n");
+}
+
 static void *sleep_for_ever(void *unused) {
     (void)unused;
     for (;;)
@@ -174,6 +236,8 @@ static void *obey(void *unused) {
             MUST(pthread_create(&id, NULL, obey, NULL) == 0);
             MUST(pthread_join(id, NULL) == 0);
             say("= 0 0 \n");
+        } else if (strncmp(line, "dump ", 5) == 0) {
+            dump(line + 5);
         } else if (strcmp(line, "fork") == 0) {
             pid_t child = fork();
             MUST(child >= 0);

@@ -12,7 +12,7 @@
  * existed if it is what the replay makes in as many steps as its counter says, or that and the next step's call. The
  * subtree need not be empty to begin with.
  *
- * Some paths are followed in a scope of openat2, and some threads have a root of their own.
+ * Some paths are followed in a scope of openat2, and some threads have a root of their own, or mounts, or a root in one.
  *
  * All paths have up to three names out of a few, which are files, directories and links by turns; four descriptors are
  * kept open, whatever becomes of their files' names. */
@@ -37,6 +37,8 @@ static struct thread *new_thread(uint64_t seed, uint64_t kinds, int number, cons
     t->kinds = kinds;
     t->far = makes(t, "far");
     t->scopes = makes(t, "scoped");
+    t->own_mounts = number % 4 == 3 && makes(t, "own-mounts");
+    t->mounts[0] = t->mounts[1] = -1;
     t->rooted = number % 3 == 2 && makes(t, "own-roots");
     char path[4200];
     snprintf(path, sizeof path, "%s/t%d", dir, number);
@@ -57,6 +59,35 @@ static struct thread *new_thread(uint64_t seed, uint64_t kinds, int number, cons
     return t;
 }
 
+/* Its subtree is bound beside DIR, in mounts of this thread's own, and it works there; perhaps with that for its root. */
+static void enter_mounts(struct thread *t) {
+    char place[4200];
+    snprintf(place, sizeof place, "%s.t%d", t->dir, t->number);
+    MUST(mkdir(place, 0755) == 0 || errno == EEXIST);
+    MUST(unshare(CLONE_NEWNS) == 0);
+    MUST(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+    char top[4200];
+    snprintf(top, sizeof top, "%s/t%d", t->dir, t->number);
+    MUST(mount(top, place, NULL, MS_BIND, NULL) == 0);
+    close(t->top);
+    t->top = open(place, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    MUST(t->top >= 0 && fchdir(t->top) == 0);
+    switch (pick(t, 3)) {
+    case 0:
+        t->bound = 1;
+        break;
+    case 1:
+        t->rooted = 1;
+        MUST(chroot(".") == 0);
+        break;
+    default: /* the old root is put over the new one, and taken away */
+        t->rooted = 1;
+        MUST(syscall(SYS_pivot_root, ".", ".") == 0);
+        MUST(umount2(".", MNT_DETACH) == 0);
+        MUST(chdir("/") == 0);
+    }
+}
+
 /* A working directory of this thread's own, and perhaps descriptors. */
 static void enter(struct thread *t) {
     MUST(unshare(CLONE_FS) == 0);
@@ -64,7 +95,9 @@ static void enter(struct thread *t) {
         MUST(unshare(CLONE_FILES) == 0);
     umask(0);
     MUST(fchdir(t->top) == 0);
-    if (t->rooted)
+    if (t->own_mounts)
+        enter_mounts(t);
+    else if (t->rooted)
         MUST(chroot(".") == 0);
 }
 

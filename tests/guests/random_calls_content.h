@@ -80,6 +80,22 @@ static void write_reopened(struct thread *t, int fd) {
         close(again);
 }
 
+/* Through a descriptor that is new, of a file just opened or the same one once more, and that is kept for later: now and then
+ * as long as a wake-up through an eventfd. */
+static void write_new(struct thread *t, int fd) {
+    size_t size = pick(t, 20) ? fill(t) : (fill_with(t, 8), 8);
+    int fresh = pick(t, 3) ? open_some(t, 0) : fd < 0 ? -1 : pick(t, 2) ? dup(fd) : reopened(fd);
+    result(t, write(fresh, t->buffer, size));
+    int *held = &t->held[pick(t, HELD)];
+    if (*held < 0 || *held != fd) {
+        if (*held >= 0)
+            close(*held);
+        *held = fresh;
+    } else if (fresh >= 0) {
+        close(fresh);
+    }
+}
+
 static void change_size(struct thread *t, int fd) {
     off_t at = offset(t);
     if (pick(t, 3)) {

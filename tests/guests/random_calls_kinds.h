@@ -29,6 +29,7 @@ static const struct kind {
     {"times", 2, change_times, NULL},
     {"hold", 5, hold, NULL},
     {"wander", 2, wander, NULL},
+    {"mount", 2, mount_or_unmount, NULL},
     {"log", 3, append_to_log, NULL},
     {"prune", 3, prune, NULL},
     {"write", 20, NULL, write_to},
@@ -36,6 +37,7 @@ static const struct kind {
     {"direct", 3, NULL, write_direct},
     {"received", 2, NULL, write_received},
     {"reopened", 2, NULL, write_reopened},
+    {"new-descriptor", 2, NULL, write_new},
     {"size", 4, NULL, change_size},
     {"allocate", 2, NULL, allocate},
     {"punch", 2, NULL, punch},
@@ -48,6 +50,7 @@ static const struct kind {
     {"clone", 4, NULL, clone_file},
     {"far", 0, NULL, NULL},                       /* beyond 4 GiB */
     {"own-roots", 0, NULL, NULL},                 /* every third thread has its subtree for a root */
+    {"own-mounts", 0, NULL, NULL},                /* every fourth thread has mounts of its own, and may have its root in one */
     {"own-descriptors", 0, NULL, NULL},           /* every second thread has a table of its own */
 };
 enum { KIND_COUNT = sizeof KINDS / sizeof *KINDS, MAKES_NAMES = 7 };

@@ -1,7 +1,6 @@
 /* The calls of random_calls that change names, what they name, and its metadata. */
 #pragma once
 #include "random_calls_places.h"
-#include <linux/openat2.h>
 #include <sys/xattr.h>
 
 /* Makes a file, or finds one. */
@@ -16,23 +15,28 @@ static void create(struct thread *t) {
         close(fd);
 }
 
-/* The same in a scope, through whatever links there are: they lead nowhere else. The kernel says EAGAIN where something
- * elsewhere was renamed meanwhile. */
+/* The same in a scope, through whatever links there are: they lead nowhere else; or without a scope, and through none. The
+ * kernel says EAGAIN where something elsewhere was renamed meanwhile, and always if it is not to look at the disk. */
 static void create_in_scope(struct thread *t) {
     char path[900];
-    int in_root = pick(t, 3) != 0;
+    static const unsigned scopes[] = {RESOLVE_IN_ROOT, RESOLVE_IN_ROOT, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS};
+    static const unsigned more[] = {RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_CACHED};
+    unsigned resolve = scopes[pick(t, 4)];
+    int in_root = resolve == RESOLVE_IN_ROOT;
+    if (pick(t, 3) == 0)
+        resolve |= more[pick(t, 4)] | (pick(t, 2) ? more[pick(t, 3)] : 0);
     static const char *const starts[] = {"", "/", "/../"};
     int used = snprintf(path, sizeof path, "%s", in_root ? starts[pick(t, 3)] : "");
     relative_path(t, path + used, sizeof path - (size_t)used);
     struct open_how how = {
         .flags = O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC | (pick(t, 4) ? 0 : O_TRUNC) | (pick(t, 8) ? 0 : O_EXCL),
         .mode = 0600 + pick(t, 64),
-        .resolve = in_root ? RESOLVE_IN_ROOT : RESOLVE_BENEATH,
+        .resolve = resolve,
     };
     long fd;
     do
         fd = syscall(SYS_openat2, t->top, path, &how, sizeof how);
-    while (fd < 0 && errno == EAGAIN);
+    while (fd < 0 && errno == EAGAIN && !(resolve & RESOLVE_CACHED));
     result(t, fd < 0 ? fd : 0);
     if (fd >= 0)
         close((int)fd);

@@ -2,6 +2,8 @@
 #pragma once
 #include "random_calls_thread.h"
 #include <dirent.h>
+#include <linux/openat2.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 
 /* A path below the top, or a name of this thread's own in the shared directory. */
@@ -43,7 +45,7 @@ static struct place any_place(struct thread *t) {
         if (t->rooted)
             snprintf(place.path, sizeof place.path, "/%s", relative);
         else
-            snprintf(place.path, sizeof place.path, "%s/t%d/%s", t->dir, t->number, relative);
+            snprintf(place.path, sizeof place.path, t->bound ? "%s.t%d/%s" : "%s/t%d/%s", t->dir, t->number, relative);
         break;
     case 1:
         if (t->rooted) /* also by a way that would lead out of it */
@@ -103,10 +105,14 @@ static int only_regular(int fd) {
     return fd;
 }
 
-/* Some regular file, just opened. */
+/* Some regular file, just opened; now and then only if that needs no look at the disk. */
 static int open_some(struct thread *t, int more) {
     struct place place = old_place(t, S_IFREG);
-    return only_regular(openat(place.dirfd, place.path, O_RDWR | O_NONBLOCK | O_CLOEXEC | more));
+    struct open_how how = {.flags = O_RDWR | O_NONBLOCK | O_CLOEXEC | (unsigned)more, .resolve = RESOLVE_CACHED};
+    int fd = -1;
+    if (pick(t, 8) == 0)
+        fd = (int)syscall(SYS_openat2, place.dirfd, place.path, &how, sizeof how);
+    return only_regular(fd >= 0 ? fd : openat(place.dirfd, place.path, (int)how.flags));
 }
 
 /* A regular file open for reading and writing: one of those held, or one just opened. */
@@ -190,6 +196,37 @@ static void wander(struct thread *t) {
         }
     }
     t->hash = (t->hash ^ (uint64_t)gone) * 0x100000001b3;
+}
+
+/* Binds a directory of its own to the place of another, or takes such a mount away again, for itself alone: what is below one
+ * name is below two then. Changes nothing by itself. */
+static void mount_or_unmount(struct thread *t) {
+    if (!t->own_mounts) {
+        wander(t);
+        return;
+    }
+    int *mounted = &t->mounts[pick(t, 2)];
+    struct place from = old_place(t, S_IFDIR), at = old_place(t, S_IFDIR);
+    int done = 0;
+    struct stat found;
+    if (*mounted >= 0) {
+        /* It may have gone with another that it stood on. */
+        MUST(fchdir(*mounted) == 0);
+        done = umount2(".", MNT_DETACH) == 0;
+        close(*mounted);
+        *mounted = -1;
+    } else {
+        /* By descriptors: not each thread has a /proc. */
+        int tree = (int)syscall(SYS_open_tree, from.dirfd, from.path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+        done = tree >= 0 && fstat(tree, &found) == 0 && S_ISDIR(found.st_mode)
+            && syscall(SYS_move_mount, tree, "", at.dirfd, at.path, MOVE_MOUNT_F_EMPTY_PATH) == 0;
+        if (done)
+            *mounted = tree;
+        else if (tree >= 0)
+            close(tree);
+    }
+    MUST(fchdir(t->top) == 0);
+    t->hash = (t->hash ^ (uint64_t)done) * 0x100000001b3;
 }
 
 /* How many names there are in a directory and below. */

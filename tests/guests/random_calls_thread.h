@@ -26,6 +26,9 @@ struct thread {
     int far;          /* may reach beyond 4 GiB */
     int scopes;       /* makes links that mean something in a scope or a root */
     int rooted;       /* its root is DIR/t<N>: /proc and DIR are nowhere to it */
+    int own_mounts;   /* it has mounts of its own, and its subtree bound beside DIR */
+    int bound;        /* it names its subtree by that place, DIR.t<N> */
+    int mounts[2];    /* what it has mounted below its top, or -1 */
     long pause_us;
     const char *dir;
     struct times *times;
@@ -79,7 +82,7 @@ static void result(struct thread *t, long value) {
     switch (error) {
     case 0: case ENOENT: case EEXIST: case ENOTDIR: case EISDIR: case ENOTEMPTY: case EINVAL: case ELOOP: case EBUSY:
     case ENODATA: case EOPNOTSUPP: case EBADF: case ETXTBSY: case ENXIO: case EPERM: case EMLINK: case EXDEV:
-    case ESPIPE: case ENOTTY: case EFBIG:
+    case ESPIPE: case ENOTTY: case EFBIG: case EAGAIN:
         break;
     default:
         fprintf(stderr, "thread %d, step %lu: %s\n", t->number, t->step + 1, strerror(error));

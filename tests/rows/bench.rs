@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use hotbackup_copier::Error;
 use nix::libc;
@@ -12,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::call;
 use crate::common::backup::{scratch, verify};
+use crate::common::disk::{self, Loop, Mount};
 use crate::common::driver::Driver;
 use crate::common::guest::Linked;
 use crate::common::moment::{MOMENTS, Moment, back_up};
@@ -105,9 +105,11 @@ pub enum Fs {
     Ext4,
 }
 
-/// A file system on a loop device, unmounted when dropped.
+/// A file system on a loop device, unmounted when dropped, and then detached.
 struct Volume {
     at: PathBuf,
+    _mount: Mount,
+    _device: Option<Loop>,
 }
 
 impl Volume {
@@ -119,7 +121,7 @@ impl Volume {
         let at = scratch.join("volume");
         fs::create_dir(&at).expect("a mount point");
         run("mount", &["-t", "tmpfs", "none", path(&at)]);
-        Self { at }
+        Self { at: at.clone(), _mount: Mount(at), _device: None }
     }
 
     /// The feature is one bit in the superblock, which has a checksum.
@@ -141,9 +143,8 @@ impl Volume {
 
     fn mounted(scratch: &Path, image: &Path) -> Self {
         let at = scratch.join("volume");
-        fs::create_dir(&at).expect("a mount point");
-        run("mount", &["-o", "loop", path(image), path(&at)]);
-        Self { at }
+        let device = Loop::new(image);
+        Self { at: at.clone(), _mount: Mount::new(&device.0, at), _device: Some(device) }
     }
 }
 
@@ -160,15 +161,8 @@ fn image(scratch: &Path, make: &[&str]) -> PathBuf {
     image
 }
 
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
-    }
-}
-
 fn run(program: &str, arguments: &[&str]) {
-    let status = Command::new(program).args(arguments).status().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(status.success(), "{program} {arguments:?}: {status} (these tests need root)");
+    disk::run(program, &arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>());
 }
 
 fn path(path: &Path) -> &str {

@@ -4,8 +4,9 @@ use nix::libc::{self, MAP_PRIVATE, MAP_SHARED, O_RDWR, O_TRUNC, PROT_READ, PROT_
 
 use nix::errno::Errno;
 
-use super::bench::{Bench, proven, refused};
+use super::bench::{Bench, Fs, proven, refused, refused_on};
 use crate::call;
+use crate::common::disk;
 use crate::common::driver::{Driver, Item, bytes, halves, vectors, words};
 use crate::common::guest::Linked;
 
@@ -169,6 +170,22 @@ fn swapon() {
         at.file("file", SIZE);
         |at: &mut Bench| {
             assert_eq!(at.guest.call(libc::SYS_swapon, &["file".into(), 0.into()]), Err(Errno::EINVAL));
+        }
+    });
+}
+
+/// A real one, which the kernel has taken for swap for a moment.
+#[test]
+fn swapon_of_a_swap_area() {
+    refused_on(Fs::Ext4, untraceable, |at| {
+        let file = at.dir.join("file");
+        std::fs::write(&file, vec![0; 256 << 10]).expect("written");
+        for program in ["mkswap", "sync"] {
+            disk::run(program, &[file.as_os_str()]);
+        }
+        |at: &mut Bench| {
+            call!(at.guest, libc::SYS_swapon, "file", 0);
+            call!(at.guest, libc::SYS_swapoff, "file");
         }
     });
 }

@@ -8,6 +8,7 @@ use nix::libc::{self, O_DIRECTORY, O_RDONLY, O_RDWR};
 use super::bench::{Bench, Fs, content, found_out_on, proven_on, refused_on, unkept_on};
 use super::content::{SIZE, on_file_system, opened, other};
 use crate::call;
+use crate::common::disk::loops::{Turn, wait_until_free};
 use crate::common::driver::{Arg, Driver, Item, bytes, halves, words};
 use crate::common::guest::Linked;
 use crate::common::moment::{Moment, back_up};
@@ -346,7 +347,7 @@ fn untraceable(error: &Error) -> bool {
     matches!(error, Error::Untraceable { path, .. } if path.ends_with("data/file"))
 }
 
-/// The guest has a file of the source behind a loop device for a moment. Others may take the one that was free.
+/// The guest has a file of the source behind a loop device for a moment.
 fn loop_device(attach: impl Fn(&mut Bench, i32, i32) -> Result<i64, Errno> + Copy + Send) {
     const LOOP_CTL_GET_FREE: i64 = 0x4c82;
     const LOOP_CLR_FD: i64 = 0x4c01;
@@ -354,16 +355,20 @@ fn loop_device(attach: impl Fn(&mut Bench, i32, i32) -> Result<i64, Errno> + Cop
         let file = opened(at, O_RDWR);
         let control = at.guest.open("/dev/loop-control", O_RDWR);
         move |at: &mut Bench| {
-            let device = loop {
-                let number = call!(at.guest, libc::SYS_ioctl, control, LOOP_CTL_GET_FREE);
-                let device = at.guest.open(&*format!("/dev/loop{number}"), O_RDWR);
-                match attach(at, device, file) {
-                    Err(Errno::EBUSY) => call!(at.guest, libc::SYS_close, device),
-                    attached => break attached.map(|_| device).expect("a loop device"),
-                };
-            };
+            let turn = Turn::take();
+            let (path, device) = turn.attach(|| {
+                let path = format!("/dev/loop{}", call!(at.guest, libc::SYS_ioctl, control, LOOP_CTL_GET_FREE));
+                let arguments = [libc::AT_FDCWD.into(), (&*path).into(), O_RDWR.into(), 0.into()];
+                let device = at.guest.call(libc::SYS_openat, &arguments)? as i32;
+                let attached = attach(at, device, file);
+                if attached.is_err() {
+                    call!(at.guest, libc::SYS_close, device);
+                }
+                attached.map(|_| (path, device))
+            });
             call!(at.guest, libc::SYS_ioctl, device, LOOP_CLR_FD);
             call!(at.guest, libc::SYS_close, device);
+            assert!(wait_until_free(path.as_ref()), "somebody keeps {path} open");
         }
     });
 }
@@ -392,7 +397,9 @@ fn ioctl_loop_change_fd() {
     loop_device(|at, device, file| {
         let outside = at.file_outside("file", SIZE);
         let first = at.guest.open(&outside, O_RDONLY);
-        command(at, device, 0x4c00, first)?;
+        let attached = command(at, device, 0x4c00, first);
+        call!(at.guest, libc::SYS_close, first);
+        attached?;
         command(at, device, 0x4c06, file)
     });
 }

@@ -6,6 +6,7 @@
 #[path = "../common"]
 mod common {
     pub mod backup;
+    pub mod disk;
     pub mod driver;
     pub mod guest;
     pub mod moment;
@@ -18,6 +19,7 @@ mod hazards;
 mod ioctls;
 mod metadata;
 mod mounts;
+mod moving;
 mod names;
 mod nets;
 mod opens;

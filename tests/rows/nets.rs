@@ -124,6 +124,60 @@ fn a_file_opened_written_and_closed_at_once() {
     });
 }
 
+/// A descriptor that nobody has looked at yet, opened in the backup, and written to 8 bytes at a time; then `go_on`.
+fn through_a_new_one(go_on: impl Fn(&mut Bench, i32) + Copy + Send) {
+    found_out(unseen, |at| {
+        call!(at.guest, libc::SYS_eventfd2, 0, 0);
+        let file = at.file("file", SIZE);
+        // It stands where the new one will: that does not make it the same open file.
+        let other = at.guest.open(&file, O_RDWR);
+        call!(at.guest, libc::SYS_lseek, other, 8, libc::SEEK_SET);
+        move |at: &mut Bench| {
+            let fd = at.guest.open("file", O_RDWR);
+            call!(at.guest, libc::SYS_write, fd, bytes(b"8 bytes!"), 8);
+            go_on(at, fd);
+        }
+    });
+}
+
+#[test]
+fn an_8_byte_write_through_a_new_descriptor_that_comes_to_where_another_stands() {
+    through_a_new_one(|_, _| {});
+}
+
+#[test]
+fn an_8_byte_write_through_a_new_descriptor_before_a_longer_one() {
+    through_a_new_one(|at, fd| {
+        call!(at.guest, libc::SYS_write, fd, bytes(b"longer"), 6);
+    });
+}
+
+#[test]
+fn an_8_byte_write_through_a_new_descriptor_that_is_asked_where_it_stands() {
+    through_a_new_one(|at, fd| {
+        assert_eq!(call!(at.guest, libc::SYS_lseek, fd, 0, libc::SEEK_CUR), 8);
+    });
+}
+
+#[test]
+fn an_8_byte_write_through_a_new_descriptor_of_which_a_duplicate_goes_on() {
+    through_a_new_one(|at, fd| {
+        let copy = call!(at.guest, libc::SYS_dup, fd);
+        call!(at.guest, libc::SYS_close, fd);
+        call!(at.guest, libc::SYS_write, copy, bytes(b"8 again!"), 8);
+    });
+}
+
+#[test]
+fn an_8_byte_write_through_a_duplicate_alone() {
+    found(O_RDWR, |at, fd| {
+        let copy = call!(at.guest, libc::SYS_dup, fd);
+        call!(at.guest, libc::SYS_write, copy, bytes(b"8 again!"), 8);
+        call!(at.guest, libc::SYS_close, fd);
+        call!(at.guest, libc::SYS_write, copy, bytes(b"8 again!"), 8);
+    });
+}
+
 /// Nobody knows beforehand which file a handle opens.
 #[test]
 fn open_by_handle_at_of_a_file_that_is_written_to_and_closed_at_once() {

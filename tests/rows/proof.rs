@@ -10,16 +10,9 @@ use hotbackup_tracer::calls::{TABLE, ioctls::COMMANDS};
 /// Tests at the same time.
 const JOBS: usize = 2;
 
-/// They change nothing, but where others' paths start; that no call by path is on its way meanwhile is shown by
-/// `tracer/src/calls/tests/mounts.rs`.
-const ORDERED_ONLY: [&str; 3] = ["chdir", "fchdir", "chroot"];
-
 /// What a fail point calls each row and each command, and what its tests' names begin with.
 fn rows() -> Vec<(&'static str, String)> {
-    let rows = TABLE
-        .iter()
-        .filter(|row| row.name != "ioctl" && !ORDERED_ONLY.contains(&row.name))
-        .map(|row| (row.name, row.name.to_owned()));
+    let rows = TABLE.iter().filter(|row| row.name != "ioctl").map(|row| (row.name, row.name.to_owned()));
     let commands = COMMANDS.iter().map(|command| (command.name, format!("ioctl_{}", command.name.to_lowercase())));
     rows.chain(commands).collect()
 }

@@ -50,10 +50,16 @@ pub enum Error {
     ThreadDiverges(i32),
     /// the target's own filter would not let it install ours
     #[error(
-        "process {0} has a seccomp filter of its own that forbids, or may forbid, the calls it takes to follow it (a sandbox, \
-         systemd's SystemCallFilter): allow it mmap, prctl and seccomp"
+        "process {pid} has a seccomp filter of its own that forbids, or may forbid, the calls it takes to follow it (a sandbox, \
+         systemd's SystemCallFilter), {}: allow it mmap, prctl and seccomp",
+        call_name(*.call)
     )]
-    OwnFilter(i32),
+    OwnFilter {
+        /// The target.
+        pid: i32,
+        /// The first of them.
+        call: i64,
+    },
     /// the target has a filter, and we may not read it
     #[error(
         "process {pid} has a seccomp filter of its own (a container runtime, a sandbox, systemd), and whether that allows the \
@@ -143,11 +149,20 @@ pub enum Error {
     },
     /// our helpers would end with us
     #[error(
-        "whatever answers process {0} when hotbackup has ended could not be put into its cgroup, and would end with hotbackup's \
-         own (a container or service that is stopped), after which process {0} would wait for ever: run hotbackup as root on \
-         the host, or in the very container of process {0} (docker exec)"
+        "whatever answers process {pid} when hotbackup has ended could not be put into its cgroup, and would end with hotbackup's \
+         own (a container or service that is stopped), after which process {pid} would wait for ever; and it cannot be started \
+         by process {pid} itself: {why}. Run hotbackup as root on the host, or in the very container of process {pid} \
+         (docker exec)"
     )]
-    CannotOutlive(i32),
+    CannotOutlive {
+        /// The target.
+        pid: i32,
+        /// Why it cannot be born from the target.
+        why: String,
+    },
+    /// the user has cancelled
+    #[error("the attach to process {0} was given up, as it was cancelled")]
+    GivenUp(i32),
     /// a child of a process that is kept
     #[error(
         "process {pid} carries the filter of what hotbackup's keepers know as process {other}, so it cannot be followed by \
@@ -163,6 +178,17 @@ pub enum Error {
     /// nobody to rescue
     #[error("process {0} has no hotbackup listener: nothing waits there")]
     NothingToRescue(i32),
+    /// the filter that is there is another release's, and shows less
+    #[error(
+        "the filter of process {pid} is another release's of hotbackup, and {what}: a backup would be wrong if the process made such a \
+         call meanwhile. If it makes none, give --accept-unseen, and the backup says so. (The filter stays until the process ends.)"
+    )]
+    UnseenCalls {
+        /// The target.
+        pid: i32,
+        /// Which calls, or why that cannot be told.
+        what: String,
+    },
     /// the keeper took over
     #[error("the keeper took process {0} over, because this supervisor did not answer in time: take the backup again")]
     Revoked(i32),
@@ -213,13 +239,7 @@ impl Error {
 
     /// Process `pid` has a filter that we may not read, for want of this.
     pub(crate) fn unread_filter(pid: i32, is_filtered: bool) -> Self {
-        let remedy = if is_filtered {
-            "hotbackup itself runs under a seccomp filter, and the kernel lets no such process read one; run it without \
-             (docker: --security-opt seccomp=unconfined)"
-        } else {
-            "give hotbackup CAP_SYS_ADMIN, which root has outside of containers (docker: --cap-add SYS_ADMIN)"
-        };
-        Self::UnreadFilter { pid, remedy }
+        Self::UnreadFilter { pid, remedy: remedy_for_filters(is_filtered) }
     }
 
     /// For `map_err`: a call of ours failed on process `pid`.
@@ -229,6 +249,16 @@ impl Error {
             Errno::EPERM | Errno::EACCES => Self::not_permitted(pid, operation),
             errno => Self::Os { pid, operation, errno },
         }
+    }
+}
+
+/// What would let us read a process's filters, where we run under one ourselves or not.
+pub(crate) fn remedy_for_filters(is_filtered: bool) -> &'static str {
+    if is_filtered {
+        "hotbackup itself runs under a seccomp filter, and the kernel lets no such process read one; run it without \
+         (docker: --security-opt seccomp=unconfined)"
+    } else {
+        "give hotbackup CAP_SYS_ADMIN, which root has outside of containers (docker: --cap-add SYS_ADMIN)"
     }
 }
 
@@ -250,6 +280,32 @@ fn remedy(scope: &str, is_ours: bool, is_root: bool) -> &'static str {
         }
         (_, false) => "run as root, or as its own user, or give hotbackup CAP_SYS_PTRACE and CAP_DAC_OVERRIDE",
     }
+}
+
+/// A call that is injected, by its name.
+pub(crate) fn call_name(nr: i64) -> &'static str {
+    const NAMES: &[(i64, &str)] = &[
+        (libc::SYS_mmap, "mmap"),
+        (libc::SYS_munmap, "munmap"),
+        (libc::SYS_memfd_create, "memfd_create"),
+        (libc::SYS_eventfd2, "eventfd2"),
+        (libc::SYS_fcntl, "fcntl"),
+        (libc::SYS_close, "close"),
+        (libc::SYS_prctl, "prctl"),
+        (libc::SYS_seccomp, "seccomp"),
+        (libc::SYS_socketpair, "socketpair"),
+        (libc::SYS_sendmsg, "sendmsg"),
+        (libc::SYS_rt_sigprocmask, "rt_sigprocmask"),
+        (libc::SYS_clone, "clone"),
+        (libc::SYS_dup2, "dup2"),
+        (libc::SYS_close_range, "close_range"),
+        (libc::SYS_setsid, "setsid"),
+        (libc::SYS_execveat, "execveat"),
+        (libc::SYS_exit, "exit"),
+        (libc::SYS_wait4, "wait4"),
+        (libc::SYS_ftruncate, "ftruncate"),
+    ];
+    NAMES.iter().find(|(number, _)| *number == nr).map_or("a call", |(_, name)| name)
 }
 
 /// The errno of an I/O error.

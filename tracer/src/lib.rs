@@ -47,8 +47,9 @@ pub use hotbackup_event::FileId;
 pub use receive::answering::Ticket;
 pub use receive::sink::{Event, Sink};
 pub use shared::memory::LEASE;
+pub use target::cores::core_directory;
 pub use target::mount_table::MountTable;
-pub use target::process::Process;
+pub use target::process::{GivenUp, Process};
 
 /// Runs the process that `arguments` (with the program's own name) ask for, if they ask for one of ours, keeper or
 /// ptracer; returns its exit code. To be called before anything else, by a process with a single thread.

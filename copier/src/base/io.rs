@@ -1,4 +1,5 @@
 //! The operations that move data, behind a trait, so that tests can record, count, delay and fail each of them.
+use hotbackup_event::change::Change;
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
@@ -91,6 +92,13 @@ pub trait Io: Send + Sync {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Asked before each change at the destination that has no operation of its own here: names, owners, modes, times,
+    /// attributes. An error is taken for that change's.
+    fn changes(&self, change: Change) -> io::Result<()> {
+        let _ = change;
+        Ok(())
     }
 
     /// Sets the length of a staged file.

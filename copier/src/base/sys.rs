@@ -8,13 +8,28 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+/// A moment as the kernel tells it: seconds since the epoch, and nanoseconds after that. Kept apart, as one number of
+/// nanoseconds would end in the year 2262, and begin in 1677.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time {
+    pub sec: i64,
+    pub nsec: u32,
+}
+
+impl Time {
+    /// As one number, large enough for every time.
+    pub fn nanos(self) -> i128 {
+        i128::from(self.sec) * 1_000_000_000 + i128::from(self.nsec)
+    }
+}
+
 /// What is kept of a file's status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub size: u64,
-    pub mtime: i64,
-    pub atime: i64,
-    pub ctime: i64,
+    pub mtime: Time,
+    pub atime: Time,
+    pub ctime: Time,
     /// Type and permissions.
     pub mode: u32,
     pub uid: u32,
@@ -27,8 +42,15 @@ pub(crate) struct Stat {
 pub(crate) struct Found {
     pub id: FileId,
     pub stat: Stat,
-    /// Fewer bytes are allocated than the file is long: holes are worth looking for.
-    pub sparse: bool,
+    /// Bytes that are allocated for it. Where fewer than the file is long, holes are worth looking for.
+    pub allocated: u64,
+}
+
+impl Found {
+    /// Bytes of holes, as far as that tells.
+    pub fn holes(&self) -> u64 {
+        self.stat.size.saturating_sub(self.allocated)
+    }
 }
 
 /// The kinds of entries that are told apart.
@@ -60,8 +82,13 @@ impl Stat {
     }
 }
 
+/// A birth time tells files apart, as the tracer makes it: whatever it says, the same number is the same time.
 fn nanos(t: StatxTimestamp) -> i64 {
     t.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(t.tv_nsec))
+}
+
+fn time(t: StatxTimestamp) -> Time {
+    Time { sec: t.tv_sec, nsec: t.tv_nsec }
 }
 
 fn found(s: Statx) -> Found {
@@ -74,15 +101,15 @@ fn found(s: Statx) -> Found {
         },
         stat: Stat {
             size: s.stx_size,
-            mtime: nanos(s.stx_mtime),
-            atime: nanos(s.stx_atime),
-            ctime: nanos(s.stx_ctime),
+            mtime: time(s.stx_mtime),
+            atime: time(s.stx_atime),
+            ctime: time(s.stx_ctime),
             mode: u32::from(s.stx_mode),
             uid: s.stx_uid,
             gid: s.stx_gid,
             nlink: s.stx_nlink,
         },
-        sparse: s.stx_blocks.saturating_mul(512) < s.stx_size,
+        allocated: s.stx_blocks.saturating_mul(512),
     }
 }
 
@@ -129,6 +156,18 @@ pub(crate) fn reopen(fd: impl AsFd) -> io::Result<OwnedFd> {
 pub(crate) fn open_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
+/// Makes a directory that only we may enter, whatever the umask says, and opens it.
+pub(crate) fn make_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    rustix::fs::mkdirat(&dir, name, Mode::RWXU)?;
+    match open_dir(&dir, name) {
+        Err(error) if error.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {
+            rustix::fs::chmodat(&dir, name, Mode::RWXU, AtFlags::empty())?;
+            open_dir(&dir, name)
+        }
+        other => other,
+    }
 }
 
 /// The path of an open file, for messages.
@@ -237,6 +276,14 @@ fn read_growing(mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Resu
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
+    // With CAP_SYS_RESOURCE the hard limit is no more than a default: the kernel's own is this one.
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    if let Some(most) = most
+        && limit.maximum.is_some_and(|maximum| maximum < most)
+        && setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) }).is_ok()
+    {
+        return;
+    }
     // Cannot fail in a way that matters: without it, opening too many files is an error of its own.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
@@ -257,4 +304,25 @@ pub(crate) fn now_ns() -> u64 {
 pub(crate) fn is_on_overlayfs(dir: &OwnedFd) -> io::Result<bool> {
     const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
     Ok(rustix::fs::fstatfs(dir)?.f_type == OVERLAYFS)
+}
+
+/// Where a loop device, or what is made of one, keeps what is written to it: the device that its file is on, and how many bytes
+/// of that file are holes.
+pub(crate) fn backing_of(dev: u64) -> Option<(u64, u64)> {
+    let (major, minor) = (dev >> 32, dev & u64::from(u32::MAX));
+    let mut left = vec![PathBuf::from(format!("/sys/dev/block/{major}:{minor}")).canonicalize().ok()?];
+    // Devices are made of others, but not of themselves.
+    while let Some(at) = left.pop() {
+        // Of a partition it is that of the whole device.
+        for file in [at.join("loop/backing_file"), at.join("../loop/backing_file")] {
+            if let Ok(path) = std::fs::read_to_string(file)
+                && let Ok(found) = stat_at(CWD, OsStr::new(path.trim_end_matches('\n')))
+            {
+                return Some((found.id.dev, found.holes()));
+            }
+        }
+        let below = std::fs::read_dir(at.join("slaves")).into_iter().flatten().flatten();
+        left.extend(below.filter_map(|entry| entry.path().canonicalize().ok()));
+    }
+    None
 }

@@ -1,4 +1,5 @@
 //! Locks that outlive a panic of whoever held them: the backup fails then anyway, but the target must still be let go.
+use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -22,4 +23,12 @@ pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>, limit: Du
 /// Microseconds.
 pub(crate) fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
+}
+
+/// A path, and how many more there are.
+pub(crate) fn and_more(first: &Path, many: u64) -> String {
+    // The destination itself has no name within it.
+    let first = if first.as_os_str().is_empty() { Path::new(".") } else { first };
+    let more = if many > 1 { format!(" and {} more", many - 1) } else { String::new() };
+    format!("{}{more}", first.display())
 }

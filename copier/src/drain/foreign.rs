@@ -5,7 +5,8 @@
 //! gate opens, that is, while calls still set the flag: a call sets it before it runs, so whoever first sees a new change
 //! time and then looks at the flag finds it set.
 //!
-//! A directory that calls have named has a change time that proves nothing; there the names themselves are compared.
+//! A directory that calls have named has a change time that proves nothing; there the names themselves are compared, and what
+//! they lead to: a kind of file, and which one. So a core file is found that the kernel has put there, or in another's place.
 //!
 //! What this cannot see: a change to a file that is, or has been, mapped for writing, which changes without a call; a
 //! foreign change to a file that the target changes as well; and one within the same tick of the file system's clock as
@@ -17,7 +18,7 @@ use crate::marks::node::{Dir, File};
 use crate::tree::{DirNode, Entry, Tree};
 use hotbackup_event::look::is_gone;
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 
 /// Fails if anything was changed by somebody else.
@@ -25,9 +26,11 @@ pub(crate) fn check<P: Send + 'static>(context: &Context<'_, P>, tree: &Tree) ->
     for node in tree.dirs() {
         check_dir(&node.dir, context.pid)?;
         check_names(node, context, tree)?;
-        for entry in node.entries.values() {
+        for (name, entry) in &node.entries {
             if let Entry::File(file) = entry
                 && !context.ledger.is_mapped(&file.id)
+                // Once, whatever names it has.
+                && file.state().links.first().is_none_or(|link| link.is(&node.dir, name))
             {
                 check_file(file, context.pid)?;
             }
@@ -50,7 +53,8 @@ fn check_dir(dir: &Dir, pid: i32) -> Result<(), Error> {
 }
 
 /// In a directory that calls have named, its change time proves nothing: its entries must be those of the point in time,
-/// apart from what calls have named since. They do so before they run, so the names are read first.
+/// and each the same thing, apart from what calls have named since. They do so before they run, so what is there is looked at
+/// first.
 fn check_names<P: Send + 'static>(node: &DirNode, context: &Context<'_, P>, tree: &Tree) -> Result<(), Error> {
     let dir = &node.dir;
     if !dir.flags.named.load(Ordering::SeqCst) {
@@ -60,7 +64,6 @@ fn check_names<P: Send + 'static>(node: &DirNode, context: &Context<'_, P>, tree
     let names = sys::names(&dir.fd).map_err(unreadable)?;
     let foreign = |name: &OsStr| Error::ForeignChange { path: dir.path().join(name), pid: context.pid };
     // Where upper and lower case are the same, a name may be listed in another way than it was used.
-    let folded = |name: &OsStr| name.to_string_lossy().to_lowercase();
     let mut known = None;
     for name in names.iter().filter(|name| !node.entries.contains_key(&***name)) {
         if is_placeholder(name) || tree.is_excluded(&dir.id, name) || context.ledger.is_marked_later(dir.id, name) {
@@ -74,18 +77,19 @@ fn check_names<P: Send + 'static>(node: &DirNode, context: &Context<'_, P>, tree
             return Err(foreign(name));
         }
     }
-    let there: HashSet<&OsStr> = names.iter().map(OsString::as_os_str).collect();
-    for name in node.entries.keys().filter(|name| !there.contains(&***name)) {
-        let is_gone = match sys::stat_at(&dir.fd, name) {
-            Ok(_) => false,
-            Err(error) if is_gone(&error) => true,
-            Err(error) => return Err(unreadable(error)),
-        };
-        if is_gone && !context.ledger.is_marked_later(dir.id, name) {
+    for (count, (name, entry)) in node.entries.iter().enumerate() {
+        if count % 1024 == 1023 {
+            context.check()?;
+        }
+        if !tree.is_still(node, name, entry).map_err(unreadable)? && !context.ledger.is_marked_later(dir.id, name) {
             return Err(foreign(name));
         }
     }
     Ok(())
+}
+
+fn folded(name: &OsStr) -> String {
+    name.to_string_lossy().to_lowercase()
 }
 
 /// What NFS and FUSE make of a file that is removed while it is open.

@@ -44,13 +44,13 @@ pub(crate) fn compare<P: Send + 'static>(
     let named = |file: &&Arc<File>| file.flags.named.load(Ordering::SeqCst) && !context.ledger.is_mapped(&file.id);
     let counted: Vec<(&Arc<File>, u64)> =
         files.iter().filter(named).map(|file| (file, file.state().map.kept())).collect();
-    let all = counted.iter().map(|(_, kept)| kept).sum();
+    let all = counted.iter().fold(0_u64, |sum, (_, kept)| sum.saturating_add(*kept));
     let seed = RandomState::new().build_hasher().finish();
     let mut drawn = draw(seed, all).into_iter().peekable();
-    let (mut compared, mut differing, mut before) = (0_u64, Vec::new(), 0);
+    let (mut compared, mut differing, mut before) = (0_u64, Vec::new(), 0_u64);
     for (file, kept) in counted {
         let mut source = None;
-        while let Some(number) = drawn.next_if(|number| *number < before + kept) {
+        while let Some(number) = drawn.next_if(|number| *number < before.saturating_add(kept)) {
             context.check()?;
             // Calls that came meanwhile may have left fewer.
             let Some(block) = file.state().map.nth_kept(number - before) else { continue };
@@ -65,7 +65,7 @@ pub(crate) fn compare<P: Send + 'static>(
                 differing.push(Differing { file: Arc::clone(file), block, offset });
             }
         }
-        before += kept;
+        before = before.saturating_add(kept);
     }
     tracing::info!(seed, compared, of = all, differing = differing.len(), "blocks read again");
     Ok(differing)

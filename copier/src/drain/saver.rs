@@ -11,7 +11,7 @@ use crate::marks::blockmap::BLOCK;
 use crate::marks::claims::GLANCE;
 use crate::marks::ledger::Ledger;
 use crate::marks::node::{File, FileState, Opened, Xattrs};
-use crate::passes::source::{RUN, save_xattrs, segments, to_save};
+use crate::passes::source::{RUN, hole_end, is_still_hole, save_xattrs, segments, to_save};
 use crate::stage::Stage;
 use crate::{Capture, Error};
 use crossbeam::channel::{Receiver, Sender};
@@ -33,6 +33,11 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// A hole.
+    pub fn hole(file: &Arc<File>, range: Range<u64>) -> Self {
+        Self { file: Arc::clone(file), range, data: None, room: 0 }
+    }
+
     /// Bytes held in memory.
     pub fn bytes(&self) -> usize {
         self.data.as_ref().map_or(0, Vec::len)
@@ -149,6 +154,9 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
                 return Err(self.too_slow(file, since));
             }
             let Some(source) = to_save(file, self.pid)? else { break };
+            if self.save_hole(file, &source, due.start..blocks.end, images)? {
+                continue;
+            }
             let room = ((due.end - due.start) * BLOCK) as usize;
             if !self.room.take(room, since + self.max_wait, self.ledger) {
                 let full = Error::BeforeImagesFull { path: file.path(), waited_ms: micros(since.elapsed()) / 1000 };
@@ -173,6 +181,31 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
             self.room.give(room - kept);
         }
         self.wait_for(file, since, |state| !state.map.is_busy(blocks.clone()))
+    }
+
+    /// If these begin with a hole, saves it in one step. However long it is, it needs no room.
+    fn save_hole(
+        &self,
+        file: &Arc<File>,
+        source: &Opened,
+        blocks: Range<u64>,
+        images: &Sender<Image>,
+    ) -> Result<bool, Error> {
+        let unreadable = |error| Error::unreadable(file.path(), error);
+        let (io, size) = (&*self.stage.io, file.state().map.size());
+        let end = hole_end(io, source, blocks.start, size).map_err(unreadable)?.min(blocks.end);
+        let Some(run) = (end > blocks.start).then(|| file.claim(blocks.start..end, u64::MAX)).flatten() else {
+            return Ok(false);
+        };
+        let range = run.start * BLOCK..(run.end * BLOCK).min(size);
+        let same = is_still_hole(io, source, range.clone()).and_then(|still| Ok(still && source.is(file.id)?));
+        if !same.map_err(unreadable)? {
+            return Err(Error::ForeignChange { path: file.path(), pid: self.pid });
+        }
+        file.done(self.ledger, run);
+        // The writer lives as long as there is a sender.
+        let _ = images.send(Image::hole(file, range));
+        Ok(true)
     }
 
     /// Waits for what others have claimed.

@@ -1,5 +1,6 @@
 //! Changes that no call showed before they were made: does the backup still hold what was there at the point in time?
 use crate::Error;
+use crate::base::sys::now_ns;
 use crate::marks::ledger::Ledger;
 use crate::marks::node::Node;
 use hotbackup_event::Effect;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 /// A change after the point in time that was not seen before it was made: is anything lost by it? Only what was still
 /// to be read then.
 pub(crate) fn explain(ledger: &Ledger, effect: &Effect) -> Result<(), Error> {
-    let Some(file) = ledger.file(&effect.subject()) else { return Ok(()) };
+    let Some(Node::File(file)) = ledger.find(&effect.subject(), now_ns()) else { return Ok(()) };
     if let Effect::Untraceable { cause, .. } = *effect {
         return Err(Error::Untraceable { path: file.path(), cause });
     }

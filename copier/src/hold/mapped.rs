@@ -15,9 +15,10 @@ use crate::Error;
 use crate::context::Context;
 use crate::drain::saver::{Image, Saver};
 use crate::interface::report::Mapped;
+use crate::marks::blockmap::BLOCK;
 use crate::marks::ledger::Ledger;
 use crate::marks::node::{File, Node};
-use crate::passes::source::RUN;
+use crate::passes::source::{RUN, hole_end};
 use crossbeam::channel::Sender;
 use hotbackup_event::FileId;
 use std::sync::Arc;
@@ -79,9 +80,21 @@ impl Copies {
     ) -> Result<(), Error> {
         let source = file.open().map_err(|error| error.while_held(file, context.pid))?;
         let limit = context.tuning.mapped_bytes;
-        let all = file.state().map.touched(0, u64::MAX);
-        for start in all.clone().step_by(RUN as usize) {
-            let images = saver.read(file, &source, start..all.end.min(start + RUN))?;
+        let (size, end) = {
+            let state = file.state();
+            (state.map.size(), state.map.touched(0, u64::MAX).end)
+        };
+        let mut start = 0;
+        while start < end {
+            let hole = hole_end(&*context.stage.io, &source, start, size);
+            let hole = hole.map_err(|error| Error::unreadable(file.path(), error))?.min(end);
+            let (images, next) = if hole > start {
+                (vec![Image::hole(file, start * BLOCK..(hole * BLOCK).min(size))], hole)
+            } else {
+                let next = end.min(start + RUN);
+                (saver.read(file, &source, start..next)?, next)
+            };
+            start = next;
             self.bytes += images.iter().map(Image::bytes).sum::<usize>();
             if self.bytes > limit {
                 return Err(Error::MappedTooLarge { path: file.path(), limit });

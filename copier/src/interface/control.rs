@@ -27,6 +27,8 @@ impl std::fmt::Debug for OnCancel {
 #[derive(Debug, Default)]
 struct State {
     rate: Option<u64>,
+    /// The rate was set since the handle was made.
+    chosen: bool,
     cancelled: bool,
     /// Go on capturing, and do not begin to copy: see [`Control::keep_capturing`] and [`Control::wait_to_copy`].
     keeps_capturing: bool,
@@ -55,14 +57,23 @@ impl Control {
     /// A handle with a rate in bytes per second: `None` is unlimited, `Some(0)` pauses copying (capture goes on).
     pub fn new(rate: Option<u64>) -> Self {
         let control = Self::default();
-        control.set_throttle(rate);
+        control.lock().rate = rate;
         control
+    }
+
+    /// The rate that a backup begins with, unless another was set meanwhile: a handle can be steered before its backup has begun.
+    pub fn begin_with(&self, rate: Option<u64>) {
+        let mut state = self.lock();
+        if !state.chosen {
+            state.rate = rate;
+        }
     }
 
     /// Changes the rate, at once. Same meaning as in [`Control::new`].
     pub fn set_throttle(&self, rate: Option<u64>) {
         let mut state = self.lock();
         state.rate = rate;
+        state.chosen = true;
         state.until = None;
         self.0.changed.notify_all();
     }
@@ -189,6 +200,16 @@ mod tests {
         assert_eq!(control.turn(1), Turn::Wait);
         control.set_throttle(None);
         assert_eq!(control.turn(1), Turn::Go);
+    }
+
+    #[test]
+    fn a_rate_that_was_set_before_the_backup_began_stays() {
+        let control = Control::new(Some(0));
+        control.begin_with(Some(5));
+        assert_eq!(control.throttle(), Some(5));
+        control.set_throttle(None);
+        control.begin_with(Some(5));
+        assert_eq!(control.throttle(), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Directory of a backup for its manifest and staged data; left out when a source is a restored backup itself.
-pub(crate) const OWN_DIR: &str = ".hotbackup";
+pub const OWN_DIR: &str = ".hotbackup";
 
 /// When the point in time lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -40,8 +40,8 @@ pub struct Spec {
     pub dest: PathBuf,
     /// When the point in time lies.
     pub point: Point,
-    /// Globs of what to leave out, matched against the path relative to its source. A directory that matches is
-    /// left out with everything in it.
+    /// Patterns of what to leave out, in the language of gitignore(5), matched against the path relative to its source. A
+    /// directory that matches is left out with everything in it.
     pub exclude: Vec<String>,
     /// Sizes and limits.
     pub tuning: Tuning,
@@ -51,8 +51,25 @@ pub struct Spec {
     pub root: Option<OwnedFd>,
 }
 
+/// How much is left free for the others on a file system that a source is on as well: for the server, above all.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Reserve {
+    /// 5 %, but at least 1 GiB and at most 8 GiB, and never more than 10 %; of inodes 5 %. Between the moment at which free
+    /// space comes down to it and the one at which what was copied is removed, the server goes on writing, at the speed of its
+    /// disk for some seconds at worst: that is a GiB or a few of them, and no more on a larger disk. Of a small disk a GiB may be
+    /// half, and its server is small too.
+    #[default]
+    Usual,
+    /// So many bytes, and the same share of inodes.
+    Bytes(u64),
+    /// So many hundredths, from 0 to 100.
+    Percent(f64),
+    /// Nobody looks: neither beforehand whether all fits, nor while it is copied.
+    Off,
+}
+
 /// Sizes and limits. The defaults are what is meant to be used; tests set others.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tuning {
     /// Hold as soon as no more than this many bytes are due. They are copied after the hold, so this bounds how
     /// long before-images are needed, not the hold itself.
@@ -86,6 +103,8 @@ pub struct Tuning {
     pub most_entry_marks: usize,
     /// Up to this many files each is synced on its own; above it the whole destination file system is.
     pub sync_each_below: usize,
+    /// What is left free for others.
+    pub reserve: Reserve,
 }
 
 impl Tuning {
@@ -110,6 +129,7 @@ impl Default for Tuning {
             max_entry_marks: 16 << 10,
             most_entry_marks: 128 << 10,
             sync_each_below: 512,
+            reserve: Reserve::Usual,
         }
     }
 }

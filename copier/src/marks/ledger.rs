@@ -28,6 +28,7 @@
 //! begun before it) and end, so that it has run; another must end after that, so that no append received before is
 //! still to be marked. Counting completed graces, a cut marked at count g is forgotten at g + 3.
 use crate::Error;
+use crate::base::sys::now_ns;
 use crate::base::util::{lock, read, write};
 use crate::marks::blockmap::BLOCK;
 use crate::marks::node::{Dir, File, LowWater, Node};
@@ -61,8 +62,9 @@ pub(crate) struct Ledger {
     dirty: Mutex<Vec<Node>>,
     /// Subjects of metadata effects that are neither file nor directory, or not known: symbolic links, for one.
     others: Mutex<HashSet<FileId>>,
-    /// How, and where each was when that was said, if it was known: it may be nowhere soon.
-    untraceable: Mutex<HashMap<FileId, (&'static str, Option<PathBuf>)>>,
+    untraceable: Mutex<HashMap<FileId, Untraceable>>,
+    /// How often that was said.
+    unseen: AtomicU64,
     /// Files that are, or have been, mapped for writing.
     mapped: Mutex<HashSet<FileId>>,
     graces: AtomicU64,
@@ -70,6 +72,17 @@ pub(crate) struct Ledger {
     lacking: AtomicI64,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
+}
+
+/// What can change unseen.
+#[derive(Debug)]
+struct Untraceable {
+    /// How.
+    cause: &'static str,
+    /// When that was said.
+    at_ns: u64,
+    /// Where it was then, if it was known: it may be nowhere soon.
+    place: Option<PathBuf>,
 }
 
 /// What a sync looks at.
@@ -97,6 +110,18 @@ impl Ledger {
             Some(Node::File(file)) => Some(file),
             _ => None,
         }
+    }
+
+    /// The same where it may be known by device and inode alone, as they were at a time: what was born later has only got the
+    /// number of something that is gone.
+    pub fn find(&self, id: &FileId, at_ns: u64) -> Option<Node> {
+        let number = |node: &Node| {
+            let known: &FileId = std::borrow::Borrow::borrow(node);
+            (known.dev, known.ino) == (id.dev, id.ino) && known.btime_ns <= at_ns
+        };
+        // What has the same number is in the same shard.
+        let by_number = || read(self.shard(id)).iter().find(|node| number(node)).cloned();
+        self.get(id).or_else(|| if id.btime_ns == 0 { by_number() } else { None })
     }
 
     /// Makes a file or directory known. It is dirty from the start, so it goes on the list.
@@ -202,8 +227,10 @@ impl Ledger {
             },
             Effect::Mapped { file } => self.mark_mapped(file),
             Effect::Untraceable { file, cause } => {
-                let place = self.place(file);
-                lock(&self.untraceable).insert(*file, (cause, place));
+                let at_ns = now_ns();
+                self.unseen.fetch_add(1, Ordering::SeqCst);
+                let place = self.place(file, at_ns);
+                lock(&self.untraceable).insert(*file, Untraceable { cause, at_ns, place });
             }
         }
     }
@@ -331,7 +358,7 @@ impl Ledger {
     /// Bytes that the backup still lacks, as far as known; blocks counted in full.
     pub fn lacking_bytes(&self) -> u64 {
         // Whoever takes away may come before whoever adds.
-        self.lacking.load(Ordering::Relaxed).max(0) as u64 * BLOCK
+        (self.lacking.load(Ordering::Relaxed).max(0) as u64).saturating_mul(BLOCK)
     }
 
     /// A file is, or is about to be, mapped for writing.
@@ -358,15 +385,20 @@ impl Ledger {
     /// The place of a known file or directory that can change unseen, if there is one.
     pub fn untraceable(&self) -> Option<(PathBuf, &'static str)> {
         let all = lock(&self.untraceable);
-        all.iter().find_map(|(id, (cause, place))| {
-            let now = self.place(id)?;
+        all.iter().find_map(|(id, Untraceable { cause, at_ns, place })| {
+            let now = self.place(id, *at_ns)?;
             Some((place.clone().unwrap_or(now), *cause))
         })
     }
 
+    /// How often something was said to change unseen; that may have been a mount, of a directory that is not known too.
+    pub fn mounts_seen(&self) -> u64 {
+        self.unseen.load(Ordering::SeqCst)
+    }
+
     /// Where a known file or directory is.
-    fn place(&self, id: &FileId) -> Option<PathBuf> {
-        match self.get(id)? {
+    fn place(&self, id: &FileId, at_ns: u64) -> Option<PathBuf> {
+        match self.find(id, at_ns)? {
             Node::File(file) => Some(file.path()),
             Node::Dir(dir) => Some(dir.path()),
         }

@@ -147,3 +147,15 @@ fn the_first_failure_is_the_one_that_counts() {
     ledger.fail(Error::LetGo);
     assert!(matches!(ledger.failure(), Some(Error::Cancelled)));
 }
+
+#[test]
+fn what_is_known_by_its_number_alone_is_not_what_was_born_later_under_it() {
+    let ledger = Ledger::default();
+    let (file, id) = known(&ledger, 1);
+    let number = FileId { btime_ns: 0, ..id };
+    let found =
+        |id: &FileId, at_ns| matches!(ledger.find(id, at_ns), Some(Node::File(found)) if Arc::ptr_eq(&found, &file));
+    assert!(found(&id, 0) && found(&number, id.btime_ns));
+    assert!(!found(&number, id.btime_ns - 1));
+    assert!(!found(&FileId { btime_ns: 4, ..id }, 9) && !found(&FileId { ino: 3, ..number }, 9));
+}

@@ -1,4 +1,5 @@
 //! What is known of each file and directory, and what calls may have changed of it since it was looked at.
+pub(crate) mod bits;
 pub(crate) mod blockmap;
 pub(crate) mod claims;
 pub(crate) mod lease;

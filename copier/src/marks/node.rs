@@ -1,5 +1,6 @@
 //! Known files and directories: what several threads share of each.
 use crate::Error;
+use crate::base::digest::Digest;
 use crate::base::sys::{self, Attributes, Stat};
 use crate::base::util::lock;
 use crate::marks::blockmap::BlockMap;
@@ -75,6 +76,8 @@ pub(crate) struct File {
 #[derive(Debug)]
 pub(crate) struct FileState {
     pub map: BlockMap,
+    /// Bytes allocated for it when it was last looked at.
+    pub allocated: u64,
     /// Drain: from the first to the last block that was still to be read from the source then.
     pub late: Range<u64>,
     pub stat: Stat,
@@ -98,8 +101,8 @@ pub(crate) struct FileState {
 pub(crate) struct Opened {
     pub fd: OwnedFd,
     pub size: u64,
-    /// Holes are worth looking for.
-    pub sparse: bool,
+    /// Bytes of holes, as far as is known: with any they are worth looking for.
+    pub holes: u64,
 }
 
 impl Opened {
@@ -113,7 +116,7 @@ impl Opened {
 /// The hash of a staged file that was written from start to end, and not since.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StagedHash {
-    pub hash: blake3::Hash,
+    pub hash: Digest,
     pub size: u64,
 }
 
@@ -207,6 +210,7 @@ impl File {
     pub fn new(id: FileId, number: u64, stat: Stat) -> Self {
         let state = FileState {
             map: BlockMap::new(stat.size),
+            allocated: 0,
             late: 0..0,
             stat,
             links: Vec::new(),
@@ -227,6 +231,11 @@ impl File {
         lock(&self.state)
     }
 
+    /// Its names, one after the other: the first will nearly always do, and there may be a million.
+    fn names(&self) -> impl Iterator<Item = Link> {
+        (0..).map_while(|index| self.state().links.get(index).cloned())
+    }
+
     /// For messages: one of its names.
     pub fn path(&self) -> PathBuf {
         let link = self.state().links.first().cloned();
@@ -235,11 +244,10 @@ impl File {
 
     /// Opens the source file by any of its names, and makes sure that it is this file.
     pub fn open(&self) -> Result<Opened, OpenError> {
-        let links = self.state().links.clone();
-        for link in links {
+        for link in self.names() {
             match link.open().and_then(|fd| Ok((sys::stat_fd(&fd)?, fd))) {
                 Ok((found, fd)) if found.id == self.id => {
-                    return Ok(Opened { fd, size: found.stat.size, sparse: found.sparse });
+                    return Ok(Opened { fd, size: found.stat.size, holes: found.holes() });
                 }
                 Ok(_) => {}
                 Err(error) if is_gone(&error) => {}
@@ -251,8 +259,7 @@ impl File {
 
     /// The status by any of its names, or `None` when none of them leads to it any more.
     pub fn look(&self) -> std::io::Result<Option<sys::Found>> {
-        let links = self.state().links.clone();
-        for link in links {
+        for link in self.names() {
             match link.stat() {
                 Ok(found) if found.id == self.id => return Ok(Some(found)),
                 Ok(_) => {}
@@ -285,6 +292,14 @@ pub(crate) enum Node {
 }
 
 impl Node {
+    /// Tells it from all others in memory, also from one that had the same identity.
+    pub fn address(&self) -> usize {
+        match self {
+            Self::File(file) => Arc::as_ptr(file).addr(),
+            Self::Dir(dir) => Arc::as_ptr(dir).addr(),
+        }
+    }
+
     pub fn flags(&self) -> &Flags {
         match self {
             Self::File(file) => &file.flags,

@@ -17,6 +17,7 @@
 //! Blocks are claimed and read as `gate::needs` says; then nothing may be missing, and a name that does not lead to the file
 //! means that the file was opened before the name changed, or that somebody else changed it.
 use crate::Error;
+use crate::base::digest::Way;
 use crate::base::sys;
 use crate::context::Context;
 use crate::marks::blockmap::BLOCK;
@@ -84,24 +85,38 @@ impl Copier {
         let mut next = 0;
         while let Some((run, map_size)) = next_run(file, mode, next) {
             let size = if mode == Mode::Pass { source.size } else { map_size };
-            context.turn((run.end * BLOCK).min(size).saturating_sub(run.start * BLOCK), &mut idle)?;
+            if run.start * BLOCK >= size {
+                // It was cut since it was looked at, and this is where it was longer.
+                file.done(&context.ledger, run.start..u64::MAX);
+                break;
+            }
+            let unreadable = |error| Error::unreadable(file.path(), error);
+            let io = &*context.stage.io;
+            let hole = source::hole_end(io, &source, run.start, size).map_err(unreadable)?;
+            let is_hole = hole > run.start;
+            let range = run.start * BLOCK..(run.end * BLOCK).min(size);
+            let bytes = if is_hole { 0 } else { source::data_in(io, &source, range).map_err(unreadable)? };
+            context.turn(bytes, &mut idle)?;
+            // A hole is one step, however long it is.
+            let (within, most) = if is_hole { (run.start..hole, u64::MAX) } else { (run, RUN) };
             let run = match mode {
-                Mode::Pass => run,
+                Mode::Pass => file.state().map.busy_run(within, most),
                 // Others may have claimed some of it meanwhile.
-                Mode::Drain => match file.claim(run, RUN) {
-                    Some(run) => run,
-                    None => continue,
-                },
+                Mode::Drain => file.claim(within, most),
             };
+            let Some(run) = run else { continue };
             next = run.end;
             let range = run.start * BLOCK..(run.end * BLOCK).min(size);
-            if range.is_empty() {
-                file.done(&context.ledger, run);
-                continue;
-            }
-            let (segments, reached) = self.read(context, &source, file, range.clone())?;
+            let (segments, reached) = if is_hole {
+                if mode == Mode::Drain && !source::is_still_hole(io, &source, range.clone()).map_err(unreadable)? {
+                    return Err(Error::ForeignChange { path: file.path(), pid: context.pid });
+                }
+                (vec![(range.clone(), false)], range.end)
+            } else {
+                self.read(context, &source, file, range.clone())?
+            };
             if mode == Mode::Drain {
-                let same = source.is(file.id).map_err(|error| Error::unreadable(file.path(), error))?;
+                let same = source.is(file.id).map_err(unreadable)?;
                 if reached < range.end || !same {
                     return Err(Error::ForeignChange { path: file.path(), pid: context.pid });
                 }
@@ -119,7 +134,7 @@ impl Copier {
             hashed = hashed.filter(|at| *at == range.start && reached == range.end);
             if hashed.is_some() {
                 hashed = Some(reached);
-                self.lane.hash(&mut self.buffer, range.start, segments, size);
+                self.lane.hash(&mut self.buffer, range.start, segments, (size, Way::of(source.holes)));
             }
             context.tell(false);
         }
@@ -240,7 +255,8 @@ impl Target<'_> {
     fn punch(&mut self, range: Range<u64>) -> Result<(), Error> {
         let (stage, number) = (self.stage, self.number);
         if range.start < self.staged {
-            stage.punch(number, self.fd()?, range)?;
+            let end = range.end.min(self.staged);
+            stage.punch(number, self.fd()?, range.start..end)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! A file that is copied from its start to its end is hashed on its way. The hash is stored only if the staged file has not
 //! changed since; other files are read again when they are published.
+use crate::base::digest::{self, Digest, Way};
 use crate::marks::node::{File, FileState, StagedHash};
 use crate::passes::source::Segment;
 use crossbeam::channel::{Receiver, Sender, unbounded};
@@ -15,7 +16,7 @@ const SMALL: u64 = 128 << 10;
 /// What is to be hashed, in order.
 enum Work {
     /// A piece of a file; the buffer holds it from `start` on. At 0 a new file begins.
-    Piece { start: u64, segments: Vec<Segment>, buffer: Vec<u8> },
+    Piece { start: u64, segments: Vec<Segment>, buffer: Vec<u8>, way: Way },
     /// All pieces of a file have been sent.
     Finish { file: Arc<File>, size: u64, version: u32 },
 }
@@ -25,7 +26,7 @@ pub(crate) struct Lane {
     work: Sender<Work>,
     free: Receiver<Vec<u8>>,
     /// The hash of a small file, hashed here.
-    small: Option<blake3::Hash>,
+    small: Option<Digest>,
 }
 
 /// The other end of a lane.
@@ -45,17 +46,18 @@ pub(crate) fn lane() -> (Lane, Hasher) {
 
 impl Lane {
     /// Hashes the next piece of a file of `size` bytes. The buffer may be exchanged for another.
-    pub fn hash(&mut self, buffer: &mut Vec<u8>, start: u64, segments: Vec<Segment>, size: u64) {
+    pub fn hash(&mut self, buffer: &mut Vec<u8>, start: u64, segments: Vec<Segment>, (size, way): (u64, Way)) {
         let end = segments.last().map_or(start, |(part, _)| part.end);
         if start == 0 && end == size && size <= SMALL {
-            let mut hasher = blake3::Hasher::new();
+            let mut hasher = digest::Hasher::new(way);
             hash_piece(&mut hasher, buffer, start, &segments);
             self.small = Some(hasher.finalize());
             return;
         }
         self.small = None;
         let empty = self.free.recv().unwrap_or_default();
-        let _ = self.work.send(Work::Piece { start, segments, buffer: std::mem::replace(buffer, empty) });
+        let buffer = std::mem::replace(buffer, empty);
+        let _ = self.work.send(Work::Piece { start, segments, buffer, way });
     }
 
     /// All of a file was hashed. Its state says which version of the staged file that was.
@@ -72,21 +74,22 @@ impl Lane {
 impl Hasher {
     /// Hashes until the lane is gone.
     pub fn run(self) {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = digest::Hasher::new(Way::Plain);
         for work in self.work {
             match work {
-                Work::Piece { start, segments, buffer } => {
+                Work::Piece { start, segments, buffer, way } => {
                     if start == 0 {
-                        hasher.reset();
+                        hasher = digest::Hasher::new(way);
                     }
                     hash_piece(&mut hasher, &buffer, start, &segments);
                     // The lane may be gone already.
                     let _ = self.free.send(buffer);
                 }
                 Work::Finish { file, size, version } => {
+                    let hash = std::mem::replace(&mut hasher, digest::Hasher::new(Way::Plain)).finalize();
                     let mut state = file.state();
                     if state.version == version {
-                        state.hash = Some(Box::new(StagedHash { hash: hasher.finalize(), size }));
+                        state.hash = Some(Box::new(StagedHash { hash, size }));
                     }
                 }
             }
@@ -94,22 +97,12 @@ impl Hasher {
     }
 }
 
-fn hash_piece(hasher: &mut blake3::Hasher, buffer: &[u8], start: u64, segments: &[Segment]) {
+fn hash_piece(hasher: &mut digest::Hasher, buffer: &[u8], start: u64, segments: &[Segment]) {
     for (part, is_data) in segments {
         if *is_data {
             hasher.update(&buffer[(part.start - start) as usize..(part.end - start) as usize]);
         } else {
-            hash_zeros(hasher, part.end - part.start);
+            hasher.zeros(part.end - part.start);
         }
-    }
-}
-
-/// Hashes a hole.
-pub(crate) fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    while len > 0 {
-        let n = len.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..n as usize]);
-        len -= n;
     }
 }

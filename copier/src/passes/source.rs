@@ -1,6 +1,7 @@
 //! Reading the source of one file: where it holds data, and keeping it open until it is saved.
 use crate::Error;
 use crate::base::{io::Io, sys};
+use crate::marks::blockmap::BLOCK;
 use crate::marks::node::{File, Opened};
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -14,7 +15,7 @@ pub(crate) type Segment = (Range<u64>, bool);
 
 /// Splits a range into data and holes.
 pub(crate) fn segments(io: &dyn Io, source: &Opened, range: Range<u64>) -> std::io::Result<Vec<Segment>> {
-    if !source.sparse {
+    if source.holes == 0 {
         return Ok(vec![(range, true)]);
     }
     let (mut all, mut at) = (Vec::new(), range.start);
@@ -30,6 +31,41 @@ pub(crate) fn segments(io: &dyn Io, source: &Opened, range: Range<u64>) -> std::
         at = end.max(start);
     }
     Ok(all)
+}
+
+/// Bytes of data in a range.
+pub(crate) fn data_in(io: &dyn Io, source: &Opened, range: Range<u64>) -> std::io::Result<u64> {
+    let all = segments(io, source, range)?;
+    Ok(all.iter().filter(|(_, is_data)| *is_data).map(|(part, _)| part.end - part.start).sum())
+}
+
+/// Up to which block a file of `size` bytes holds nothing from `first` on, that is, not a whole block of data; `first`
+/// where that holds some. However long a hole is, it is one step.
+pub(crate) fn hole_end(io: &dyn Io, source: &Opened, first: u64, size: u64) -> std::io::Result<u64> {
+    if source.holes == 0 {
+        return Ok(first);
+    }
+    let data = io.data_after(source.fd.as_fd(), first * BLOCK)?.map_or(u64::MAX, |data| data.start);
+    Ok(if data >= size { size.div_ceil(BLOCK) } else { data / BLOCK }.max(first))
+}
+
+/// Whether a range of claimed blocks that was a hole still reads as one. Another process that reads it through a mapping may
+/// have it allocated meanwhile, which is no change.
+pub(crate) fn is_still_hole(io: &dyn Io, source: &Opened, range: Range<u64>) -> std::io::Result<bool> {
+    let (mut at, mut buffer) = (range.start, Vec::new());
+    while at < range.end {
+        let Some(data) = io.data_after(source.fd.as_fd(), at)? else { return Ok(true) };
+        at = data.start.max(at);
+        while at < data.end.min(range.end) {
+            buffer.resize((data.end.min(range.end) - at).min(BLOCK) as usize, 0);
+            let n = io.read_at(source.fd.as_fd(), &mut buffer, at)?;
+            if n < buffer.len() || buffer.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at += n as u64;
+        }
+    }
+    Ok(true)
 }
 
 /// The source of a file that is not wholly saved, opened and kept open until it is. `None`: it is saved.

@@ -9,8 +9,10 @@ use crate::marks::blockmap::BLOCK;
 use crate::marks::node::{File, Xattrs};
 use crate::passes::converge::has_converged;
 use crate::passes::copy::{Copier, Mode};
+use crate::space::need::Need;
 use crate::tree::{Look, Tree};
-use crate::{Error, Point};
+use crate::{Error, Point, trial};
+use hotbackup_event::failpoint::hit;
 use std::sync::Arc;
 
 /// The tree while it is tracked.
@@ -28,6 +30,8 @@ impl<P: Send + 'static> Tracker<'_, P> {
         // The walk itself: nothing is marked yet that it could miss, as names are marked for unknown directories too.
         self.tree.resolve(Default::default(), Look::default())?;
         self.tell_totals();
+        let trial = trial::before_copying(context.stage, &self.tree, |words| context.monitor.warning(words))?;
+        let _ = context.trial.set(trial);
         self.linger(|| context.control.waits_to_copy())?;
         let mut due_after = Vec::new();
         if point == Point::End {
@@ -44,6 +48,9 @@ impl<P: Send + 'static> Tracker<'_, P> {
         // One more look, so that the hold has little to look at; and at the start, so that what became known in the walk
         // has been looked at after a grace.
         self.sync(false)?;
+        if point == Point::Start {
+            self.check_space()?;
+        }
         Ok(due_after.len() as u32)
     }
 
@@ -51,6 +58,9 @@ impl<P: Send + 'static> Tracker<'_, P> {
     fn sweep(&mut self, copier: &mut Copier, number: u32) -> Result<u64, Error> {
         self.context.note(|progress| progress.pass = number);
         let files = self.sync(true)?;
+        if number == 1 {
+            self.check_space()?;
+        }
         self.pass(copier, &files)?;
         Ok(self.due_bytes())
     }
@@ -63,6 +73,14 @@ impl<P: Send + 'static> Tracker<'_, P> {
             self.context.tell(false);
             self.context.control.pause();
         }
+        Ok(())
+    }
+
+    /// All is known, and has been looked at twice; nothing is written yet.
+    fn check_space(&self) -> Result<(), Error> {
+        let context = self.context;
+        context.stage.check_space(|part| Need::of(&self.tree, &context.ledger, part))?;
+        hit("track.known");
         Ok(())
     }
 
@@ -115,7 +133,8 @@ impl<P: Send + 'static> Tracker<'_, P> {
 
     /// Bytes due, counted anew.
     fn due_bytes(&self) -> u64 {
-        self.context.ledger.files().iter().map(|file| file.state().map.due() * BLOCK).sum()
+        let files = self.context.ledger.files();
+        files.iter().fold(0, |sum, file| (file.state().map.due() * BLOCK).saturating_add(sum))
     }
 
     fn tell_totals(&self) {

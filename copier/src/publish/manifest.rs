@@ -2,8 +2,9 @@
 //!
 //! JSON, one entry a line. Entries are in the order of a walk that visits names in byte order. Text is a string, or
 //! `{"bytes": HEX}` where it is not UTF-8.
-use crate::base::sys::{Kind, Stat};
-use crate::{Error, PhaseTimes, Point, Report};
+use crate::base::digest::{Digest, Way};
+use crate::base::sys::{Kind, Stat, Time};
+use crate::{Error, NotKept, PhaseTimes, Point, Report};
 use hotbackup_event::look::is_gone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::{OsStr, OsString};
@@ -14,7 +15,12 @@ use std::path::Path;
 /// The manifest's name, below the backup's own directory.
 pub(crate) const FILE: &str = "manifest.json";
 /// Changes when what is written here can no longer be understood by who reads it.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// The oldest that is still read. In version 1 times were one number, `mtime_ns`, and there was no `blake3_pieces`.
+const OLDEST_VERSION: u32 = 1;
+
+/// How many of the names that patterns left out are listed.
+pub(crate) const MOST_EXCLUDED: usize = 10_000;
 
 /// Everything but the entries.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +38,26 @@ pub(crate) struct Header {
     pub bytes: u64,
     pub files: u64,
     pub directories: u64,
+    /// See [`Report::unseen_calls`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen_calls: Vec<String>,
+    /// What the destination does not keep of the source's metadata.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_kept: Vec<NotKept>,
+    /// The patterns of what was to be left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<ExcludeRecord>,
+    /// What was left out, as paths in the backup were it there; the first [`MOST_EXCLUDED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<Text>,
+}
+
+/// One pattern.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExcludeRecord {
+    pub pattern: String,
+    /// How many names it left out; what is below them is not counted.
+    pub names: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,10 +80,18 @@ pub(crate) struct Record {
     pub mode: String,
     pub uid: u32,
     pub gid: u32,
-    pub mtime_ns: i64,
+    /// When it was last modified: seconds since the epoch, and nanoseconds after that.
+    #[serde(default)]
+    mtime: (i64, u32),
+    /// The same in nanoseconds since the epoch, in version 1.
+    #[serde(default, skip_serializing)]
+    mtime_ns: Option<i64>,
     /// Hash of a file's content, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
+    /// Instead of that, where a file has large holes: see `base::digest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3_pieces: Option<String>,
     /// Where a symbolic link leads in the backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Text>,
@@ -67,6 +101,9 @@ pub(crate) struct Record {
     /// The entry is not in the backup: a socket or a device.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+    /// What is not in the backup as it was in the source, and is told here as it was there: `owner`, `mode`, `mtime`, `hard_link`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_kept: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,11 +148,48 @@ impl Record {
             mode: octal(stat.permissions()),
             uid: stat.uid,
             gid: stat.gid,
-            mtime_ns: stat.mtime,
+            mtime: (stat.mtime.sec, stat.mtime.nsec),
+            mtime_ns: None,
             blake3: None,
+            blake3_pieces: None,
             target: None,
             hardlink_of: None,
             skipped: matches!(stat.kind(), Kind::Socket | Kind::Device),
+            not_kept: Vec::new(),
+        }
+    }
+
+    /// When it was last modified.
+    pub fn modified(&self) -> Time {
+        const SECOND: i64 = 1_000_000_000;
+        match self.mtime_ns {
+            Some(ns) => Time { sec: ns.div_euclid(SECOND), nsec: ns.rem_euclid(SECOND) as u32 },
+            None => Time { sec: self.mtime.0, nsec: self.mtime.1 },
+        }
+    }
+
+    /// Whether something is as it was in the source, by the name that `not_kept` has for it.
+    pub fn keeps(&self, what: &str) -> bool {
+        !self.not_kept.iter().any(|not| not == what)
+    }
+
+    pub fn set_digest(&mut self, digest: Digest) {
+        match digest {
+            Digest::Plain(hash) => self.blake3 = Some(hash.to_hex().to_string()),
+            Digest::Pieces(hash) => self.blake3_pieces = Some(hash.to_hex().to_string()),
+        }
+    }
+
+    /// How the content was hashed.
+    pub fn way(&self) -> Way {
+        if self.blake3_pieces.is_some() { Way::Pieces } else { Way::Plain }
+    }
+
+    /// Whether content has this hash.
+    pub fn is_of(&self, digest: Digest) -> bool {
+        match digest {
+            Digest::Plain(hash) => self.blake3.as_deref() == Some(hash.to_hex().as_str()),
+            Digest::Pieces(hash) => self.blake3_pieces.as_deref() == Some(hash.to_hex().as_str()),
         }
     }
 }
@@ -140,6 +214,10 @@ impl Header {
             bytes: report.bytes_total,
             files: report.files,
             directories: report.directories,
+            unseen_calls: report.unseen_calls.clone(),
+            exclude: Vec::new(),
+            excluded: Vec::new(),
+            not_kept: report.not_kept.clone(),
         }
     }
 
@@ -185,19 +263,27 @@ impl Manifest {
             }
             Err(source) => return Err(Error::DestIo { op: "read", path, source }),
         };
-        #[derive(Deserialize)]
-        struct Version {
-            format_version: u32,
-        }
-        let bad = |path: &Path, cause: String| Error::ManifestBad { path: path.to_owned(), cause };
-        let version: Version = serde_json::from_slice(&text).map_err(|error| bad(&path, error.to_string()))?;
-        if version.format_version != FORMAT_VERSION {
-            let found = version.format_version;
-            let cause = format!("its format version is {found}, this program knows {FORMAT_VERSION}; use a newer one");
-            return Err(bad(&path, cause));
-        }
+        check_version(&path, &text)?;
         serde_json::from_slice(&text).map_err(|error| bad(&path, error.to_string()))
     }
+}
+
+fn bad(path: &Path, cause: String) -> Error {
+    Error::ManifestBad { path: path.to_owned(), cause }
+}
+
+/// Whether what the manifest at `path` says can be understood.
+pub(crate) fn check_version(path: &Path, text: &[u8]) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+    let version: Version = serde_json::from_slice(text).map_err(|error| bad(path, error.to_string()))?;
+    if (OLDEST_VERSION..=FORMAT_VERSION).contains(&version.format_version) {
+        return Ok(());
+    }
+    let found = version.format_version;
+    Err(bad(path, format!("its format version is {found}, this program knows {FORMAT_VERSION}; use a newer one")))
 }
 
 /// A path or other text that need not be UTF-8.

@@ -2,23 +2,32 @@
 //!
 //! The target is not involved any more. Nothing here looks at the sources: names, sizes and metadata are those of the
 //! frozen model, and the content is staged.
+mod again;
 mod describe;
+mod keep;
 pub(crate) mod manifest;
 mod metadata;
 pub(crate) mod place;
+pub(crate) mod summary;
 pub(crate) mod verify;
 
-use crate::base::sys::{self, Attributes, Kind, Stat};
+use crate::base::digest::{Digest, Hasher, Way};
+use crate::base::sys::{self, Kind};
+use crate::base::util::and_more;
 use crate::context::Context;
 use crate::marks::node::{File, Name, StagedHash, Xattrs};
-use crate::passes::hash::hash_zeros;
-use crate::tree::{DirNode, Entry, Other, Shown, Tree, relative};
-use crate::{Error, Report};
+use crate::stage::Stage;
+use crate::tree::{DirNode, Entry, Other, Root, Shown, Tree, relative};
+use crate::trial::{Loss, Trial};
+use crate::{Error, NotKept, Report, Special};
+use hotbackup_event::change::Change;
+use hotbackup_event::look::is_gone;
 use hotbackup_event::{FileId, failpoint};
-use metadata::{owner, times};
-use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::{CStr, OsStr, OsString};
+use metadata::{Key, Lost, Spot};
+use rustix::fs::{Mode, RenameFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -44,17 +53,26 @@ pub(crate) struct Publisher<'a, P: Send + 'static> {
     twice: bool,
     /// Whether each file and directory is synced on its own.
     sync_each: bool,
-    /// Whom staged files belong to.
+    /// Whom staged files belong to, in the destination that is dealt with.
     owner: (u32, u32),
-    /// What could not be done for some entries: how many, and the first.
-    lacking: BTreeMap<String, (u64, PathBuf)>,
+    /// What the trial found.
+    trial: &'a Trial,
+    /// What could not be kept of some entries, in words: how many, and the first.
+    lacking: BTreeMap<String, (Loss, u64, PathBuf)>,
+    /// What was not kept of each of them.
+    lost: HashMap<(usize, Key), Lost>,
+    /// Names that are copies where they should be hard links, in which destination.
+    copied: HashSet<(usize, PathBuf)>,
     report: (u64, u64, u64),
+    special: Special,
 }
 
 impl<'a, P: Send + 'static> Publisher<'a, P> {
     pub fn new(context: &'a Context<'a, P>, tree: &'a Tree) -> Self {
         let (placed, others, lacking) = (HashMap::new(), HashMap::new(), BTreeMap::new());
+        let (lost, copied, trial) = (HashMap::new(), HashSet::new(), context.trial.get_or_init(Trial::default));
         let twice = tree.dirs().any(|node| !node.has_one_name());
+        let (sync_each, owner, report, special) = (true, (0, 0), (0, 0, 0), Special::default());
         Self {
             context,
             tree,
@@ -62,10 +80,14 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             others,
             part: 0,
             twice,
-            sync_each: true,
-            owner: (0, 0),
+            sync_each,
+            owner,
+            trial,
             lacking,
-            report: (0, 0, 0),
+            lost,
+            copied,
+            report,
+            special,
         }
     }
 
@@ -76,8 +98,6 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         let files = self.context.ledger.files();
         self.sync_each = stage.syncs_each(files.len(), self.context.tuning.sync_each_below);
         stage.check_parent()?;
-        let data = sys::stat_fd(stage.data()).map_err(failed("look at", stage.path()))?.stat;
-        self.owner = (data.uid, data.gid);
         for file in &files {
             self.context.check()?;
             self.finish(file)?;
@@ -86,9 +106,18 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         for (index, root) in self.tree.roots.iter().enumerate() {
             let Some(node) = self.tree.dir(&root.id) else { continue };
             self.turn_to(index);
+            let part = self.stage();
+            let data = sys::stat_fd(part.data()).map_err(failed("look at", part.path()))?.stat;
+            self.owner = (data.uid, data.gid);
             match &root.name {
-                None => self.place_entries(node, &stage.part(index).root, Path::new(""))?,
-                Some(name) => self.place_dir(node, &stage.root, name, Path::new(name))?,
+                None => {
+                    let out = sys::reopen(&part.root).map_err(failed("open", part.path()))?;
+                    self.place_tree(node, out, None)?;
+                }
+                Some(name) => {
+                    let out = self.make_dir(&part.root, name, Path::new(name))?;
+                    self.place_tree(node, out, Some(name))?;
+                }
             }
         }
         for part in stage.parts() {
@@ -103,27 +132,50 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         let (files, directories, bytes) = self.report;
         (report.files, report.directories, report.bytes_total) = (files, directories, bytes);
         report.phases = self.context.phases();
+        report.excluded = self.tree.left_out(None).len() as u64;
+        report.special = std::mem::take(&mut self.special);
+        let roots: Vec<_> = self.tree.roots.iter().enumerate().filter(|(_, root)| root.name.is_none()).collect();
+        let state = |root: &Root| self.tree.dir(&root.id).map(|node| (root.id, node.dir.state().clone()));
+        let roots: Vec<_> = roots.into_iter().filter_map(|(index, root)| Some((index, state(root)?))).collect();
+        for (index, (id, state)) in &roots {
+            self.turn_to(*index);
+            self.try_root(Key::Dir(*id), &state.stat, &state.xattrs)?;
+        }
+        report.not_kept = self.not_kept();
         if !stage.bare {
             self.write_manifests(&report)?;
         }
         failpoint::hit("publish.described");
         // The root's own metadata comes last: until then nobody else can look inside.
-        for (index, root) in self.tree.roots.iter().enumerate() {
-            if root.name.is_none()
-                && let Some(node) = self.tree.dir(&root.id)
-            {
-                self.apply_to_dir(node, &stage.part(index).root, Path::new(""))?;
-            }
+        let lacking = std::mem::take(&mut self.lacking);
+        for (index, (_, state)) in &roots {
+            self.turn_to(*index);
+            self.keep(Spot::Dir(&stage.part(*index).root), &state.stat, &state.xattrs, Path::new(""))?;
         }
         for part in stage.parts() {
-            stage.io.sync(part.root.as_fd()).map_err(failed("sync", part.path()))?;
+            stage.sync_dir(&part.root).map_err(failed("sync", part.path()))?;
         }
         failpoint::hit("publish.synced");
-        for (what, (count, first)) in &self.lacking {
-            let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-            self.context.monitor.warning(&format!("{what}: {}{more}", first.display()));
+        for pattern in self.tree.exclude.unused() {
+            self.context.monitor.warning(&format!(
+                "--exclude {pattern:?} left nothing out: nothing matched it that is not left out anyway (patterns are those of \
+                 .gitignore, and begin at the source)"
+            ));
+        }
+        let new = lacking.iter().filter(|(_, (loss, ..))| !self.trial.told.contains_key(loss));
+        for (what, (_, count, first)) in new {
+            self.context.monitor.warning(&format!("{what}: {}", and_more(first, *count)));
+        }
+        if !stage.syncs_dirs() {
+            let words = "the destination cannot sync directories: after a power failure, names may be missing";
+            self.context.monitor.warning(words);
         }
         Ok(report)
+    }
+
+    /// The staging directory of what is put into place.
+    fn stage(&self) -> &'a Stage {
+        self.context.stage.part(self.part)
     }
 
     /// From here on, what is put into place belongs to this source.
@@ -134,6 +186,18 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         }
     }
 
+    /// What could not be kept, for the result and the manifest.
+    fn not_kept(&self) -> Vec<NotKept> {
+        let all = self.lacking.iter().map(|(words, (loss, count, first))| NotKept {
+            what: loss.name().into(),
+            words: words.clone(),
+            count: *count,
+            first: if first.as_os_str().is_empty() { ".".into() } else { first.clone() },
+        });
+        // Holes are seen where they are, not where they are put.
+        all.chain(self.trial.told.get(&Loss::Holes).cloned()).collect()
+    }
+
     /// Gives a staged file its length, and makes sure that its hash is known.
     fn finish(&mut self, file: &Arc<File>) -> Result<(), Error> {
         let stage = self.context.stage;
@@ -142,7 +206,7 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             (state.stat.size, state.staged, state.hash.as_ref().is_some_and(|hash| hash.size == state.stat.size))
         };
         self.report.0 += 1;
-        self.report.2 += size;
+        self.report.2 = self.report.2.saturating_add(size);
         if hashed && staged == size {
             return Ok(());
         }
@@ -157,14 +221,15 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         Ok(())
     }
 
-    fn hash(&self, fd: &OwnedFd, size: u64) -> io::Result<blake3::Hash> {
+    fn hash(&self, fd: &OwnedFd, size: u64) -> io::Result<Digest> {
         let io = &*self.context.stage.io;
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; CHUNK.min(size as usize)];
+        let found = sys::stat_fd(fd)?;
+        let mut hasher = Hasher::new(Way::of(found.holes()));
+        let mut buffer = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
         let mut at = 0;
         while at < size {
             let data = io.data_after(fd.as_fd(), at)?.unwrap_or(size..size);
-            hash_zeros(&mut hasher, data.start.min(size) - at);
+            hasher.zeros(data.start.min(size) - at);
             at = data.start.min(size);
             while at < data.end.min(size) {
                 let n = (data.end.min(size) - at).min(buffer.len() as u64) as usize;
@@ -178,52 +243,81 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         Ok(hasher.finalize())
     }
 
-    fn place_dir(&mut self, node: &DirNode, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: io::Error| Error::at_dest(op, path.to_owned(), error);
-        rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(|error| failed("create")(error.into()))?;
-        let out = sys::open_dir(parent, name).map_err(failed("open"))?;
-        self.place_entries(node, &out, path)?;
-        self.apply_to_dir(node, &out, path)?;
-        if self.sync_each {
-            self.context.stage.io.sync(out.as_fd()).map_err(failed("sync"))?;
-        }
-        Ok(())
+    fn make_dir(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, Error> {
+        let stage = self.stage();
+        stage.space.before(0, 1)?;
+        let made = stage.io.changes(Change::MakeDir).and_then(|()| sys::make_dir(parent, name));
+        made.map_err(|error| Error::changing(Change::MakeDir, path.to_owned(), error))
     }
 
-    fn place_entries(&mut self, node: &DirNode, out: &OwnedFd, path: &Path) -> Result<(), Error> {
-        self.report.1 += 1;
-        self.context.check()?;
-        for (name, entry) in &node.entries {
-            let path = path.join(&**name);
-            if self.tree.is_left_out_now(&node.dir.id, name) {
+    /// Puts all that a directory holds into its place `out`, however deep that is: a list of what is still to be done, and
+    /// one directory open at a time, which is left by `..`. Without a name it is the backup itself, which gets its own
+    /// metadata last of all.
+    fn place_tree(&mut self, top: &'a DirNode, mut out: OwnedFd, name: Option<&OsStr>) -> Result<(), Error> {
+        let tree = self.tree;
+        let mut path = name.map(PathBuf::from).unwrap_or_default();
+        let mut levels = vec![self.level(top, &out, &path)?];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, entry)) = level.left.next() else {
+                let (node, first) = (level.node, levels.len() == 1);
+                levels.pop();
+                // Before the directory gets its mode, which may not let us through.
+                let up = levels.last().map(|above| Self::up(&out, above, &path)).transpose()?;
+                if !first || name.is_some() {
+                    let state = node.dir.state().clone();
+                    let lost = self.keep(Spot::Dir(&out), &state.stat, &state.xattrs, &path)?;
+                    self.note_lost(Key::Dir(node.dir.id), lost);
+                    if self.sync_each {
+                        let synced = self.context.stage.sync_dir(&out);
+                        synced.map_err(|error| Error::changing(Change::SyncDir, path.clone(), error))?;
+                    }
+                }
+                let Some(up) = up else { break };
+                out = up;
+                path.pop();
+                continue;
+            };
+            if tree.is_left_out_now(&level.node.dir.id, name) {
                 continue;
             }
             match entry {
-                Entry::File(file) => self.place_file(file, out, name, path)?,
+                Entry::File(file) => self.place_file(file, &out, name, path.join(&**name))?,
+                Entry::Other(other) => self.place_other(other, &out, name, &path.join(&**name))?,
                 Entry::Dir(id) => {
-                    let Some(child) = self.tree.dir(id) else { continue };
+                    let Some(child) = tree.dir(id) else { continue };
+                    path.push(&**name);
                     if !child.has_one_name() {
-                        self.lack("a directory that several links lead to is copied for each", &path);
+                        self.lack(Loss::HardLink, "a directory that several links lead to is copied for each", &path);
                     }
-                    self.place_dir(child, out, name, &path)?;
+                    out = self.make_dir(&out, name, &path)?;
+                    levels.push(self.level(child, &out, &path)?);
                 }
-                Entry::Other(other) => self.place_other(other, out, name, &path)?,
             }
         }
         Ok(())
     }
 
+    /// A directory whose entries are to be put into place.
+    fn level(&mut self, node: &'a DirNode, out: &OwnedFd, path: &Path) -> Result<Level<'a>, Error> {
+        self.report.1 += 1;
+        self.context.check()?;
+        let found = sys::stat_fd(out).map_err(|error| Error::at_dest("look at", path.to_owned(), error))?;
+        Ok(Level { node, left: node.entries.iter(), id: found.id })
+    }
+
+    /// The directory above one, and nothing else.
+    fn up(out: &OwnedFd, above: &Level<'_>, path: &Path) -> Result<OwnedFd, Error> {
+        let failed = |error: io::Error| Error::at_dest("look above", path.to_owned(), error);
+        let up = sys::open_dir(out, OsStr::new("..")).map_err(failed)?;
+        match sys::stat_fd(&up).map_err(failed)?.id == above.id {
+            true => Ok(up),
+            false => Err(failed(io::Error::other("somebody moved it"))),
+        }
+    }
+
     fn place_file(&mut self, file: &Arc<File>, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
-        let stage = self.context.stage;
-        let places = self.placed.get(&file.number).map_or(&[][..], Vec::as_slice);
-        if let Some((_, first)) = places.iter().find(|(part, _)| *part == self.part) {
-            return self.place_again(first, out, name, path);
-        }
-        match places.first() {
-            Some((part, first)) => place::copy_file(stage, (&stage.part(*part).root, first.as_os_str()), (out, name)),
-            None => place::take_file(stage, file.number, (out, name)),
-        }
-        .map_err(|error| Error::at_dest("put into place", path.clone(), error))?;
+        let (stage, number) = (self.stage(), file.number);
+        stage.space.look()?;
         let (stat, several, xattrs) = {
             let state = file.state();
             let xattrs = match &state.xattrs {
@@ -232,53 +326,88 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             };
             (state.stat, state.links.len() > 1 || self.twice, xattrs)
         };
-        self.apply(out, name, &stat, &path)?;
-        if !xattrs.is_empty() {
-            let open = rustix::fs::openat(out, &**name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            let fd = open.map_err(|error| Error::at_dest("open", path.clone(), error))?;
-            self.apply_xattrs(&fd, &xattrs, &path)?;
-            rustix::fs::futimens(&fd, &times(&stat))
-                .map_err(|error| Error::at_dest("set the times of", path.clone(), error))?;
+        let places = self.placed.get(&number).cloned().unwrap_or_default();
+        if let Some(first) = places.iter().find(|(part, _)| *part == self.part) {
+            if self.link_again(&first.1, out, name, &path)? {
+                return Ok(());
+            }
+            return self.copy_again((first, number), (out, name), (&stat, &xattrs), &path);
         }
-        if self.sync_each {
-            stage.sync_file(file.number, out, name).map_err(|error| Error::at_dest("sync", path.clone(), error))?;
+        match places.first() {
+            // In another destination, so this is no second name of it.
+            Some(first) => self.copy_again((first, number), (out, name), (&stat, &xattrs), &path)?,
+            None => {
+                self.place_staged(number, out, name, &path)?;
+                let lost = self.keep(Spot::Entry(out, name), &stat, &xattrs, &path)?;
+                self.note_lost(Key::File(number), lost);
+                if self.sync_each {
+                    let synced = self.context.stage.sync_file(number, out, name);
+                    synced.map_err(|error| Error::changing(Change::Sync, path.clone(), error))?;
+                }
+            }
         }
         if several {
-            self.placed.entry(file.number).or_default().push((self.part, path));
+            self.placed.entry(number).or_default().push((self.part, path));
         }
         self.context.tell(false);
         Ok(())
     }
 
-    /// One more name of what was put into place as `first`.
-    fn place_again(&self, first: &Path, out: &OwnedFd, name: &Name, path: PathBuf) -> Result<(), Error> {
-        let linked =
-            rustix::fs::linkat(&self.context.stage.part(self.part).root, first, out, &**name, AtFlags::empty());
-        linked.map_err(|error| Error::at_dest("link", path, error))
+    /// Gives a staged file its name, which nothing may have.
+    fn place_staged(&self, number: u64, out: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Error> {
+        let (stage, staged) = (self.context.stage.of(number), number.to_string());
+        let rename = || rustix::fs::renameat_with(stage.data(), &*staged, out, name, RenameFlags::NOREPLACE);
+        let done = match stage.may(Change::Place, rename) {
+            // The file system knows no such flag, most of FUSE. Nobody but us is at work here.
+            Err(Errno::INVAL | Errno::NOSYS) => match sys::stat_at(out, name) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(error) if !is_gone(&error) => return Err(Error::changing(Change::Place, path.to_owned(), error)),
+                Err(_) => rustix::fs::renameat(stage.data(), &*staged, out, name),
+            },
+            // It was found in another source first, and so staged for that one's destination.
+            Err(Errno::XDEV) => return self.place_copy(number, out, name, path),
+            done => done,
+        };
+        done.map_err(|error| Error::changing(Change::Place, path.to_owned(), error))
     }
 
     fn place_other(&mut self, other: &Other, out: &OwnedFd, name: &Name, path: &Path) -> Result<(), Error> {
-        let failed = |error: rustix::io::Errno| Error::at_dest("create", path.to_owned(), error);
-        let text = self.link_text(other, path);
+        let failed = |change| move |error: Errno| Error::changing(change, path.to_owned(), error);
+        self.count(other, path);
+        let (stage, text) = (self.stage(), self.link_text(other, path));
         let key = (other.id, text.clone());
-        if let Some(first) = self.others.get(&key) {
-            return self.place_again(first, out, name, path.to_owned());
+        if let Some(first) = self.others.get(&key).cloned()
+            && self.link_again(&first, out, name, path)?
+        {
+            return Ok(());
         }
+        stage.space.before(0, 1)?;
         match other.kind() {
-            Kind::Symlink => rustix::fs::symlinkat(&*text, out, &**name).map_err(failed)?,
-            Kind::Fifo => rustix::fs::mkfifoat(out, &**name, Mode::RUSR | Mode::WUSR).map_err(failed)?,
+            Kind::Symlink => stage
+                .may(Change::Symlink, || rustix::fs::symlinkat(&*text, out, &**name))
+                .map_err(failed(Change::Symlink))?,
+            Kind::Fifo => stage
+                .may(Change::Fifo, || rustix::fs::mkfifoat(out, &**name, Mode::RUSR | Mode::WUSR))
+                .map_err(failed(Change::Fifo))?,
             // A socket belongs to whoever listens on it, and a device is not data.
             _ => return Ok(()),
         }
-        self.apply(out, name, &other.stat, path)?;
-        for (attribute, value) in &other.xattrs {
-            let done = rustix::fs::lsetxattr(sys::path_at(out, name), attribute, value, XattrFlags::empty());
-            self.attribute_set(attribute, path, done)?;
-        }
+        let lost = self.keep(Spot::Entry(out, name), &other.stat, &other.xattrs, path)?;
+        self.note_lost(Key::Other(other.id), lost);
         if self.is_placed_again(other) {
             self.others.insert(key, path.to_owned());
         }
         Ok(())
+    }
+
+    fn count(&mut self, other: &Other, path: &Path) {
+        match other.kind() {
+            Kind::Fifo => self.special.fifos += 1,
+            Kind::Socket => self.special.sockets += 1,
+            Kind::Device => self.special.devices += 1,
+            _ if matches!(other.link, Some((_, Shown::Outside))) => self.special.outside_links.add(path),
+            _ => {}
+        }
     }
 
     /// Whether what has no content may have more than one place in the backup.
@@ -303,70 +432,17 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             None => OsString::new(),
         }
     }
+}
 
-    /// Owner, mode and times of what is not a directory.
-    fn apply(&mut self, out: &OwnedFd, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: rustix::io::Errno| Error::at_dest(op, path.to_owned(), error);
-        let mut mode = stat.permissions();
-        if (stat.uid, stat.gid) != self.owner {
-            let (uid, gid) = owner(stat);
-            let done = rustix::fs::chownat(out, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-            if !self.tolerate("the owner could not be set", path, done).map_err(failed("set the owner of"))? {
-                mode &= !0o6000;
-            }
-        }
-        if stat.kind() != Kind::Symlink {
-            rustix::fs::chmodat(out, name, Mode::from_raw_mode(mode), AtFlags::empty())
-                .map_err(failed("set the mode of"))?;
-        }
-        rustix::fs::utimensat(out, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set the times of"))
-    }
+/// A directory that is being put into place.
+struct Level<'a> {
+    node: &'a DirNode,
+    left: std::collections::btree_map::Iter<'a, Name, Entry>,
+    /// Its own, in the backup.
+    id: FileId,
+}
 
-    /// Owner, mode, attributes and times of a directory: once all its entries are in place.
-    fn apply_to_dir(&mut self, node: &DirNode, out: &OwnedFd, path: &Path) -> Result<(), Error> {
-        let failed = |op| move |error: rustix::io::Errno| Error::at_dest(op, path.to_owned(), error);
-        let state = node.dir.state().clone();
-        let mut mode = state.stat.permissions();
-        let (uid, gid) = owner(&state.stat);
-        let done = rustix::fs::fchown(out, Some(uid), Some(gid));
-        if !self.tolerate("the owner could not be set", path, done).map_err(failed("set the owner of"))? {
-            mode &= !0o6000;
-        }
-        rustix::fs::fchmod(out, Mode::from_raw_mode(mode)).map_err(failed("set the mode of"))?;
-        self.apply_xattrs(out, &state.xattrs, path)?;
-        rustix::fs::futimens(out, &times(&state.stat)).map_err(failed("set the times of"))
-    }
-
-    fn apply_xattrs(&mut self, fd: &OwnedFd, all: &Attributes, path: &Path) -> Result<(), Error> {
-        for (name, value) in all {
-            let done = rustix::fs::fsetxattr(fd, name.as_c_str(), value, XattrFlags::empty());
-            self.attribute_set(name, path, done)?;
-        }
-        Ok(())
-    }
-
-    fn attribute_set(&mut self, name: &CStr, path: &Path, done: rustix::io::Result<()>) -> Result<(), Error> {
-        let what = format!("the extended attribute {} could not be set", name.to_string_lossy());
-        let done = self.tolerate(&what, path, done);
-        done.map(drop).map_err(|error| Error::at_dest("set an extended attribute of", path.to_owned(), error))
-    }
-
-    /// What the destination, or our privileges, cannot do is told and not fatal. Returns whether it was done.
-    fn tolerate(&mut self, what: &str, path: &Path, done: rustix::io::Result<()>) -> rustix::io::Result<bool> {
-        use rustix::io::Errno;
-        match done {
-            Ok(()) => Ok(true),
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS) => {
-                self.lack(what, path);
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn lack(&mut self, what: &str, path: &Path) {
-        // The destination itself has no name within it.
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        self.lacking.entry(what.into()).or_insert_with(|| (0, path.to_owned())).0 += 1;
-    }
+/// Something has a name that should be new.
+fn is_taken(path: PathBuf) -> Error {
+    Error::changing(Change::Place, path, Errno::EXIST)
 }

@@ -7,26 +7,23 @@
 //! It is one step less than the rename of the usual way: whoever looks into a destination meanwhile sees the staging directory
 //! beside the first names, and so does, after a power failure, whoever would use half of it. Everything below is durable before,
 //! and the names are before success is told. If any of it fails, every destination is empty again.
-use super::metadata::{owner, times};
+use super::metadata::{Spot, owner};
 use crate::Error;
-use crate::base::sys::{self, Kind, Stat};
+use crate::base::sys::{self, Attributes, Kind, Stat};
 use crate::interface::spec::OWN_DIR;
-use crate::stage::{Stage, remove_entry};
+use crate::stage::{ACCESS_LISTS, Stage, remove_entry};
 use hotbackup_event::failpoint;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-
-/// Read at once when content is copied from one destination to another.
-const CHUNK: usize = 1 << 20;
+use std::os::fd::OwnedFd;
 
 /// What was done to one destination.
 struct Moved<'a> {
     part: &'a Stage,
     /// What it was like.
-    was: Stat,
+    was: (Stat, Attributes),
     names: Vec<OsString>,
 }
 
@@ -54,13 +51,17 @@ fn move_up<'a>(part: &'a Stage, all: &mut Vec<Moved<'a>>) -> Result<(), Error> {
         return Err(Error::DestNotEmpty { path: part.dest.clone() });
     }
     let was = sys::stat_fd(dest).map_err(failed("look at"))?.stat;
+    let was = (was, sys::xattrs(dest).map_err(failed("look at"))?);
     let root = sys::stat_fd(&part.root).map_err(failed("look at"))?.stat;
     let attributes = sys::xattrs(&part.root).map_err(failed("look at"))?;
     let index = all.len();
     all.push(Moved { part, was, names: Vec::new() });
     // It may be the source's mode not to be written to.
     rustix::fs::fchmod(&part.root, Mode::RWXU).map_err(|errno| failed("set the mode of")(errno.into()))?;
-    for name in sys::names(&part.root).map_err(failed("read"))? {
+    let mut names = sys::names(&part.root).map_err(failed("read"))?;
+    // The mark of a staging directory goes last: until then, the next backup knows what this one left.
+    names.sort_by_key(|name| name == OWN_DIR);
+    for name in names {
         if part.bare && name == OWN_DIR {
             let gone = rustix::fs::unlinkat(&part.root, &*name, AtFlags::REMOVEDIR);
             gone.map_err(|errno| failed("clear")(errno.into()))?;
@@ -73,7 +74,7 @@ fn move_up<'a>(part: &'a Stage, all: &mut Vec<Moved<'a>>) -> Result<(), Error> {
     let gone = rustix::fs::unlinkat(dest, staging, AtFlags::REMOVEDIR);
     gone.map_err(|errno| failed("clear")(errno.into()))?;
     make_like(dest, &root, &attributes).map_err(failed("set the mode of"))?;
-    part.io.sync(dest.as_fd()).map_err(failed("sync"))?;
+    part.sync_dir(dest).map_err(failed("sync"))?;
     part.check_parent()
 }
 
@@ -95,20 +96,28 @@ fn move_one(part: &Stage, name: &OsStr) -> io::Result<()> {
     Ok(rustix::fs::chmodat(dest, name, Mode::from_raw_mode(found.permissions()), AtFlags::empty())?)
 }
 
-/// Gives a directory the owner, mode, attributes and times of another one. What may not be set was told of already.
-fn make_like(dir: &OwnedFd, stat: &Stat, attributes: &sys::Attributes) -> io::Result<()> {
+/// Gives a directory the owner, mode, attributes and times of another one. What may not be set was told of already. Its own access
+/// lists go: they would give rights that the other does not.
+fn make_like(dir: &OwnedFd, stat: &Stat, attributes: &Attributes) -> io::Result<()> {
+    let spot = Spot::Dir(dir);
+    for list in ACCESS_LISTS {
+        if !attributes.iter().any(|(name, _)| name.to_bytes() == list.as_bytes()) {
+            // There is none, mostly.
+            let _ = rustix::fs::fremovexattr(dir, list);
+        }
+    }
     let (uid, gid) = owner(stat);
-    let _ = rustix::fs::fchown(dir, Some(uid), Some(gid));
+    let _ = spot.chown(Some(uid), Some(gid));
     // After the owner, which takes setuid and its kin away.
-    match rustix::fs::fchmod(dir, Mode::from_raw_mode(stat.permissions())) {
+    match spot.chmod(stat.permissions()) {
         // Somebody else's directory that we may write to.
         Ok(()) | Err(Errno::PERM) => {}
         Err(errno) => return Err(errno.into()),
     }
     for (name, value) in attributes {
-        let _ = rustix::fs::fsetxattr(dir, name.as_c_str(), value, XattrFlags::empty());
+        let _ = spot.set_attribute(name, value);
     }
-    match rustix::fs::futimens(dir, &times(stat)) {
+    match spot.set_times(stat) {
         Ok(()) | Err(Errno::PERM) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
@@ -121,48 +130,7 @@ impl Moved<'_> {
         for name in &self.names {
             let _ = remove_entry(dest, name);
         }
-        let _ = make_like(dest, &self.was, &Vec::new());
-        let _ = self.part.io.sync(dest.as_fd());
+        let _ = make_like(dest, &self.was.0, &self.was.1);
+        let _ = self.part.sync_dir(dest);
     }
-}
-
-/// Gives a staged file its first name. Where that is in another destination than it was staged in, it may have to be copied.
-pub(super) fn take_file(stage: &Stage, number: u64, (out, name): (&OwnedFd, &OsStr)) -> io::Result<()> {
-    let data = stage.of(number).data();
-    let staged = OsString::from(number.to_string());
-    match rustix::fs::renameat(&data, &*staged, out, name) {
-        Err(Errno::XDEV) => {
-            let open = rustix::fs::openat(&data, &*staged, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            copy(stage, &open, (out, name))?;
-            Ok(rustix::fs::unlinkat(&data, &*staged, AtFlags::empty())?)
-        }
-        other => Ok(other?),
-    }
-}
-
-/// Puts a copy of a file that has its place in one destination into another one.
-pub(super) fn copy_file(stage: &Stage, from: (&OwnedFd, &OsStr), to: (&OwnedFd, &OsStr)) -> io::Result<()> {
-    copy(stage, &sys::open_file(from.0, from.1)?, to)
-}
-
-fn copy(stage: &Stage, from: &OwnedFd, (out, name): (&OwnedFd, &OsStr)) -> io::Result<()> {
-    let io = &*stage.io;
-    let to = io.create(out.as_fd(), name)?;
-    let size = sys::stat_fd(from)?.stat.size;
-    let mut buffer = vec![0; CHUNK];
-    let mut at = 0;
-    while at < size {
-        let data = io.data_after(from.as_fd(), at)?.unwrap_or(size..size);
-        at = data.start.min(size);
-        while at < data.end.min(size) {
-            let n = (data.end.min(size) - at).min(CHUNK as u64) as usize;
-            if io.read_at(from.as_fd(), &mut buffer[..n], at)? < n {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            io.write_at(to.as_fd(), &buffer[..n], at)?;
-            at += n as u64;
-        }
-    }
-    io.set_len(to.as_fd(), size)?;
-    io.sync(to.as_fd())
 }

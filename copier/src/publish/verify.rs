@@ -1,4 +1,6 @@
 //! Does a backup still hold what its manifest says?
+use crate::base::digest::{Hasher, Way};
+use crate::base::io::{Direct, Io};
 use crate::base::sys;
 use crate::interface::spec::OWN_DIR;
 use crate::publish::manifest::{Manifest, Record, RecordKind, octal};
@@ -8,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,9 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// The backup's point in time, in nanoseconds since the epoch.
     pub point_in_time_ns: u64,
+    /// As in [`crate::Report::unseen_calls`]: no difference, but to be known.
+    #[serde(default)]
+    pub unseen_calls: Vec<String>,
     /// Everything that differs. Empty: the backup is what its manifest says.
     pub problems: Vec<Problem>,
 }
@@ -50,6 +56,7 @@ pub fn verify(dest: &Path, monitor: &dyn Monitor) -> Result<VerifyReport, Error>
     let mut report = VerifyReport {
         entries: manifest.entries.len() as u64,
         point_in_time_ns: manifest.header.point_in_time_ns,
+        unseen_calls: manifest.header.unseen_calls.clone(),
         ..VerifyReport::default()
     };
     let mut told = Instant::now();
@@ -67,7 +74,7 @@ pub fn verify(dest: &Path, monitor: &dyn Monitor) -> Result<VerifyReport, Error>
         progress.files_copied += u64::from(record.kind == RecordKind::File && record.hardlink_of.is_none());
     }
     let names: HashSet<&OsStr> = expected.iter().filter(|(_, record)| !record.skipped).map(|(name, _)| *name).collect();
-    report.find_extra(dest, Path::new(""), &names);
+    report.find_extra(dest, &names);
     Ok(report)
 }
 
@@ -106,15 +113,19 @@ impl VerifyReport {
         }
         // A symbolic link's mode means nothing.
         let mode = octal(stat.permissions());
-        if kind != RecordKind::Symlink && mode != record.mode {
+        if kind != RecordKind::Symlink && mode != record.mode && record.keeps("mode") {
             self.problem(relative, format!("has mode {mode} instead of {}", record.mode));
         }
-        if (stat.uid, stat.gid) != (record.uid, record.gid) {
+        if (stat.uid, stat.gid) != (record.uid, record.gid) && record.keeps("owner") {
             let what = format!("belongs to {}:{} instead of {}:{}", stat.uid, stat.gid, record.uid, record.gid);
             self.problem(relative, what);
         }
-        if stat.mtime != record.mtime_ns {
-            let what = format!("was modified at {} ns instead of {} ns", stat.mtime, record.mtime_ns);
+        if stat.mtime != record.modified() && record.keeps("mtime") {
+            let (found, wanted) = (stat.mtime, record.modified());
+            let what = format!(
+                "was modified at {} s and {} ns instead of {} s and {} ns",
+                found.sec, found.nsec, wanted.sec, wanted.nsec
+            );
             self.problem(relative, what);
         }
         if let Some(target) = &record.target {
@@ -124,7 +135,7 @@ impl VerifyReport {
                 Err(error) => self.problem(relative, format!("cannot be looked at: {error}")),
             }
         }
-        if let Some(first) = &record.hardlink_of {
+        if let Some(first) = record.hardlink_of.as_ref().filter(|_| record.keeps("hard_link")) {
             let first = Path::new(&first.0);
             match look_at(&Near::new(dest, first).path) {
                 Ok(other) if other.id == found.id => {}
@@ -139,15 +150,32 @@ impl VerifyReport {
     }
 
     fn check_content(&mut self, relative: &Path, path: &Path, record: &Record) {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = Hasher::new(record.way());
         let mut buffer = vec![0; 1 << 20];
-        let read = File::open(path).and_then(|mut file| {
+        let read = sys::open_file(rustix::fs::CWD, path.as_os_str()).map(File::from).and_then(|mut file| {
+            // Holes are looked for where their hash need not be made of as many zeros.
+            let holes = record.way() == Way::Pieces;
+            let (mut at, mut data) = (0, if holes { 0..0 } else { 0..u64::MAX });
             loop {
-                match file.read(&mut buffer) {
+                if at >= data.end {
+                    let size = file.metadata()?.len();
+                    data = Direct.data_after(file.as_fd(), at)?.unwrap_or(size..size.max(at));
+                    let zeros = data.start.saturating_sub(at);
+                    hasher.zeros(zeros);
+                    self.bytes = self.bytes.saturating_add(zeros);
+                    at += zeros;
+                    if at >= size {
+                        return Ok(());
+                    }
+                    file.seek(SeekFrom::Start(at))?;
+                }
+                let n = (data.end - at).min(buffer.len() as u64) as usize;
+                match file.read(&mut buffer[..n]) {
                     Ok(0) => return Ok(()),
                     Ok(n) => {
                         hasher.update(&buffer[..n]);
-                        self.bytes += n as u64;
+                        self.bytes = self.bytes.saturating_add(n as u64);
+                        at += n as u64;
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
@@ -156,7 +184,7 @@ impl VerifyReport {
         });
         match read {
             Err(error) => self.problem(relative, format!("cannot be read: {error}")),
-            Ok(()) if record.blake3.as_deref() != Some(hasher.finalize().to_hex().as_str()) => {
+            Ok(()) if !record.is_of(hasher.finalize()) => {
                 self.problem(relative, "has other content than when the backup was taken");
             }
             Ok(()) => {}
@@ -164,29 +192,38 @@ impl VerifyReport {
     }
 
     /// Lists what the manifest does not name.
-    fn find_extra(&mut self, dest: &Path, below: &Path, expected: &HashSet<&OsStr>) {
-        let near = Near::new(dest, below);
-        let entries = match std::fs::read_dir(&near.path) {
-            Ok(entries) => entries,
-            Err(error) => return self.problem(below, format!("cannot be read: {error}")),
-        };
-        for entry in entries {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => return self.problem(below, format!("cannot be read: {error}")),
+    fn find_extra(&mut self, dest: &Path, expected: &HashSet<&OsStr>) {
+        let mut left = vec![PathBuf::new()];
+        while let Some(below) = left.pop() {
+            let near = Near::new(dest, &below);
+            let entries = match std::fs::read_dir(&near.path) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    self.problem(below, format!("cannot be read: {error}"));
+                    continue;
+                }
             };
-            let path = below.join(entry.file_name());
-            if below.as_os_str().is_empty() && entry.file_name() == OWN_DIR {
-                continue;
-            }
-            if !expected.contains(path.as_os_str()) {
-                self.problem(&path, "is not in the manifest");
-                continue;
-            }
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => self.find_extra(dest, &path, expected),
-                Ok(_) => {}
-                Err(error) => self.problem(&path, format!("cannot be looked at: {error}")),
+            for entry in entries {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        self.problem(&below, format!("cannot be read: {error}"));
+                        break;
+                    }
+                };
+                let path = below.join(entry.file_name());
+                if below.as_os_str().is_empty() && entry.file_name() == OWN_DIR {
+                    continue;
+                }
+                if !expected.contains(path.as_os_str()) {
+                    self.problem(&path, "is not in the manifest");
+                    continue;
+                }
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => left.push(path),
+                    Ok(_) => {}
+                    Err(error) => self.problem(&path, format!("cannot be looked at: {error}")),
+                }
             }
         }
     }
@@ -203,16 +240,19 @@ impl Near {
     fn new(dest: &Path, relative: &Path) -> Self {
         /// PATH_MAX is 4096.
         const LONG: usize = 3072;
-        let mut near = Self { path: dest.to_owned(), _dir: None };
-        for name in relative {
-            if near.path.as_os_str().len() > LONG
-                && let Ok(dir) = sys::open_dir(rustix::fs::CWD, near.path.as_os_str())
-            {
-                near = Self { path: format!("/proc/self/fd/{}", dir.as_raw_fd()).into(), _dir: Some(dir) };
-            }
-            near.path.push(name);
+        let (mut start, mut dir, mut rest) = (dest.to_owned(), None, relative.as_os_str().as_bytes());
+        while start.as_os_str().len() + rest.len() > LONG {
+            let most = rest.len().min(LONG.saturating_sub(start.as_os_str().len()));
+            let Some(end) = rest[..most].iter().rposition(|byte| *byte == b'/').filter(|end| *end > 0) else { break };
+            let part = start.join(OsStr::from_bytes(&rest[..end]));
+            // What cannot be opened is found missing, or too long.
+            let Ok(open) = sys::open_dir(rustix::fs::CWD, part.as_os_str()) else { break };
+            rest = &rest[end + 1..];
+            (start, dir) = (format!("/proc/self/fd/{}", open.as_raw_fd()).into(), Some(open));
         }
-        near
+        // A slash at the end would follow a symbolic link.
+        let path = if rest.is_empty() { start } else { start.join(OsStr::from_bytes(rest)) };
+        Self { path, _dir: dir }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing is made beside them, so they may be mount points, or lie in a directory that is not ours to write to.
 use super::check::is_above;
-use super::{Stage, remove};
+use super::{PARTIAL, Stage, remove};
 use crate::base::{io::Io, sys};
 use crate::{Error, Placing, Source, Spec};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -12,9 +12,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// What the staging directory's name begins with; the process's number follows.
-const PREFIX: &str = ".hotbackup-partial-";
 
 impl Stage {
     /// Checks every destination, and then makes a staging directory in each.
@@ -40,8 +37,8 @@ impl Stage {
         }
         let mut parts = Vec::new();
         for (fd, real) in opened {
-            remove::leftovers(&fd, OsStr::new(PREFIX));
-            let mut part = Stage::begin(spec, Arc::clone(io), (fd, real), OsString::from(PREFIX))?;
+            remove::leftovers(&fd, OsStr::new(PARTIAL));
+            let mut part = Stage::begin(spec, Arc::clone(io), (fd, real), OsString::from(PARTIAL))?;
             (part.inside, part.bare) = (true, placing.bare);
             parts.push(part);
         }
@@ -65,7 +62,7 @@ fn open(dest: &Path) -> Result<(OwnedFd, PathBuf), Error> {
 /// Empty, but for what backups left that were killed.
 fn check_empty(fd: &OwnedFd, dest: &Path) -> Result<(), Error> {
     for name in sys::names(fd).map_err(|error| Error::at_dest("read", dest.to_owned(), error))? {
-        if !name.as_bytes().starts_with(PREFIX.as_bytes()) {
+        if !name.as_bytes().starts_with(PARTIAL.as_bytes()) {
             return Err(Error::DestNotEmpty { path: dest.to_owned() });
         }
         let Ok(root) = sys::open_dir(fd, &name) else { return Err(Error::DestNotEmpty { path: dest.to_owned() }) };

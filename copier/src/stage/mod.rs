@@ -4,6 +4,8 @@
 //! inside. While a backup runs it is locked; one that is left over from a process that was killed is not, and is removed by
 //! the next backup to the same destination. Staged data is kept by file, not by name, so renames in the source cost nothing.
 mod check;
+pub(crate) mod discard;
+mod inherit;
 mod inside;
 mod kept;
 mod remove;
@@ -11,15 +13,20 @@ mod remove;
 use crate::base::util::lock;
 use crate::base::{io::Io, sys};
 use crate::interface::spec::OWN_DIR;
+use crate::space::need::{Need, leaves_holes_out};
+use crate::space::watch::Watch;
 use crate::tree::part_of;
 use crate::{Error, Placing, Spec};
 use check::{check_apart, check_empty, check_sources, split};
+use hotbackup_event::change::{Change, ChangeError};
 use hotbackup_event::look::is_gone;
 use hotbackup_event::{FileId, failpoint};
+pub(crate) use inherit::LISTS as ACCESS_LISTS;
 use kept::{Kept, most_open, syncs_as_a_whole};
 pub(crate) use remove::entry as remove_entry;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +36,8 @@ use std::sync::{Arc, Mutex};
 
 /// Directory of the staged data, below [`OWN_DIR`].
 const DATA_DIR: &str = "data";
+/// What follows the destination's name in that of its staging directory, before the number of the process.
+const PARTIAL: &str = ".hotbackup-partial-";
 
 /// A staging directory. Removed when dropped, unless it was published.
 pub(crate) struct Stage {
@@ -40,6 +49,8 @@ pub(crate) struct Stage {
     pub own: OwnedFd,
     data: OwnedFd,
     name: OsString,
+    /// Given back before anything is removed: by then there may be no other descriptor left.
+    reserve: Vec<OwnedFd>,
     published: bool,
     /// It lies inside the destination, which becomes the backup: see `publish::place`.
     inside: bool,
@@ -52,8 +63,12 @@ pub(crate) struct Stage {
     whole: bool,
     /// Something failed here: there may be more errors of it that nobody was told yet.
     troubled: AtomicBool,
+    /// Some directory could not be synced on its own, see [`Self::sync_dir`].
+    unsynced: AtomicBool,
     /// Bytes written.
     pub written: AtomicU64,
+    /// What is left free for others.
+    pub space: Watch,
 }
 
 impl std::fmt::Debug for Stage {
@@ -86,7 +101,7 @@ impl Stage {
         check_empty(&parent, &last, &dest)?;
         let mut name = OsString::from(".");
         name.push(&last);
-        name.push(".hotbackup-partial-");
+        name.push(PARTIAL);
         remove::leftovers(&parent, &name);
         Self::begin(spec, io, (parent, dest), name)
     }
@@ -104,18 +119,24 @@ impl Stage {
             make(&parent, &mut name).map_err(|error| Error::at_dest("create", parent_path.join(&name), error))?;
         let path = parent_path.join(&name);
         let below = |dir: &OwnedFd, name: &str| -> Result<OwnedFd, Error> {
-            rustix::fs::mkdirat(dir, name, Mode::RWXU)
-                .map_err(io::Error::from)
-                .and_then(|()| sys::open_dir(dir, OsStr::new(name)))
-                .map_err(|error| Error::at_dest("create", path.join(name), error))
+            sys::make_dir(dir, OsStr::new(name))
+                .map_err(|error| Error::changing(Change::MakeDir, path.join(name), error))
         };
-        let made = below(&root, OWN_DIR).and_then(|own| Ok((below(&own, DATA_DIR)?, own)));
-        let (data, own) = made.inspect_err(|_| drop(remove::staging(&parent, &name, &root)))?;
+        let made =
+            inherit::nothing(&root).map_err(|error| Error::at_dest("take inherited rights from", path.clone(), error));
+        let made = made.and_then(|()| below(&root, OWN_DIR)).and_then(|own| Ok((below(&own, DATA_DIR)?, own)));
+        let reserve = |_| (0..remove::NEEDS).map(|_| root.try_clone()).collect::<io::Result<Vec<_>>>();
+        let made = made.and_then(|made| Ok((made, reserve(()).map_err(|e| Error::at_dest("open", path.clone(), e))?)));
+        let ((data, own), reserve) = made.inspect_err(|_| drop(remove::staging(&parent, &name, &root)))?;
         let whole = syncs_as_a_whole(&root);
         let kept =
             Mutex::new(Kept::new(if whole { spec.tuning.sync_each_below.min(most_open()) } else { most_open() }));
-        let (published, troubled, written) = (false, AtomicBool::new(false), AtomicU64::new(0));
+        let (published, written) = (false, AtomicU64::new(0));
         let (inside, bare, more) = (false, false, Vec::new());
+        let (troubled, unsynced) = (AtomicBool::new(false), AtomicBool::new(false));
+        let space = Watch::new(&root, &parent_path, &spec.sources, spec.tuning.reserve)
+            .map_err(|error| Error::at_dest("look at", path.clone(), error))
+            .inspect_err(|_| drop(remove::staging(&parent, &name, &root)))?;
         Ok(Self {
             io,
             dest,
@@ -124,6 +145,7 @@ impl Stage {
             own,
             data,
             name,
+            reserve,
             published,
             inside,
             bare,
@@ -131,7 +153,9 @@ impl Stage {
             kept,
             whole,
             troubled,
+            unsynced,
             written,
+            space,
         })
     }
 
@@ -185,14 +209,38 @@ impl Stage {
         self.data.as_fd()
     }
 
+    /// Fails if all that is to be copied cannot be, before anything is. `need` says how much that is for these sources; `None`:
+    /// for all. Destinations on one file system share its room.
+    pub fn check_space(&self, need: impl Fn(Option<&[usize]>) -> Need) -> Result<(), Error> {
+        if self.more.is_empty() {
+            return self.check_own_space(&need(None));
+        }
+        let mut devices: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (source, part) in self.parts().enumerate() {
+            devices.entry(part.id()?.dev).or_default().push(source);
+        }
+        devices.values().try_for_each(|sources| self.part(sources[0]).check_own_space(&need(Some(sources))))
+    }
+
+    fn check_own_space(&self, need: &Need) -> Result<(), Error> {
+        let holes = leaves_holes_out(&self.data);
+        self.space.check(|unit| need.bytes(unit, holes), need.inodes())
+    }
+
+    /// Fails if others than us have filled what is to be left to them.
+    pub fn look_at_space(&self) -> Result<(), Error> {
+        self.parts().try_for_each(|part| part.space.look())
+    }
+
     /// Opens the staged data of a file; makes it if there is none.
     pub fn open(&self, number: u64) -> Result<OwnedFd, Error> {
-        let failed = |error| self.failed("create", self.data_path(number), error);
         let part = self.of(number);
+        let failed = |error| part.failed(Change::Create, self.data_path(number), error);
         let mut kept = lock(&part.kept);
         if let Some(fd) = kept.get(number).map_err(failed)? {
             return Ok(fd);
         }
+        part.space.before(0, 1)?;
         let fd = self.io.create(part.data.as_fd(), OsStr::new(&number.to_string())).map_err(failed)?;
         kept.keep(number, &fd).map_err(failed)?;
         Ok(fd)
@@ -213,24 +261,62 @@ impl Stage {
         self.io.sync(fd.as_fd())
     }
 
+    /// Makes a directory durable. Where a file system cannot do that for a directory, all of it is synced instead, and
+    /// [`Self::syncs_dirs`] says so: what that makes durable is up to it.
+    pub fn sync_dir(&self, dir: &OwnedFd) -> io::Result<()> {
+        let is_unsynced = |error: &io::Error| {
+            let cause = error.raw_os_error().map(|errno| ChangeError::of(Change::SyncDir, errno));
+            cause == Some(ChangeError::Unsynced)
+        };
+        match self.io.sync(dir.as_fd()) {
+            Err(error) if is_unsynced(&error) => {
+                self.unsynced.store(true, Ordering::Relaxed);
+                self.io.sync_all(dir.as_fd()).or_else(|error| if is_unsynced(&error) { Ok(()) } else { Err(error) })
+            }
+            other => other,
+        }
+    }
+
+    /// Whether every directory could be synced on its own, as far as any was.
+    pub fn syncs_dirs(&self) -> bool {
+        self.parts().all(|part| !part.unsynced.load(Ordering::Relaxed))
+    }
+
+    /// Makes a change that is not one of [`Io`]'s own operations.
+    pub fn may<T>(&self, change: Change, make: impl FnOnce() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+        self.io.changes(change).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        make()
+    }
+
+    /// Removes a directory of ours, which is open, with all that is in it.
+    pub fn remove_below(&self, parent: &OwnedFd, name: &OsStr, dir: &OwnedFd) -> Result<(), Error> {
+        let emptied = self.io.changes(Change::Remove).and_then(|()| remove::all_below(dir));
+        let removed = emptied.and_then(|()| Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?));
+        removed.map_err(|error| self.failed(Change::Remove, self.path().join(name), error))
+    }
+
     /// The error for something that failed here.
-    fn failed(&self, op: &'static str, path: PathBuf, source: io::Error) -> Error {
+    fn failed(&self, change: Change, path: PathBuf, source: io::Error) -> Error {
         self.troubled.store(true, Ordering::Relaxed);
-        Error::at_dest(op, path, source)
+        Error::changing(change, path, source)
     }
 
     pub fn write(&self, number: u64, fd: &OwnedFd, data: &[u8], offset: u64) -> Result<(), Error> {
-        self.io.write_at(fd.as_fd(), data, offset).map_err(|e| self.failed("write", self.data_path(number), e))?;
+        let part = self.of(number);
+        part.space.before(data.len() as u64, 0)?;
+        self.io
+            .write_at(fd.as_fd(), data, offset)
+            .map_err(|e| part.failed(Change::Write, self.data_path(number), e))?;
         self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
     pub fn punch(&self, number: u64, fd: &OwnedFd, range: std::ops::Range<u64>) -> Result<(), Error> {
-        self.io.punch(fd.as_fd(), range).map_err(|e| self.failed("punch a hole into", self.data_path(number), e))
+        self.io.punch(fd.as_fd(), range).map_err(|e| self.of(number).failed(Change::Punch, self.data_path(number), e))
     }
 
     pub fn set_len(&self, number: u64, fd: &OwnedFd, len: u64) -> Result<(), Error> {
-        self.io.set_len(fd.as_fd(), len).map_err(|e| self.failed("set the length of", self.data_path(number), e))
+        self.io.set_len(fd.as_fd(), len).map_err(|e| self.of(number).failed(Change::SetLen, self.data_path(number), e))
     }
 
     /// Frees the staged data of a file that is gone from the sources.
@@ -286,7 +372,7 @@ impl Stage {
             return Err(failed(error));
         }
         failpoint::hit("publish.renamed");
-        let durable = self.io.sync(self.parent.as_fd());
+        let durable = self.sync_dir(&self.parent);
         let settled = durable.map_err(|error| Error::at_dest("sync", self.dest.clone(), error));
         if let Err(error) = settled.and_then(|()| self.check_visible()) {
             return Err(self.take_back(&last, replaced, error));
@@ -350,6 +436,7 @@ impl Drop for Stage {
         if self.published {
             return;
         }
+        self.reserve.clear();
         // Open files keep their space.
         *lock(&self.kept) = Kept::new(0);
         let _ = remove::staging(&self.parent, &self.name, &self.root);

@@ -6,17 +6,16 @@
 //! or through other links, and those are dealt with themselves.
 //!
 //! What any other link leads to can change without a call that names the link, when something on its way is renamed.
-//! They are looked at again in every sync, and in the hold.
-use super::look::Look;
+//! They are looked at again in every sync; in the hold, those on whose way a call has named something (`ways`).
+use super::ways::Place;
 use super::{Entry, Shown, Tree};
-use crate::Error;
 use crate::base::sys::{self, Found, Kind};
+use crate::marks::ledger::EntryMark;
 use crate::marks::node::Name;
 use hotbackup_event::FileId;
 use hotbackup_event::look::LookError;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,7 +61,10 @@ impl Tree {
             },
             // It leads nowhere now. If it is ever to lead somewhere, then not into a source.
             None if target.is_absolute() => (None, self.seen_from_outside(target)?),
-            None => return Ok(Leads::Stays(Shown::AsIs)),
+            None => {
+                let inside = top.is_none_or(|(_, below)| stays_below(target, &below));
+                return Ok(Leads::Stays(if inside { Shown::AsIs } else { Shown::Outside }));
+            }
         };
         if let Some((top, below)) = top
             && real.starts_with(top)
@@ -76,12 +78,12 @@ impl Tree {
                 return Ok(Leads::Stays(Shown::InSource(index, rest.to_owned())));
             }
         }
-        let Some(fd) = open else { return Ok(Leads::Stays(Shown::AsIs)) };
+        let Some(fd) = open else { return Ok(Leads::Stays(Shown::Outside)) };
         let found = sys::stat_fd(&fd)?;
         Ok(match found.stat.kind() {
             Kind::Dir => Leads::Dir(fd, found),
             Kind::File => Leads::File(fd, found),
-            _ => Leads::Stays(Shown::AsIs),
+            _ => Leads::Stays(Shown::Outside),
         })
     }
 
@@ -118,9 +120,10 @@ impl Tree {
 
     /// The directory at the top of what a directory belongs to, a source or what a link out of one leads to; and the path
     /// from there.
-    fn top(&self, dir: FileId) -> Option<(&Arc<crate::marks::node::Dir>, PathBuf)> {
+    pub(super) fn top(&self, dir: FileId) -> Option<(&Arc<crate::marks::node::Dir>, PathBuf)> {
         let (mut at, mut names) = (dir, Vec::new());
-        for _ in 0..4096 {
+        // No longer than there are directories: while names are being taken over, one may seem to be above itself.
+        for _ in 0..=self.dirs.len() {
             let node = self.dirs.get(&at)?;
             match node.parents.first() {
                 Some((parent, name)) if !node.is_root && !self.volatile.contains(&(*parent, Arc::clone(name))) => {
@@ -132,41 +135,42 @@ impl Tree {
         }
         None
     }
+}
 
-    /// Fails if a link leads to a directory that it is in: the backup would have no end. While names change, what looks
-    /// like it may be two halves of a rename, so it must be seen twice, or when nothing moves.
-    pub(super) fn check_loops(&mut self, look: Look<'_>) -> Result<(), Error> {
-        let mut loops = HashSet::new();
-        for (dir, name) in &self.volatile {
-            let node = self.dirs.get(dir);
-            if let Some(Entry::Dir(child)) = node.and_then(|node| node.entries.get(name))
-                && self.is_above(child, dir)
-            {
-                let link: (FileId, Name) = (*dir, Arc::clone(name));
-                if look.was_exact() || self.loops.contains(&link) {
-                    let path = node.map(|node| node.dir.path().join(&**name)).unwrap_or_default();
-                    return Err(Error::SymlinkLoop { path });
-                }
-                loops.insert(link);
-            }
+impl Tree {
+    /// Finds out where a link leads, and takes note of its way where it may lead elsewhere without being touched.
+    pub(super) fn leads_noted(&mut self, dir: FileId, fd: &OwnedFd, name: &OsStr, text: &OsStr) -> io::Result<Leads> {
+        let leads = self.leads(dir, fd, text)?;
+        if matches!(leads, Leads::Stays(Shown::Plain)) {
+            return Ok(leads);
         }
-        self.loops = loops;
-        Ok(())
+        let here = match self.top(dir) {
+            Some((top, below)) => sys::fd_path(&top.fd).join(below),
+            None => sys::fd_path(fd),
+        };
+        self.ways.add((dir, Name::from(name)), &self.target_root, &here, Path::new(text));
+        Ok(leads)
     }
 
-    fn is_above(&self, above: &FileId, dir: &FileId) -> bool {
-        let (mut seen, mut next) = (HashSet::new(), vec![*dir]);
-        while let Some(id) = next.pop() {
-            if id == *above {
-                return true;
-            }
-            if seen.insert(id)
-                && let Some(node) = self.dirs.get(&id)
-            {
-                next.extend(node.parents.iter().map(|(parent, _)| *parent));
-            }
+    /// The links that a hold must look at again, in which these entries are marked.
+    pub(super) fn links_to_look_at<'a>(&self, marks: impl Iterator<Item = &'a EntryMark>) -> Vec<Place> {
+        let ways = &self.ways;
+        if ways.mounts != self.ledger.mounts_seen() {
+            return self.volatile.iter().cloned().collect();
         }
-        false
+        let mut links = ways.always.clone();
+        for (dir, name) in marks {
+            if ways.above.contains(name) {
+                // What is known not to be a directory has no link in it.
+                let node = self.dirs.get(dir);
+                if node.is_none_or(|node| matches!(node.entries.get(&**name), Some(Entry::Dir(_)))) {
+                    return self.volatile.iter().cloned().collect();
+                }
+            }
+            links.extend(ways.by_name.get(name).into_iter().flatten().cloned());
+        }
+        links.retain(|link| self.volatile.contains(link));
+        links.into_iter().collect()
     }
 }
 

@@ -63,7 +63,7 @@ impl Tree {
                 // The status may be older than marks made since: what those calls add lies beyond the map, where all is
                 // due, and they made the file dirty again. What they write within it is marked in the map.
                 let mut state = file.state();
-                state.stat = found.stat;
+                (state.stat, state.allocated) = (found.stat, found.allocated);
                 let added = state.map.resize(found.stat.size);
                 if meta {
                     state.xattrs = Xattrs::Due;

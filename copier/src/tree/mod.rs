@@ -4,17 +4,20 @@
 //! Frozen at the point in time. Files and directories are known by identity, so a rename moves an entry and nothing
 //! else. What lost its last name is kept for one more sync: a rename may have been seen in two halves.
 mod chosen;
+mod exclude;
 mod left_out;
 mod links;
 mod look;
+mod loops;
 mod resolve;
+mod still;
+mod ways;
 
 use crate::base::sys::{self, Kind, Stat};
 use crate::interface::spec::OWN_DIR;
 use crate::marks::ledger::Ledger;
 use crate::marks::node::{Dir, DirState, File, Name, Node};
 use crate::{Error, Placing, Spec};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use hotbackup_event::FileId;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -24,6 +27,7 @@ use std::sync::Arc;
 
 use chosen::Chosen;
 pub(crate) use chosen::part_of;
+pub(crate) use exclude::Exclude;
 pub(crate) use links::relative;
 pub(crate) use look::Look;
 
@@ -34,6 +38,8 @@ pub(crate) struct Tree {
     dirs: HashMap<FileId, DirNode>,
     /// Symbolic links that may lead somewhere else without having been touched: looked at in every sync.
     volatile: HashSet<(FileId, Name)>,
+    /// Of those that become what they lead to, who the link itself is. May hold more.
+    followed: HashMap<(FileId, Name), FileId>,
     /// Where symbolic links, fifos and the like are: several places if they have several names, or are seen in the midst of
     /// a rename.
     others: HashMap<FileId, Vec<(FileId, Name)>>,
@@ -47,10 +53,20 @@ pub(crate) struct Tree {
     pub dropped: Vec<u64>,
     /// Links that were found to lead to a directory they are in, in the last sync.
     loops: HashSet<(FileId, Name)>,
-    exclude: GlobSet,
+    pub exclude: Arc<Exclude>,
+    /// What a pattern leaves out, by directory, and which.
+    excluded: HashMap<FileId, BTreeMap<Name, usize>>,
     chosen: Chosen,
     /// Each source has a destination of its own: files are numbered by source, see [`part_of`].
     apart: bool,
+    /// A directory got a name since loops were looked for.
+    adopted: bool,
+    /// Directories that may have more than one name.
+    shared: HashSet<FileId>,
+    /// What lies on the ways of links.
+    ways: ways::Ways,
+    /// Devices on which directories are known.
+    devices: HashSet<u64>,
     /// The target's root directory, or our own.
     target_root: OwnedFd,
     staging: FileId,
@@ -101,6 +117,8 @@ pub(crate) enum Shown {
     Plain,
     /// As it is, for now.
     AsIs,
+    /// The same; it leads out of the sources, to nothing or to something without content.
+    Outside,
     /// With another text.
     As(OsString),
     /// Leading to this path in that source.
@@ -124,15 +142,21 @@ impl Tree {
             roots: Vec::new(),
             dirs: HashMap::new(),
             volatile: HashSet::new(),
+            followed: HashMap::new(),
             others: HashMap::new(),
             orphans: Vec::new(),
             unread: Vec::new(),
             moved: Vec::new(),
             dropped: Vec::new(),
             loops: HashSet::new(),
-            exclude: globs(&spec.exclude)?,
+            exclude: Arc::new(Exclude::new(&spec.exclude)?),
+            excluded: HashMap::new(),
             chosen: Chosen::default(),
             apart: false,
+            adopted: false,
+            shared: HashSet::new(),
+            ways: ways::Ways::default(),
+            devices: HashSet::new(),
             target_root,
             staging,
             next_number: 0,
@@ -179,8 +203,17 @@ impl Tree {
         self.dirs.values()
     }
 
+    /// Those of some sources, or of all. `None`: of all.
+    pub fn dirs_of<'a>(&'a self, sources: Option<&'a [usize]>) -> impl Iterator<Item = &'a DirNode> {
+        let is_of = move |node: &&DirNode| {
+            sources.is_none_or(|some| self.place(&node.dir.id).is_some_and(|(source, _)| some.contains(&source)))
+        };
+        self.dirs().filter(is_of)
+    }
+
     /// Makes a directory known; its entries are read later.
     fn add_dir(&mut self, found: sys::Found, fd: OwnedFd, is_root: bool) -> Result<(), Error> {
+        self.check_kind(found.id.dev, &fd)?;
         let xattrs = sys::xattrs(&fd).map_err(|source| Error::unreadable(sys::fd_path(&fd), source))?;
         let dir = Arc::new(Dir::new(found.id, fd, DirState { stat: found.stat, xattrs }));
         self.ledger.register(Node::Dir(Arc::clone(&dir)));
@@ -203,7 +236,7 @@ impl Tree {
         let mut names = Vec::new();
         let mut at = *dir;
         // Bounded: while names are being taken over, a directory may seem to be above itself.
-        for _ in 0..4096 {
+        for _ in 0..=self.dirs.len() {
             let node = self.dirs.get(&at)?;
             if node.is_root {
                 let index = self.roots.iter().position(|root| root.id == at)?;
@@ -216,26 +249,69 @@ impl Tree {
         None
     }
 
-    /// Whether an entry is left out of the backup.
+    /// The path of a known directory in the backup.
+    pub fn place_in_backup(&self, dir: &FileId) -> PathBuf {
+        let Some((source, path)) = self.place(dir) else { return PathBuf::new() };
+        let name = self.roots.get(source).and_then(|root| root.name.as_ref());
+        let name = name.map(Path::new).unwrap_or(Path::new(""));
+        name.components().chain(path.components()).collect()
+    }
+
+    /// Whether an entry is left out of the backup; something is there under this name.
     pub fn is_excluded(&self, dir: &FileId, name: &OsStr) -> bool {
-        if name == OWN_DIR && self.dirs.get(dir).is_some_and(|node| node.is_root) {
+        if self.is_own(dir, name) {
             return true;
         }
-        if self.exclude.is_empty() {
-            return false;
+        let Some(node) = self.dirs.get(dir).filter(|_| !self.exclude.is_empty()) else { return false };
+        let path = self.path_below(dir, name);
+        let Some(matching) = self.exclude.matching(&path) else { return false };
+        // A link out of the sources may be a directory in the backup.
+        let may_be_dir = || match sys::stat_at(&node.dir.fd, name) {
+            Ok(found) => matches!(found.stat.kind(), Kind::Dir | Kind::Symlink),
+            Err(_) => false,
+        };
+        matching.by_name().unwrap_or_else(|| matching.excludes(may_be_dir())).is_some()
+    }
+
+    /// The directory that backups keep for themselves.
+    fn is_own(&self, dir: &FileId, name: &OsStr) -> bool {
+        name == OWN_DIR && self.dirs.get(dir).is_some_and(|node| node.is_root)
+    }
+
+    /// The path of an entry in its source, as patterns match it.
+    fn path_below(&self, dir: &FileId, name: &OsStr) -> PathBuf {
+        self.place(dir).map(|(_, path)| path).unwrap_or_default().join(name)
+    }
+
+    /// What patterns leave out, without what is below it, by its path in the backup were it there; and which pattern. Of one
+    /// source, or of all.
+    pub fn left_out(&self, of: Option<usize>) -> Vec<(PathBuf, usize)> {
+        let mut all = Vec::new();
+        for (dir, names) in &self.excluded {
+            let Some((source, below)) = self.place(dir) else { continue };
+            if of.is_some_and(|of| of != source) {
+                continue;
+            }
+            let top = self.roots[source].name.as_ref().map(PathBuf::from).unwrap_or_default().join(below);
+            all.extend(names.iter().map(|(name, rule)| (top.join(&**name), *rule)));
         }
-        let path = self.place(dir).map(|(_, path)| path).unwrap_or_default();
-        self.exclude.is_match(path.join(name))
+        all.sort();
+        all
     }
 
     /// Bytes of all known files, and how many there are.
     pub fn totals(&self) -> (u64, u64) {
         let files = self.ledger.files();
-        (files.iter().map(|file| file.state().map.size()).sum(), files.len() as u64)
+        (files.iter().fold(0, |sum, file| file.state().map.size().saturating_add(sum)), files.len() as u64)
     }
 }
 
 impl DirNode {
+    /// How many names lead to it.
+    pub fn names(&self) -> usize {
+        self.parents.len()
+    }
+
     /// Whether no more than one name leads to it.
     pub fn has_one_name(&self) -> bool {
         self.parents.len() <= 1
@@ -246,19 +322,6 @@ impl Other {
     pub fn kind(&self) -> Kind {
         self.stat.kind()
     }
-}
-
-fn globs(patterns: &[String]) -> Result<GlobSet, Error> {
-    let bad = |pattern: &String, error: globset::Error| Error::BadExclude {
-        pattern: pattern.clone(),
-        cause: error.kind().to_string(),
-    };
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-        set.add(glob.map_err(|error| bad(pattern, error))?);
-    }
-    set.build().map_err(|error| bad(&patterns.join(", "), error))
 }
 
 #[cfg(test)]

@@ -266,7 +266,7 @@ impl Bench {
 
 /// Looking changes the access time.
 fn lasting(stat: Stat) -> Stat {
-    Stat { atime: 0, ..stat }
+    Stat { atime: Default::default(), ..stat }
 }
 
 /// More than usual, unless the environment says how many.

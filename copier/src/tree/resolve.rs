@@ -9,6 +9,7 @@ use hotbackup_event::look::LookError;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How often an entry that changes while it is looked at is looked at again before it is left to the next sync.
@@ -27,6 +28,8 @@ enum New {
         open: Option<(Found, OwnedFd)>,
     },
     Other(Other),
+    /// Left out by the pattern with this number.
+    Excluded(usize),
 }
 
 /// What is neither file nor directory.
@@ -40,7 +43,13 @@ impl Tree {
     /// when the time was over before all was done; what is left is marked again.
     pub fn resolve(&mut self, taken: Taken, look: Look<'_>) -> Result<bool, Error> {
         self.round += 1;
-        let volatile = self.volatile.iter().map(|(dir, name)| ((*dir, name.to_os_string()), false));
+        let volatile = if look.hold.is_some() {
+            self.links_to_look_at(taken.entries.iter())
+        } else {
+            self.ways.begin(self.ledger.mounts_seen(), &self.volatile);
+            self.volatile.iter().cloned().collect()
+        };
+        let volatile = volatile.into_iter().map(|(dir, name)| ((dir, name.to_os_string()), false));
         let mut marks: Vec<(EntryMark, bool)> = volatile.collect();
         marks.extend(taken.entries.into_iter().map(|mark| (mark, true)));
         let mut complete = true;
@@ -64,6 +73,9 @@ impl Tree {
             self.look_at_other(id, complete, look)?;
         }
         let mut nodes: Vec<(Node, bool)> = std::mem::take(&mut self.moved).into_iter().map(|n| (n, false)).collect();
+        // One with many names needs one look.
+        let mut seen = HashSet::new();
+        nodes.retain(|(node, _)| seen.insert(node.address()));
         nodes.extend(taken.dirty);
         if look.hold.is_some() {
             // Everything listed since has not run, or was listed by us: it is exact now, whatever comes later. If the hold
@@ -108,9 +120,11 @@ impl Tree {
     fn resolve_entry(&mut self, dir: FileId, name: &OsStr, marked: bool, look: Look<'_>) -> Result<(), Error> {
         let Some(node) = self.dirs.get(&dir) else { return Ok(()) };
         let owner = Arc::clone(&node.dir);
-        let out = self.is_excluded(&dir, name) || self.is_left_out(&owner, dir, name, look);
-        let new = if out { Some(None) } else { self.find(&owner.fd, dir, name)? };
-        let Some(new) = new else {
+        // What a pattern leaves out is not asked for.
+        let out = self.is_own(&dir, name)
+            || (self.chosen.is_any() && !self.is_excluded(&dir, name) && self.is_left_out(&owner, dir, name, look));
+        let new = if out { Some(None) } else { self.find(&owner.fd, dir, name, marked)? };
+        let Some(new) = self.leave_out(dir, name, new) else {
             if look.was_exact() {
                 return Err(self.foreign(owner.path().join(name)));
             }
@@ -158,9 +172,39 @@ impl Tree {
         self.moved.push(Node::File(Arc::clone(file)));
     }
 
-    /// What a name leads to. The outer `None`: it keeps changing.
-    fn find(&mut self, dir: &OwnedFd, id: FileId, name: &OsStr) -> Result<Option<Option<New>>, Error> {
+    /// Notes what is left out, which is nothing to the rest.
+    fn leave_out(&mut self, dir: FileId, name: &OsStr, new: Option<Option<New>>) -> Option<Option<New>> {
+        let rule = match &new {
+            Some(Some(New::Excluded(rule))) => Some(*rule),
+            _ => None,
+        };
+        if let Some(rule) = rule {
+            self.excluded.entry(dir).or_default().insert(Arc::from(name), rule);
+            return Some(None);
+        }
+        if new.is_some()
+            && let Some(names) = self.excluded.get_mut(&dir)
+        {
+            names.remove(name);
+        }
+        new
+    }
+
+    /// What a name leads to. The outer `None`: it keeps changing. `marked`: it need not be there any more.
+    fn find(&mut self, dir: &OwnedFd, id: FileId, name: &OsStr, marked: bool) -> Result<Option<Option<New>>, Error> {
         let unreadable = |source| Error::unreadable(sys::fd_path(dir).join(name), source);
+        let path = if self.exclude.is_empty() { PathBuf::new() } else { self.path_below(&id, name) };
+        let exclude = Arc::clone(&self.exclude);
+        let matching = exclude.matching(&path);
+        if let Some(matching) = &matching
+            && matching.by_name().is_some_and(|rule| rule.is_some())
+        {
+            // What is left out for its name is not looked at: it may be a mount that answers nobody.
+            if marked && sys::stat_at(dir, name).is_err_and(|error| LookError::from(&error) == LookError::Gone) {
+                return Ok(Some(None));
+            }
+            return Ok(Some(matching.excludes(true).map(New::Excluded)));
+        }
         for _ in 0..TRIES {
             let found = match sys::stat_at(dir, name) {
                 Ok(found) => found,
@@ -168,21 +212,40 @@ impl Tree {
                     // The call that tried to use a name that nothing can have fails as well.
                     LookError::Gone | LookError::Never => return Ok(Some(None)),
                     LookError::Again => continue,
-                    LookError::Ours(_) | LookError::Disk => return Err(unreadable(error)),
+                    // Were it a directory it would be left out, and what cannot be looked at is a mount, mostly.
+                    LookError::Ours(_) | LookError::Disk => {
+                        match matching.as_ref().and_then(|all| all.excludes(true)) {
+                            Some(rule) => return Ok(Some(Some(New::Excluded(rule)))),
+                            None => return Err(unreadable(error)),
+                        }
+                    }
                 },
             };
-            let new = match found.stat.kind() {
+            let kind = found.stat.kind();
+            let excluded = |is_dir: bool| matching.as_ref().and_then(|matching| matching.excludes(is_dir));
+            if kind != Kind::Symlink
+                && let Some(rule) = excluded(kind == Kind::Dir)
+            {
+                return Ok(Some(Some(New::Excluded(rule))));
+            }
+            let new = match kind {
                 Kind::File => Ok(New::File { found, via: None }),
                 Kind::Dir => self.find_dir(found, false, || sys::open_dir(dir, name)),
                 Kind::Symlink => match sys::read_link(dir, name) {
                     Err(error) if error.raw_os_error().map(LookError::of_readlink) == Some(LookError::Gone) => continue,
                     Err(error) => Err(error),
-                    Ok(target) => match self.leads(id, dir, &target) {
-                        Ok(Leads::Stays(shown)) => other(dir, name, found, Some((target, shown))),
-                        Ok(Leads::File(fd, found)) => Ok(New::File { found, via: Some(Arc::new(fd)) }),
-                        Ok(Leads::Dir(fd, found)) => self.find_dir(found, true, || sys::reopen(&fd)),
-                        Err(error) => Err(error),
-                    },
+                    Ok(target) => {
+                        let leads = self.leads_noted(id, dir, name, &target);
+                        if matches!(leads, Ok(Leads::File(..) | Leads::Dir(..))) {
+                            self.followed.insert((id, Arc::from(name)), found.id);
+                        }
+                        match leads {
+                            Ok(Leads::Stays(shown)) => other(dir, name, found, Some((target, shown))),
+                            Ok(Leads::File(fd, found)) => Ok(New::File { found, via: Some(Arc::new(fd)) }),
+                            Ok(Leads::Dir(fd, found)) => self.find_dir(found, true, || sys::reopen(&fd)),
+                            Err(error) => Err(error),
+                        }
+                    }
                 },
                 Kind::Fifo | Kind::Socket | Kind::Device => other(dir, name, found, None),
             };
@@ -190,6 +253,10 @@ impl Tree {
                 Ok(New::Dir { id, .. }) if id == self.staging => {
                     let source_path = self.roots.first().map(|root| root.path.clone()).unwrap_or_default();
                     return Err(Error::DestInsideSource { dest: self.dest.clone(), source_path });
+                }
+                Ok(new) if kind == Kind::Symlink => {
+                    let rule = excluded(matches!(new, New::Dir { .. }));
+                    return Ok(Some(Some(rule.map_or(new, New::Excluded))));
                 }
                 Ok(new) => return Ok(Some(Some(new))),
                 // It is another kind of thing by now, or something on the way to what a link leads to has changed.
@@ -271,7 +338,11 @@ impl Tree {
                     }
                     None => {
                         let file = Arc::new(File::new(found.id, self.number(dir), found.stat));
-                        file.state().links.push(link);
+                        {
+                            let mut state = file.state();
+                            state.links.push(link);
+                            state.allocated = found.allocated;
+                        }
                         self.ledger.register(Node::File(Arc::clone(&file)));
                         file
                     }
@@ -288,6 +359,7 @@ impl Tree {
                 self.adopt(dir, &name, id);
                 Entry::Dir(id)
             }
+            New::Excluded(_) => return Ok(()),
             New::Other(other) => {
                 if other.link.as_ref().is_some_and(|(_, shown)| shown.is_volatile()) {
                     self.volatile.insert((dir, Arc::clone(&name)));
@@ -308,6 +380,7 @@ impl Tree {
         let Some(node) = self.dirs.get_mut(&child) else { return };
         node.parents.push((dir, Arc::clone(name)));
         self.moved.push(Node::Dir(Arc::clone(&node.dir)));
+        self.gets_name(child);
         if !self.exclude.is_empty() || self.chosen.is_any() {
             // Patterns match paths, and those of everything below are others now.
             self.unread_below(child);
@@ -359,6 +432,7 @@ impl Tree {
                         self.unlink(dir.id, &name);
                     }
                     self.dirs.remove(&dir.id);
+                    self.excluded.remove(&dir.id);
                     self.ledger.forget(&Node::Dir(dir));
                 }
             }

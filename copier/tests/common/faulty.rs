@@ -1,5 +1,6 @@
 //! A destination (and source) that misbehaves on demand.
 use hotbackup_copier::io::{Direct, Io};
+use hotbackup_event::change::Change;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
@@ -57,6 +58,9 @@ pub struct Faulty {
     counts: [AtomicU64; 6],
     pub fail: Option<(Kind, u64, i32)>,
     pub failed: AtomicBool,
+    /// Every change of this kind fails, as soon as it is armed.
+    pub change: Option<(Change, i32)>,
+    pub armed: AtomicBool,
     pub writes: Gate,
     /// Of the source.
     pub reads: Gate,
@@ -65,6 +69,11 @@ pub struct Faulty {
 impl Faulty {
     pub fn failing(kind: Kind, number: u64, errno: rustix::io::Errno) -> Self {
         Self { fail: Some((kind, number, errno.raw_os_error())), ..Self::default() }
+    }
+
+    /// Fails every change of a kind: from the beginning, so that the trial finds it, or once it is armed.
+    pub fn changing(change: Change, errno: rustix::io::Errno, armed: bool) -> Self {
+        Self { change: Some((change, errno.raw_os_error())), armed: armed.into(), ..Self::default() }
     }
 
     pub fn count(&self, kind: Kind) -> u64 {
@@ -91,27 +100,43 @@ impl Io for Faulty {
     }
 
     fn create(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+        self.changes(Change::Create)?;
         self.step(Kind::Create)?;
         Direct.create(dir, name)
     }
 
     fn write_at(&self, fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> io::Result<()> {
         self.writes.pass();
+        self.changes(Change::Write)?;
         self.step(Kind::Write)?;
         Direct.write_at(fd, data, offset)
     }
 
     fn punch(&self, fd: BorrowedFd<'_>, range: Range<u64>) -> io::Result<()> {
+        self.changes(Change::Punch)?;
         self.step(Kind::Punch)?;
         Direct.punch(fd, range)
     }
 
     fn set_len(&self, fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+        self.changes(Change::SetLen)?;
         self.step(Kind::SetLen)?;
         Direct.set_len(fd, len)
     }
 
+    fn changes(&self, change: Change) -> io::Result<()> {
+        match self.change {
+            Some((which, errno)) if which == change && self.armed.load(Ordering::SeqCst) => {
+                self.failed.store(true, Ordering::SeqCst);
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn sync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let is_dir = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode).is_dir();
+        self.changes(if is_dir { Change::SyncDir } else { Change::Sync })?;
         self.step(Kind::Sync)?;
         Direct.sync(fd)
     }

@@ -11,6 +11,8 @@
 //! `row.write:skip` is of another kind: the decoder of that row of the table of calls, or of that command of ioctl(2), does
 //! nothing. The tests prove with it that each row's own test fails without the row.
 //!
+//! `filter.write:leave-out` is again of another kind: the filter is made without that row, as an earlier release's may be.
+//!
 //! The names are the steps of attach, hand-over, hold, drain and publish, and of the keeper's life; [`NAMES`] lists
 //! them all, so that a test can meet every one.
 
@@ -48,6 +50,8 @@ pub const NAMES: &[&str] = &[
     "receive.before-answer",
     "receive.answered",
     "receive.path",
+    // Everything is known, and nothing is copied.
+    "track.known",
     // The hold.
     "hold.parked",
     "hold.quiet",
@@ -84,6 +88,13 @@ pub const NAMES: &[&str] = &[
     "twin.acting",
 ];
 
+/// Those that no backup comes to: steps of the verbs on backups that are there.
+pub const OTHERS: &[&str] = &["discard.renamed"];
+
+/// Those of keepers that are born from the target, where ours cannot be put into its cgroups.
+pub const NAMES_OF_BIRTH: &[&str] =
+    &["birth.gifts-made", "birth.program-written", "birth.born", "birth.ready", "birth.gifts-taken"];
+
 /// The step `name` is reached.
 #[inline]
 pub fn hit(name: &'static str) {
@@ -98,6 +109,18 @@ pub fn hit(name: &'static str) {
 pub fn is_skipped(row: &str) -> bool {
     #[cfg(debug_assertions)]
     return armed::get().skipped.iter().any(|skipped| skipped == row);
+    #[cfg(not(debug_assertions))]
+    {
+        let _ = row;
+        false
+    }
+}
+
+/// Whether the filter is to be made without `row`.
+#[inline]
+pub fn is_left_out(row: &str) -> bool {
+    #[cfg(debug_assertions)]
+    return armed::get().left_out.iter().any(|left_out| left_out == row);
     #[cfg(not(debug_assertions))]
     {
         let _ = row;
@@ -150,6 +173,8 @@ mod armed {
         pub armed: Vec<Armed>,
         /// Rows whose decoders do nothing.
         pub skipped: Vec<String>,
+        /// Rows that the filter is made without.
+        pub left_out: Vec<String>,
     }
 
     pub(super) fn get() -> &'static Chosen {
@@ -183,14 +208,17 @@ mod armed {
                 _ => return None,
             };
             let left = AtomicU32::new(fields.next().map_or(Some(1), |count| count.parse().ok())?);
-            let known = super::NAMES.contains(&&*name) && fields.next().is_none();
+            let mut all = super::NAMES.iter().chain(super::OTHERS).chain(super::NAMES_OF_BIRTH);
+            let known = all.any(|known| *known == name) && fields.next().is_none();
             known.then_some(Armed { name, signal, left, once })
         };
         let mut chosen = Chosen::default();
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            match part.strip_prefix("row.").and_then(|row| row.strip_suffix(":skip")) {
-                Some(row) => chosen.skipped.push(row.to_owned()),
-                None => chosen.armed.push(read(part).unwrap_or_else(|| panic!("no such fail point: {part:?}"))),
+            let row = |before: &str, after: &str| Some(part.strip_prefix(before)?.strip_suffix(after)?.to_owned());
+            match (row("row.", ":skip"), row("filter.", ":leave-out")) {
+                (Some(row), _) => chosen.skipped.push(row),
+                (None, Some(row)) => chosen.left_out.push(row),
+                (None, None) => chosen.armed.push(read(part).unwrap_or_else(|| panic!("no such fail point: {part:?}"))),
             }
         }
         chosen
@@ -212,8 +240,8 @@ mod tests {
     #[cfg(debug_assertions)]
     #[test]
     fn a_step_may_name_a_file_that_is_made_when_it_strikes() {
-        let chosen = armed::parse("hold.parked:stop:3@/a/b,row.fchmod:skip,twin.acting:kill");
-        assert_eq!(chosen.skipped, ["fchmod"]);
+        let chosen = armed::parse("hold.parked:stop:3@/a/b,row.fchmod:skip,filter.link:leave-out,twin.acting:kill");
+        assert_eq!((&chosen.skipped[..], &chosen.left_out[..]), (&["fchmod".into()][..], &["link".into()][..]));
         let told: Vec<_> = chosen.armed.iter().map(|point| (&*point.name, point.once.as_deref())).collect();
         assert_eq!(told, [("hold.parked", Some(std::path::Path::new("/a/b"))), ("twin.acting", None)]);
     }

@@ -4,6 +4,7 @@
 //! they name, and later reads from the source what really happened. Neither knows more of the other than this.
 #![forbid(unsafe_code)]
 
+pub mod change;
 pub mod failpoint;
 pub mod look;
 

@@ -12,6 +12,8 @@
 //! while, each attempt has a word of its own for its result, and that there is no filter counts as proven only when every
 //! attempt has said so.
 
+pub(crate) mod birth;
+mod messages;
 mod page;
 pub mod preflight;
 mod rights;
@@ -50,6 +52,8 @@ pub(crate) struct Place<'a> {
     page: Page,
     /// From this number on, descriptors of ours stand.
     high: u64,
+    /// The number, in the target, of the socket by which it hands the listener to keepers that were born from it.
+    socket: Option<RawFd>,
     /// The longest time for which a thread has been stopped so far.
     pub stopped: Duration,
 }
@@ -99,7 +103,7 @@ impl<'a> Place<'a> {
         let mapped = || site::is_fresh_mapping(process, &memory, page.0, PAGE_BYTES).then_some(());
         wait_for(process, "mmap", RUN_LIMIT, mapped)?;
         failpoint::hit("attach.page-mapped");
-        let place = Self { process, memory, page, high: room::high_number(process), stopped };
+        let place = Self { process, memory, page, high: room::high_number(process), socket: None, stopped };
         place.write(&page.before(), page.0)?;
         Ok(place)
     }
@@ -140,7 +144,7 @@ impl<'a> Place<'a> {
         filter: &[sock_filter],
         no_new_privs: bool,
     ) -> Result<Installed, NotInstalled> {
-        let (page, high) = (self.page, self.high);
+        let (page, high, socket) = (self.page, self.high, self.socket);
         let untouched = |error| NotInstalled { error, in_doubt: false };
         self.write(&page.program(filter), page.header()).map_err(untouched)?;
         failpoint::hit("attach.page-written");
@@ -149,10 +153,15 @@ impl<'a> Place<'a> {
             if no_new_privs {
                 calls.push(Call::new(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0]));
             }
-            let listener = page.listener(attempt);
             let mode = u64::from(libc::SECCOMP_SET_MODE_FILTER);
             let seccomp = Call::new(libc::SYS_seccomp, [mode, preflight::FILTER_FLAGS, page.header()]);
+            let listener = match socket {
+                None => page.listener(attempt),
+                Some(_) => page.listener(attempt).with_closed_at(messages::listener_word(page, attempt)),
+            };
             calls.push(listener.made_by(seccomp));
+            // By the thread itself: nobody may be there any more who could do it.
+            calls.extend(socket.map(|socket| messages::hand_on(page, attempt, socket)));
             calls.extend(listener.moved(high));
             (calls, listener)
         };
@@ -186,8 +195,10 @@ impl<'a> Place<'a> {
             let limit = if asked.is_ok() { RUN_LIMIT } else { DOUBT_LIMIT };
             match asked {
                 Ok(stopped) => longest = longest.max(stopped),
-                // As it was frozen, perhaps on its way.
-                Err(frozen @ Error::Frozen { .. }) => return Err(NotInstalled { error: frozen, in_doubt: true }),
+                // As it was frozen, or is not wanted any more, perhaps on its way.
+                Err(ended @ (Error::Frozen { .. } | Error::GivenUp(_))) => {
+                    return Err(NotInstalled { error: ended, in_doubt: true });
+                }
                 // It was killed, and nobody knows whether a thread runs the code.
                 Err(ended @ Error::Ptracer { .. }) => {
                     in_doubt = true;
@@ -201,12 +212,37 @@ impl<'a> Place<'a> {
                     return Ok((attempt, in_doubt));
                 }
                 Err(gone @ Error::TargetExited(_)) => return Err(NotInstalled { error: gone, in_doubt: false }),
+                Err(given_up @ Error::GivenUp(_)) => return Err(NotInstalled { error: given_up, in_doubt: true }),
                 Err(late) if error.is_none() => return Err(NotInstalled { error: late, in_doubt: true }),
                 Err(_) => {}
             }
         }
         let pid = self.process.pid();
         Err(NotInstalled { error: error.unwrap_or_else(|| Error::NoThread(pid, "none ran".into())), in_doubt })
+    }
+
+    /// Has a thread run a line, once; `end` is the word by which its end is known.
+    fn run_once(
+        &mut self,
+        ptracer: &mut Ptracer,
+        call: &'static str,
+        calls: Vec<Call>,
+        end: u64,
+    ) -> Result<(), NotInstalled> {
+        let (limit, killed) = match ptracer.run(self.process, calls, Some(end), false) {
+            Ok(stopped) => {
+                self.stopped = self.stopped.max(stopped);
+                (RUN_LIMIT, None)
+            }
+            Err(error @ Error::Ptracer { .. }) => (DOUBT_LIMIT, Some(error)),
+            Err(error) => {
+                let in_doubt = matches!(error, Error::Frozen { .. } | Error::GivenUp(_));
+                return Err(NotInstalled { error, in_doubt });
+            }
+        };
+        let ended = || self.word(end).is_ok_and(|word| word != PENDING).then_some(());
+        wait_for(self.process, call, limit, ended)
+            .map_err(|late| NotInstalled { error: killed.unwrap_or(late), in_doubt: true })
     }
 
     /// The number that a descriptor has come to, or why it was not made.
@@ -257,6 +293,9 @@ fn wait_for<T>(
         }
         if !process.is_alive() {
             return Err(Error::TargetExited(pid));
+        }
+        if process.is_given_up() {
+            return Err(Error::GivenUp(pid));
         }
         if looked.elapsed() > FROZEN_LOOK {
             looked = Instant::now();

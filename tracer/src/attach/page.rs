@@ -5,6 +5,7 @@
 //!   288   the memory's name
 //!   352   struct sock_fprog
 //!   368   the filter
+//!   33152 what keepers are born by, see `birth.rs`; the rest is their stack
 //! ```
 
 use seccompiler::sock_filter;
@@ -20,9 +21,14 @@ pub(super) const ATTEMPTS: usize = 3;
 
 const DESCRIPTORS: usize = 3;
 const WORDS: usize = 4;
+/// What stands, before anything is made, where the number stands that is closed: none, by a call that no filter of ours shows.
+pub(super) const CLOSED_BEFORE: u64 = (UNSHOWN_CLOSE as u64) << 32 | u32::MAX as u64;
 const NAME: u64 = (8 * ATTEMPTS * DESCRIPTORS * WORDS) as u64;
 const HEADER: u64 = 352;
 const PROGRAM: u64 = HEADER + 16;
+/// Behind the longest filter.
+pub(super) const BIRTH: u64 = 33_152;
+const _: () = assert!(PROGRAM + 8 * libc::BPF_MAXINSNS as u64 <= BIRTH, "the longest filter has room");
 const _: () = assert!(NAME + (MEMORY_NAME.len() as u64) < HEADER, "the name has its place");
 
 /// The page, by its address.
@@ -32,11 +38,15 @@ pub(super) struct Page(pub u64);
 /// A descriptor that a line makes, by the address of its words: its number, where it was moved to, the number that is
 /// closed by that, and what came of closing it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Made(u64);
+pub(super) struct Made {
+    words: u64,
+    /// Where the number stands that is closed.
+    closed: u64,
+}
 
 impl Page {
     fn made(self, attempt: usize, which: usize) -> Made {
-        Made(self.0 + 8 * (WORDS * (DESCRIPTORS * attempt + which)) as u64)
+        Made::at(self.0 + 8 * (WORDS * (DESCRIPTORS * attempt + which)) as u64)
     }
 
     /// The session's memory and its eventfd.
@@ -61,7 +71,7 @@ impl Page {
 
     /// What stands in the words, and the name, before any line is run.
     pub fn before(self) -> Vec<u8> {
-        let words = [PENDING, PENDING, u64::from(UNSHOWN_CLOSE) << 32 | u64::from(u32::MAX), PENDING];
+        let words = [PENDING, PENDING, CLOSED_BEFORE, PENDING];
         let words = words.into_iter().cycle().take(ATTEMPTS * DESCRIPTORS * WORDS).flat_map(u64::to_ne_bytes);
         words.chain(MEMORY_NAME.bytes()).collect()
     }
@@ -82,23 +92,33 @@ impl Page {
 }
 
 impl Made {
+    /// By its four words.
+    pub fn at(words: u64) -> Self {
+        Self { words, closed: words + 16 }
+    }
+
+    /// The same with the number that is closed at another place, which is a word like that, too.
+    pub fn with_closed_at(self, closed: u64) -> Self {
+        Self { closed, ..self }
+    }
+
     /// Where its first number stands.
     pub fn at_low(self) -> u64 {
-        self.0
+        self.words
     }
 
     /// Where the number stands that it was moved to.
     pub fn at_high(self) -> u64 {
-        self.0 + 8
+        self.words + 8
     }
 
     fn at_closed(self) -> u64 {
-        self.0 + 16
+        self.closed
     }
 
     /// What stands here is the last to be known.
     pub fn at_end(self) -> u64 {
-        self.0 + 24
+        self.words + 24
     }
 
     /// Its first number, as an argument.

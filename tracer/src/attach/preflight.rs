@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::rights;
-pub use super::rights::{check_filters, check_root};
+pub use super::rights::{check_filters, check_filters_can_be_read, check_root, remedy_for_filters};
 use crate::calls::filter::USER_NOTIF;
 use crate::error::Error;
 use crate::helper::process::{self as helper, PTRACER};

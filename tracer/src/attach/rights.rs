@@ -12,6 +12,7 @@ use crate::target::listener::has_listener;
 use crate::target::process::Process;
 
 const SYS_ADMIN: u64 = 1 << 21;
+const NONE: &str = "0"; // SECCOMP_MODE_DISABLED
 const FORBIDS: &str = "a seccomp filter on hotbackup itself forbids it; run it without one (docker: --security-opt \
                        seccomp=unconfined)";
 
@@ -39,18 +40,35 @@ pub(super) fn check_own_calls(process: &Process) -> Result<(), Error> {
 /// # Errors
 /// [`Error::UnreadFilter`]
 pub fn check_filters(process: &Process) -> Result<(), Error> {
-    const NONE: &str = "0"; // SECCOMP_MODE_DISABLED
     let pid = process.pid();
     let has_filter = |tid| process.status_field(tid, "Seccomp").is_some_and(|mode| mode != NONE);
     if has_listener(process) || !has_filter(pid) {
         return Ok(());
     }
-    let own = std::process::id() as i32;
-    if has_filter(own) {
+    check_filters_can_be_read(process)
+}
+
+/// Checks that we may read filters of the target.
+///
+/// # Errors
+/// [`Error::UnreadFilter`]
+pub fn check_filters_can_be_read(process: &Process) -> Result<(), Error> {
+    let (pid, own) = (process.pid(), std::process::id() as i32);
+    if is_filtered(process) {
         return Err(Error::unread_filter(pid, true));
     }
     let set = process.status_field(own, "CapEff").and_then(|set| u64::from_str_radix(&set, 16).ok()).unwrap_or(0);
     if set & SYS_ADMIN == 0 { Err(Error::unread_filter(pid, false)) } else { Ok(()) }
+}
+
+/// What would let us read filters of the target.
+pub fn remedy_for_filters(process: &Process) -> &'static str {
+    crate::error::remedy_for_filters(is_filtered(process))
+}
+
+/// Whether we run under a filter ourselves.
+fn is_filtered(process: &Process) -> bool {
+    process.status_field(std::process::id() as i32, "Seccomp").is_some_and(|mode| mode != NONE)
 }
 
 /// Checks that we can follow the target's paths: its root, if it is another one than ours, is entered by a thread of ours.

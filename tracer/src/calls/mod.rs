@@ -9,6 +9,7 @@
 //! the receiver does it.
 
 mod by_kernel;
+pub mod coverage;
 pub mod decode;
 pub mod every;
 mod files;

@@ -67,7 +67,7 @@ impl<'a> Positions<'a> {
     fn writes(&mut self, fd: i32, file: Identity, length: u64) {
         let position = self.position(fd, file.id);
         if let Some(mut unseen) = self.unseen() {
-            unseen.writes(fd, file.id, file.size, position, length);
+            unseen.writes(self.process, fd, file.id, file.size, position, length);
         }
         match position {
             Position::At(position) => self.content(file.id, position, length),
@@ -90,7 +90,7 @@ impl<'a> Positions<'a> {
         };
         let to = from.saturating_add_signed(offset);
         if let Some(mut unseen) = self.unseen() {
-            unseen.seeks(fd, file.id, at, to);
+            unseen.seeks(self.process, fd, file.id, at, to);
             unseen.runs_later(self.call);
             self.found.awaited = true;
         }

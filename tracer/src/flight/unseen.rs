@@ -32,6 +32,7 @@ use hotbackup_event::{Effect, FileId};
 
 use super::grace;
 use super::inflight::{Call, InFlight};
+use crate::sys::process::is_same_file;
 use crate::target::process::{Process, read_below};
 
 /// How long a look waits for closes and seeks that came since the grace before it. If that is too short, the backup may be
@@ -101,7 +102,7 @@ pub enum Look {
 
 impl Unseen {
     /// A shown call is about to write `length` bytes at the position of `fd`.
-    pub fn writes(&mut self, fd: i32, file: FileId, size: u64, position: Position, length: u64) {
+    pub fn writes(&mut self, process: &Process, fd: i32, file: FileId, size: u64, position: Position, length: u64) {
         let (at, appends) = match position {
             Position::At(at) => (at, false),
             Position::End => (size, true),
@@ -111,19 +112,32 @@ impl Unseen {
                 return; // the call marks the whole file
             }
         };
-        self.moves(fd, at, Watched { file, from: at, expected: at.saturating_add(length), appends });
+        self.moves(process, fd, at, Watched { file, from: at, expected: at.saturating_add(length), appends });
     }
 
     /// A shown call is about to move the position of `fd` from `at` to `to`.
-    pub fn seeks(&mut self, fd: i32, file: FileId, at: u64, to: u64) {
-        self.moves(fd, at, Watched { file, from: to, expected: to, appends: false });
+    pub fn seeks(&mut self, process: &Process, fd: i32, file: FileId, at: u64, to: u64) {
+        self.moves(process, fd, at, Watched { file, from: to, expected: to, appends: false });
     }
 
-    /// The position of `fd` is at `at`, and a call is about to make it what `new` says.
-    fn moves(&mut self, fd: i32, at: u64, new: Watched) {
-        let old = self.watched.insert(fd, new).filter(|old| old.file == new.file);
-        let old = old.or_else(|| self.as_opened(Watched { from: at, ..new }));
+    /// The position of `fd`, and of its duplicates, is at `at`, and a call is about to make it what `new` says.
+    fn moves(&mut self, process: &Process, fd: i32, at: u64, new: Watched) {
+        let duplicates = self.duplicates(process, fd, new.file);
+        let known = duplicates.first().and_then(|first| self.watched.get(first)).copied();
+        let old = self.watched.insert(fd, new).filter(|old| old.file == new.file).or(known);
+        let old = old.or_else(|| self.as_opened(process, fd, Watched { from: at, ..new }));
         self.moved.extend(old.map(|old| (old, at)));
+        self.watched.extend(duplicates.into_iter().map(|duplicate| (duplicate, new)));
+    }
+
+    /// Which of those that are watched are the same open file. That another stands at the same place proves nothing. Where the
+    /// kernel does not say, it is none: then too much is marked.
+    fn duplicates(&self, process: &Process, fd: i32, file: FileId) -> Vec<i32> {
+        let pid = process.pid();
+        let is_one = |(&other, watched): (&i32, &Watched)| {
+            other != fd && watched.file == file && is_same_file((pid, other), (pid, fd)) == Ok(true)
+        };
+        self.watched.iter().filter(|watched| is_one(*watched)).map(|(&other, _)| other).collect()
     }
 
     /// A file of this size is about to be opened for writing; `None` when it is about to be made.
@@ -142,7 +156,7 @@ impl Unseen {
             return None; // no file, or not open for writing
         }
         let now = Self::now(process, fd)?;
-        let old = old.filter(|old| old.file == now.file).or_else(|| self.as_opened(now));
+        let old = old.filter(|old| old.file == now.file).or_else(|| self.as_opened(process, fd, now));
         self.moved.extend(old.map(|old| (old, now.from)));
         self.rescan = true; // for its duplicates
         Some(now.moved_by(MEANWHILE))
@@ -155,9 +169,8 @@ impl Unseen {
 
     /// A descriptor that was never looked at, as it was when it was opened; `None` when it is a duplicate of one that is
     /// watched, or nothing has begun yet.
-    fn as_opened(&self, now: Watched) -> Option<Watched> {
-        let is_duplicate = |watched: &Watched| (watched.file, watched.from) == (now.file, now.from);
-        if !self.started || self.watched.values().any(is_duplicate) {
+    fn as_opened(&self, process: &Process, fd: i32, now: Watched) -> Option<Watched> {
+        if !self.started || !self.duplicates(process, fd, now.file).is_empty() {
             return None;
         }
         let from = if now.appends { self.opened.get(&now.file).copied().unwrap_or(0) } else { 0 };
@@ -194,7 +207,7 @@ impl Unseen {
                     continue;
                 }
                 let Some(now) = Self::now(process, fd) else { continue };
-                moved.extend(self.as_opened(now).map(|old| (old, now.from)));
+                moved.extend(self.as_opened(process, fd, now).map(|old| (old, now.from)));
                 self.watched.insert(fd, now);
             }
         }

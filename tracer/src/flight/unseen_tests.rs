@@ -47,10 +47,10 @@ fn a_shown_write_is_explained_and_one_more_is_not() {
     let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
     unseen.opens(Some((id, 0)));
     unseen.look(&process, &InFlight::default(), Look::Mark);
-    unseen.writes(fd, id, 0, Position::At(0), 50);
+    unseen.writes(&process, fd, id, 0, Position::At(0), 50);
     file.write_all(&[1; 50]).unwrap();
     assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Unexplained), id), []);
-    unseen.writes(fd, id, 50, Position::At(50), 50);
+    unseen.writes(&process, fd, id, 50, Position::At(50), 50);
     file.write_all(&[1; 58]).unwrap();
     assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Unexplained), id), [(50, 108)]);
 }
@@ -60,7 +60,7 @@ fn a_seek_does_not_hide_what_was_written_before_it() {
     let (process, mut unseen, mut file, id) = watched_at_100();
     let fd = file.as_raw_fd();
     file.write_all(&[1; 8]).unwrap();
-    unseen.seeks(fd, id, 108, 10);
+    unseen.seeks(&process, fd, id, 108, 10);
     file.seek(SeekFrom::Start(10)).unwrap();
     file.write_all(&[1; 8]).unwrap();
     assert_eq!(content_of(&unseen.look(&process, &InFlight::default(), Look::Mark), id), [(100, 108), (10, 18)]);
@@ -168,7 +168,7 @@ fn a_close_that_is_still_to_run_at_a_look_explains_that_the_descriptor_is_gone()
 fn a_seek_that_is_still_to_run_at_a_look_explains_the_move() {
     let (process, mut unseen, mut file, id) = watched_at_100();
     let inflight = InFlight::default();
-    unseen.seeks(file.as_raw_fd(), id, 100, 10);
+    unseen.seeks(&process, file.as_raw_fd(), id, 100, 10);
     looks_before(&mut unseen, &inflight, || assert_eq!(file.seek(SeekFrom::Start(10)).unwrap(), 10));
     assert_eq!(content_of(&unseen.look(&process, &inflight, Look::Unexplained), id), []);
     drop(file);
@@ -185,7 +185,7 @@ fn a_write_that_is_held_at_a_look_explains_the_move_after_it() {
         let id = process.descriptor_identity(process.pid(), fd).unwrap().id;
         let call = received(&inflight);
         inflight.set_positions(call.tid, call.serial, id);
-        unseen.writes(fd, id, 0, Position::At(0), 50);
+        unseen.writes(&process, fd, id, 0, Position::At(0), 50);
         if !is_held {
             inflight.forget(&call); // it failed, say
         }
@@ -210,7 +210,7 @@ fn what_a_new_descriptor_wrote_unseen_is_found_at_the_next_look_and_before_it_se
         new.write_all(&[1; 8]).unwrap();
         if seeks {
             // To where the other one is: that makes it no duplicate of that.
-            unseen.seeks(new.as_raw_fd(), id, 8, 10);
+            unseen.seeks(&process, new.as_raw_fd(), id, 8, 10);
             new.seek(SeekFrom::Start(10)).unwrap();
         }
         let effects = unseen.look(&process, &inflight, Look::Mark);

@@ -8,8 +8,10 @@ use hotbackup_event::failpoint;
 use nix::errno::Errno;
 
 use super::options::Options;
-use super::{lock, rescue};
+use super::{ancestors, lock, rescue, unseen_calls};
+use crate::attach::birth::{self, Socket};
 use crate::attach::{NotInstalled, Place, preflight};
+use crate::calls::coverage::{self, IN_DOUBT};
 use crate::calls::filter;
 use crate::error::Error;
 use crate::helper::process::{self as helper, KEEPER, PARENT};
@@ -19,7 +21,7 @@ use crate::ptracer::client::Ptracer;
 use crate::shared::control::{Control, Role};
 use crate::shared::memory::{ARMED, Memory, NotOurs, UNARMED};
 use crate::shared::roles::Held;
-use crate::sys::{notify, pidfd};
+use crate::sys::{notify, passing, pidfd};
 use crate::target::listener::{listener_at, target_listener};
 use crate::target::process::Process;
 use crate::target::room::{self, EVENTFD};
@@ -36,6 +38,8 @@ pub(crate) struct Attached {
     /// That we are the supervisor.
     pub part: Held,
     pub ptracer: Ptracer,
+    /// Calls that the filter does not show.
+    pub unseen_calls: Vec<String>,
     /// How long the injected thread was kept from its work; `None` when the keeper was there already.
     pub stopped: Option<Duration>,
 }
@@ -48,6 +52,9 @@ pub(crate) fn attach(process: &Process, options: &Options) -> Result<Attached, E
     let mut tries = 1..=TRIES;
     loop {
         let last = tries.next() == Some(TRIES);
+        if process.is_given_up() {
+            return Err(Error::GivenUp(pid));
+        }
         match attach_once(process, options) {
             Ok(Some(attached)) => return Ok(attached),
             Ok(None) if !last => {}
@@ -64,25 +71,37 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
     if keeper.is_none() && target_listener(process).is_some() {
         // A pair that ends with us is worse than none that is waited for: a rescue may start one, which says so.
         if !Ptracer::start(process, options.keeper_program, None)?.is_with(process)? {
-            return Err(Error::CannotOutlive(process.pid()));
+            // What it starts now would carry the filter itself.
+            let why = "it has hotbackup's filter already, and its keepers were killed".into();
+            return Err(Error::CannotOutlive { pid: process.pid(), why });
         }
         // Its keepers were killed: what waits is answered first.
-        rescue::revive(process, options)?;
+        if !ancestors::replace(process, options)? {
+            rescue::revive(process, options)?;
+        }
         keeper = find::find(process)?;
+    }
+    if let Some(keeper) = &keeper {
+        ancestors::settle(process, &keeper.memory)?;
     }
     let ptracer = |memory: &Memory| Ptracer::start(process, options.keeper_program, Some(memory));
     Ok(Some(match keeper {
         Some(keeper) if keeper.is_orphaned() => {
             let Some(Adopted { memory, wake, part }) = keeper.adopt(process)? else { return Ok(None) };
             let mut ptracer = ptracer(&memory)?;
-            let place = Place::map(process, &mut ptracer)?;
-            install(process, Ready { memory, wake, part, ptracer, place }, options)?
+            let mut place = Place::map(process, &mut ptracer)?;
+            let socket = socket_of(process, &memory);
+            if let Some(socket) = &socket {
+                place.hand_on_through(socket.number)?;
+            }
+            install(process, Ready { memory, wake, part, ptracer, place, socket }, options)?
         }
         Some(keeper) => {
             // Before calls begin to wait for us.
-            let ptracer = ptracer(&keeper.memory)?;
+            let mut ptracer = ptracer(&keeper.memory)?;
+            let unseen_calls = unseen_calls::find(process, &keeper.memory, &mut ptracer, options)?;
             let TakenOver { memory, listener, generation, wake, part } = keeper.take_over(process)?;
-            Attached { memory, listener, generation, wake, part, ptracer, stopped: None }
+            Attached { memory, listener, generation, wake, part, ptracer, unseen_calls, stopped: None }
         }
         None => install(process, prepare(process, options)?, options)?,
     }))
@@ -95,6 +114,15 @@ struct Ready<'a> {
     part: Held,
     ptracer: Ptracer,
     place: Place<'a>,
+    /// By which keepers that were born from the target get the listener.
+    socket: Option<Socket>,
+}
+
+/// The socket that leads to keepers which were born from the target, if it is still there.
+fn socket_of(process: &Process, memory: &Memory) -> Option<Socket> {
+    let number = memory.target_socket.load(Ordering::SeqCst);
+    let socket = (number > 0).then(|| birth::socket_at(process, number)).flatten()?;
+    (socket.id == memory.socket_id.load(Ordering::SeqCst)).then_some(socket)
 }
 
 /// Has the target make the session's memory, and starts a keeper that has it.
@@ -102,10 +130,8 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
     let pid = process.pid();
     room::check(process)?;
     let mut ptracer = Ptracer::start(process, options.keeper_program, None)?;
-    // Where the one helper stands, the others will: nothing of the target has been touched yet.
-    if !ptracer.is_with(process)? {
-        return Err(Error::CannotOutlive(pid));
-    }
+    // Where the one helper stands, the others will. Else they must be born from the target.
+    let may_join = ptracer.is_with(process)?;
     let mut place = Place::map(process, &mut ptracer)?;
     // Somebody may have come as far as this before.
     let (memory, part) = match find::session_memory(process)? {
@@ -128,18 +154,34 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
             (memory, part)
         }
     };
-    ptracer.end();
     failpoint::hit("attach.memory-made");
-    spawn::spawn(process, options.keeper_program, &memory)?;
+    place.close_left(&mut ptracer, &birth::leftovers(process, &memory))?;
+    memory.target_socket.store(0, Ordering::SeqCst);
+    let mut socket = None;
+    if !may_join {
+        memory.set_supervisor();
+        let gone = || Error::CannotOutlive { pid, why: "it has closed what was made in it".into() };
+        let number = find::number_in(process, &memory).ok_or_else(gone)?;
+        let wake = memory.target_wake.load(Ordering::SeqCst);
+        if find::wake_fd(process, &memory).is_none() {
+            return Err(gone());
+        }
+        let given = birth::Given { memory: number, wake };
+        socket = Some(place.bear(&mut ptracer, options.keeper_program, &given, &memory)?);
+    }
+    ptracer.end();
+    if may_join {
+        spawn::spawn(process, options.keeper_program, &memory)?;
+    }
     failpoint::hit("attach.keeper-ready");
     let wake = find::wake_fd(process, &memory);
     let ptracer = Ptracer::start(process, options.keeper_program, Some(&memory))?;
-    Ok(Ready { memory, wake, part, ptracer, place })
+    Ok(Ready { memory, wake, part, ptracer, place, socket })
 }
 
 /// Installs the filter, with a keeper in place.
 fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Attached, Error> {
-    let Ready { memory, wake, part, mut ptracer, mut place } = ready;
+    let Ready { memory, wake, part, mut ptracer, mut place, socket } = ready;
     let pid = process.pid();
     let ours = memory.target_wake.load(Ordering::SeqCst);
     let has_eventfds = || room::of_the_program(process).iter().any(|(fd, link)| link == EVENTFD && *fd != ours);
@@ -151,6 +193,9 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     let no_new_privs = preflight::needs_no_new_privs(process);
     // A supervisor before us may have left a thread on its way to a filter: then nothing is ever proven.
     let in_doubt_before = memory.armed.load(Ordering::SeqCst) == ARMED;
+    let made_of = coverage::fingerprint(&program);
+    let made_of = if in_doubt_before && memory.filter.load(Ordering::SeqCst) != made_of { IN_DOUBT } else { made_of };
+    memory.filter.store(made_of, Ordering::SeqCst);
     // Proven: there is no filter, and nothing for a keeper to wait for.
     let unarm = || {
         if in_doubt_before {
@@ -160,14 +205,14 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     };
     let installed = place.install(&mut ptracer, &program, no_new_privs).map_err(|not| {
         let NotInstalled { error, mut in_doubt } = not;
-        if matches!(error, Error::Frozen { .. }) && memory.armed.load(Ordering::SeqCst) == UNARMED {
+        if matches!(error, Error::Frozen { .. } | Error::GivenUp(_)) && memory.armed.load(Ordering::SeqCst) == UNARMED {
             // The ptracer, killed by now, had not come to it.
             in_doubt = false;
         }
         if !in_doubt {
             unarm();
             // They would stay until it is thawed.
-            if matches!(error, Error::Frozen { .. }) && !in_doubt_before {
+            if matches!(error, Error::Frozen { .. } | Error::GivenUp(_)) && !in_doubt_before {
                 helper::end_all(KEEPER, process);
                 helper::end_all(PARENT, process);
             }
@@ -193,10 +238,17 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     let listener = listener.or_else(|| target_listener(process));
     let (listener, number) = listener.ok_or_else(|| Error::os(pid, "taking the listener from")(Errno::EBADF))?;
     memory.target_listener.store(number, Ordering::SeqCst);
+    // Once more, in case the thread could not.
+    let again = |socket: Socket| passing::send(socket.near.as_fd(), &[passing::LISTENER], Some(listener.as_fd()));
+    let _ = socket.map(again);
     failpoint::hit("attach.listener-taken");
     if let Err(errno) = notify::set_sync_wake_up(listener.as_fd()) {
         tracing::debug!(%errno, "no SYNC_WAKE_UP before Linux 6.6: answers take longer");
     }
+    let unseen_calls = match made_of {
+        IN_DOUBT => unseen_calls::find(process, &memory, &mut ptracer, options)?,
+        _ => Vec::new(),
+    };
     let control = Control { role: Role::Attaching, generation: Control::load(&memory.control).generation };
     if !control.change(&memory.control, control.with(Role::Supervised)) {
         return Err(Error::Revoked(pid));
@@ -206,7 +258,7 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
         find::rouse(wake);
     }
     let (generation, stopped) = (control.generation, Some(place.stopped));
-    Ok(Attached { memory, listener, generation, wake, part, ptracer, stopped })
+    Ok(Attached { memory, listener, generation, wake, part, ptracer, unseen_calls, stopped })
 }
 
 /// What seccomp's result means.

@@ -4,6 +4,7 @@ use hotbackup_event::Effect;
 
 use super::outsiders;
 use crate::receive::sink::{Event, Sink};
+use crate::target::kernel_writers::written_by_kernel;
 use crate::target::maps::{mapped_for_writing, read_maps, shared_mappings};
 use crate::target::process::Process;
 
@@ -16,9 +17,15 @@ const AIO: &str = "/[aio] (deleted)";
 
 /// Looks for all of it: in the target, in those of its children that carry the filter, and what others can write to.
 pub(super) fn find(process: &Process, sink: &dyn Sink) {
-    let effects = |file| Effect::Untraceable { file, cause: outsiders::OPEN_ELSEWHERE };
-    tell(sink, outsiders::written_elsewhere(process).into_iter().map(effects).collect());
+    tell(sink, others(process));
     find_own(process, sink);
+}
+
+/// What others can write to: processes that are not followed, and the kernel for somebody.
+pub(super) fn others(process: &Process) -> Vec<Effect> {
+    let elsewhere = outsiders::written_elsewhere(process).into_iter().map(|file| (file, outsiders::OPEN_ELSEWHERE));
+    let all = elsewhere.chain(written_by_kernel(process));
+    all.map(|(file, cause)| Effect::Untraceable { file, cause }).collect()
 }
 
 /// The same without what others can write to.

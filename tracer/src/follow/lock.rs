@@ -20,6 +20,21 @@ pub(super) fn lock(process: &Process) -> Result<Flock<OwnedFd>, Error> {
         Some(pidfd) => pidfd,
         None => process.open_file(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(Error::os(pid, "locking"))?,
     };
+    exclusively(file, pid)
+}
+
+/// The lock of the releases before: on the process's directory in /proc, and on nothing else.
+pub(super) fn of_before(process: &Process) -> Result<Flock<OwnedFd>, Error> {
+    let pid = process.pid();
+    let file = process.open_file(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(Error::os(pid, "locking"))?;
+    match own_file(process)? {
+        Some(_) => exclusively(file, pid),
+        // It is the one that we have already.
+        None => Flock::lock(file, FlockArg::Unlock).map_err(|(_, errno)| Error::os(pid, "locking")(errno)),
+    }
+}
+
+fn exclusively(file: OwnedFd, pid: i32) -> Result<Flock<OwnedFd>, Error> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EAGAIN => Error::Busy(pid),
         errno => Error::Os { pid, operation: "locking", errno },

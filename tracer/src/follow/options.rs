@@ -14,4 +14,6 @@ pub struct Options {
     /// Have the filter show writes of 8 bytes, too, in a target with eventfds (see `flight/unseen.rs`), at its cost. A filter that is
     /// there already stays as it is.
     pub show_all_writes: bool,
+    /// Go on where the filter that is there already, another release's, does not show all calls ([`Tracer::unseen_calls`](crate::Tracer::unseen_calls)).
+    pub accept_unseen: bool,
 }

@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::FileId;
 
-use super::{blind_spots, outsiders};
+use super::{ancestors, blind_spots, outsiders, unseen_calls};
 use crate::attach::preflight;
 use crate::error::Error;
 use crate::helper::place;
+use crate::helper::process::{self as helper, KEEPER};
 use crate::keeper::find;
 use crate::ptracer::site;
 use crate::shared::memory::Memory;
 use crate::shared::roles::Part;
+use crate::sys::procfs;
 use crate::target::cgroups;
-use crate::target::listener::has_listener;
+use crate::target::kernel_writers;
+use crate::target::listener::{LISTENER, has_listener};
 use crate::target::maps::mapped_for_writing;
 use crate::target::process::Process;
 
@@ -57,6 +60,20 @@ pub fn look(process: &Process) -> Vec<Finding> {
     all
 }
 
+/// Whether the filter of a target that has one shows all calls. `accepted`: as in [`Options::accept_unseen`](super::options::Options).
+pub fn all_calls_are_seen(process: &Process, accepted: bool) -> Result<String, String> {
+    let memory = find::session_memory(process).ok().flatten().filter(|_| has_listener(process));
+    let is_unknown = memory.as_ref().is_some_and(unseen_calls::is_unknown);
+    match memory.and_then(|memory| unseen_calls::outlook(process, &memory)) {
+        None if is_unknown => Ok("its filter is of a release that this one does not know: --probe reads it".into()),
+        None => Ok("those that can change files".into()),
+        Some(Error::UnseenCalls { what, .. }) if accepted => {
+            Ok(format!("not all, which is accepted: the filter {what}"))
+        }
+        Some(error) => Err(error.to_string()),
+    }
+}
+
 /// The files that the target, or a child that carries its filter, has mapped for writing; those cannot be followed.
 ///
 /// # Errors
@@ -76,6 +93,51 @@ pub fn mapped(process: &Process) -> Result<Vec<FileId>, String> {
 /// The files that processes which would not be followed can write to.
 pub fn written_elsewhere(process: &Process) -> Vec<FileId> {
     outsiders::written_elsewhere(process)
+}
+
+/// The files that the kernel writes to for somebody, and how.
+pub fn written_by_kernel(process: &Process) -> Vec<(FileId, &'static str)> {
+    kernel_writers::written_by_kernel(process)
+}
+
+/// What there is to say of seccomp listeners; see [`listeners`].
+#[derive(Debug, Clone)]
+pub enum Listeners {
+    /// None is in the way, and nobody is likely to miss one.
+    Fine(String),
+    /// A backup may be refused, or something will miss one.
+    Warning(String),
+    /// The target has one that is not ours: a backup is refused.
+    Foreign(String),
+}
+
+/// Whose seccomp listeners there are. The kernel allows one to a process and all below it: once hotbackup has attached, the
+/// children of the target can have no other (`EBUSY`), as container runtimes and sandboxes give to what they start.
+pub fn listeners(process: &Process) -> Listeners {
+    let pid = process.pid();
+    if find::session_memory(process).is_ok_and(|memory| memory.is_some()) {
+        return Listeners::Fine("hotbackup's own is there; no other can be installed below the process (EBUSY)".into());
+    }
+    if has_listener(process) && !process.list(".").into_iter().any(|other| helper::is(other, KEEPER, process)) {
+        return Listeners::Foreign(Error::ForeignListener(pid).to_string());
+    }
+    let listens = |other: &i32| process.descriptors_of(*other).iter().any(|(_, link)| link == LISTENER);
+    if let Some(child) = outsiders::children(process).into_iter().find(listens) {
+        return Listeners::Warning(format!(
+            "process {child} has one, to answer calls of what it starts: from the first backup on the kernel refuses another one to \
+             all below process {pid} (EBUSY), until that has ended"
+        ));
+    }
+    // Whose calls it answers, nobody tells.
+    let is_filtered = process.status_field(pid, "Seccomp").is_some_and(|mode| mode == "2");
+    match is_filtered.then(|| outsiders::others_listeners(process)).flatten() {
+        Some(other) => Listeners::Warning(format!(
+            "process {other} has one; if it answers calls of process {pid}, which has a filter, a backup is refused"
+        )),
+        None => Listeners::Fine(
+            "it has none, and no child; from the first backup on, none can be installed below it (EBUSY)".into(),
+        ),
+    }
 }
 
 fn untraced(process: &Process) -> Result<(), Error> {
@@ -133,12 +195,31 @@ fn keepers(process: &Process) -> Result<String, String> {
         Some(memory) if memory.lives(Part::Keeper) || memory.lives(Part::Twin) => {
             Ok(format!("process {} and its twin", memory.keeper.load(Ordering::SeqCst)))
         }
-        _ if !place::may_join(process) => Err(Error::CannotOutlive(process.pid()).to_string()),
+        _ if !ancestors::find_all(process).is_empty() => {
+            Ok("an earlier release's: the next backup puts its own in their place".into())
+        }
+        _ if !place::may_join(process) => born_keepers(process),
         _ if has_listener(process) => {
             Ok("gone: the next backup, or `hotbackup rescue`, starts others and answers what waits".into())
         }
         _ => Ok("none yet: the first backup starts them".into()),
     }
+}
+
+/// Keepers that cannot be put into the target's cgroups must be born from it.
+fn born_keepers(process: &Process) -> Result<String, String> {
+    let refused = |why: &str| Err(Error::CannotOutlive { pid: process.pid(), why: why.into() }.to_string());
+    if has_listener(process) {
+        return refused("it has hotbackup's filter already, and its keepers were killed");
+    }
+    // Of the namespace of processes that this process is in; 2 refuses all.
+    let is_forbidden = procfs::read("sys/vm/memfd_noexec").is_ok_and(|text| text.trim() == "2");
+    if is_forbidden {
+        return refused("this machine executes nothing from memory: set the sysctl vm.memfd_noexec to 1 or 0");
+    }
+    Ok("none yet: the first backup has the process itself start them, as they cannot be put into its cgroups from here; whether \
+        it may is found out then"
+        .into())
 }
 
 fn thread(process: &Process) -> Result<(), String> {

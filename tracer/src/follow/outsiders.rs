@@ -25,10 +25,12 @@ use nix::fcntl::{OFlag, readlinkat};
 
 use crate::error::Error;
 use crate::helper::process::{self as helper, KEEPER};
+use crate::keeper::find;
+use crate::shared::memory::MEMORY_NAME;
 use crate::sys::stat;
-use crate::target::listener::target_listener;
+use crate::target::listener::{LISTENER, target_listener};
 use crate::target::maps::{Mapping, mapped_for_writing, parse_mapping};
-use crate::target::process::{Process, open_below, read_below};
+use crate::target::process::{Process, open_below, read_below, start_of};
 
 /// The cause that is named for a file.
 pub(crate) const OPEN_ELSEWHERE: &str = "another process, which has it open for writing and is not followed";
@@ -66,11 +68,76 @@ pub fn check_children(process: &Process, sources: &[PathBuf]) -> Result<(), Erro
     }
 }
 
-/// Children of the target, and theirs, that carry its filter.
+/// Children of the target, and theirs, that carry its filter; also those that are nobody's children any more.
 pub(crate) fn followed_children(process: &Process) -> Vec<i32> {
     let all = processes(process);
     let followed = Followed::by(process, &all);
-    descendants(&all, process.pid()).into_iter().filter(|pid| followed.contains(&all[pid])).collect()
+    let mut found = descendants(&all, process.pid());
+    for daemon in daemons(process, &all, &followed) {
+        found.push(daemon);
+        found.extend(descendants(&all, daemon));
+    }
+    found.sort_unstable();
+    found.dedup();
+    found.into_iter().filter(|pid| *pid != process.pid() && followed.contains(&all[pid])).collect()
+}
+
+/// Processes whose parent, started by the target, has ended: they were given to process 1, or to a parent's parent that
+/// takes orphans. What such a one still has of the target: at least its filters, which nobody can take off; its namespace of processes;
+/// and its cgroup, or one below. It is younger than the target, and has no session of its own.
+fn daemons(process: &Process, all: &HashMap<i32, Standing>, followed: &Followed) -> Vec<i32> {
+    let mut takes_orphans = vec![1];
+    let mut above = all.get(&process.pid()).map_or(0, |status| status.parent);
+    while above > 1 && !takes_orphans.contains(&above) {
+        takes_orphans.push(above);
+        above = all.get(&above).map_or(0, |status| status.parent);
+    }
+    let of = |pid: i32, name: &str| readlinkat(process.proc(), format!("{pid}/ns/{name}").as_str()).ok();
+    let (own, groups) = (process.pid(), groups(process, process.pid()));
+    let is_one = |pid: i32, status: &Standing| {
+        pid != own
+            && !status.is_dead
+            && takes_orphans.contains(&status.parent)
+            && !takes_orphans.contains(&pid)
+            && followed.contains(status)
+            && start_of(process.proc(), pid).is_some_and(|start| start >= process.start())
+            && of(pid, "pid") == of(own, "pid")
+            && is_within(&self::groups(process, pid), &groups)
+            && !has_session(pid)
+    };
+    all.iter().filter(|(pid, status)| is_one(**pid, status)).map(|(pid, _)| *pid).collect()
+}
+
+fn groups(process: &Process, pid: i32) -> Vec<String> {
+    read_below(process.proc(), &format!("{pid}/cgroup")).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// Whether these cgroups, as in /proc/PID/cgroup, are those, or below them.
+fn is_within(these: &[String], those: &[String]) -> bool {
+    let below = |this: &str, that: &str| {
+        this.strip_prefix(that).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || that.ends_with('/'))
+    };
+    those.iter().all(|that| these.iter().any(|this| below(this, that)))
+}
+
+/// Whether it is a target itself.
+fn has_session(pid: i32) -> bool {
+    let session = |process: Process| find::session_memory(&process);
+    Process::open(pid).and_then(session).is_ok_and(|memory| memory.is_some())
+}
+
+/// All processes below the target.
+pub(crate) fn children(process: &Process) -> Vec<i32> {
+    descendants(&processes(process), process.pid())
+}
+
+/// A process that has a seccomp listener and no session of ours, so that it is neither followed nor a keeper.
+pub(crate) fn others_listeners(process: &Process) -> Option<i32> {
+    let ours = format!("/memfd:{MEMORY_NAME} (deleted)");
+    processes(process).into_keys().find(|&pid| {
+        let open = process.descriptors_of(pid);
+        open.iter().any(|(_, link)| link == LISTENER) && !open.iter().any(|(_, link)| *link == *ours)
+    })
 }
 
 /// The files that any process which is not followed can write to.
@@ -242,6 +309,16 @@ mod tests {
         assert_eq!(refused(source.path()).unwrap().1, holder.0.id() as i32);
         drop((holder, reader, elsewhere));
         assert_eq!(refused(source.path()), None);
+    }
+
+    #[test]
+    fn a_cgroup_is_within_itself_and_those_above_it() {
+        let groups = |path: &str| vec![format!("0::{path}"), "7:pids:/".into()];
+        assert!(is_within(&groups("/a/b"), &groups("/a/b")));
+        assert!(is_within(&groups("/a/b/c"), &groups("/a/b")));
+        assert!(is_within(&groups("/a"), &groups("/")));
+        assert!(!is_within(&groups("/a/bc"), &groups("/a/b")));
+        assert!(!is_within(&groups("/a"), &groups("/a/b")));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::lock;
 use super::options::Options;
+use super::waiting::Waiting;
+use super::{ancestors, lock};
 use crate::error::Error;
 use crate::helper::place;
 use crate::keeper::{find, spawn};
@@ -26,7 +27,7 @@ pub struct Rescued {
     pub was_kept: bool,
     /// Whether it stands in the target's cgroups. Else it ends with hotbackup's own, and the target waits again.
     pub outlives_us: bool,
-    /// Calls that had been waiting, and were answered by this; where it was kept, those that keepers have answered so far.
+    /// Calls that were waiting, received or not, and that go on now; where it was kept, those that keepers have answered so far.
     pub answered: u64,
 }
 
@@ -38,11 +39,15 @@ pub struct Rescued {
 /// to the keepers itself.
 pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     let process = Process::open(pid)?;
-    let found = |keeper: &find::Found, was_kept| Rescued {
-        keeper_pid: keeper.memory.keeper.load(Ordering::SeqCst),
-        was_kept,
-        outlives_us: place::is_with(&process, keeper.memory.keeper.load(Ordering::SeqCst)),
-        answered: keeper.memory.answered.load(Ordering::SeqCst),
+    let found = |keeper: &find::Found, was_kept| {
+        let acting = find::acting(&process, &keeper.memory);
+        Rescued {
+            keeper_pid: acting.unwrap_or(keeper.memory.keeper.load(Ordering::SeqCst)),
+            was_kept,
+            // One that cannot be seen from here was not started from here.
+            outlives_us: acting.is_none_or(|pid| place::is_with(&process, pid)),
+            answered: keeper.memory.answered.load(Ordering::SeqCst),
+        }
     };
     if let Some(keeper) = find::find(&process)? {
         return Ok(found(&keeper, true));
@@ -50,8 +55,13 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
     let _lock = lock::lock(&process)?;
     // Somebody may have been quicker.
     if find::find(&process)?.is_none() {
-        let answered = revive(&process, options)?;
+        // Nobody answers: whoever waits now waits until there is a keeper.
+        let waiting = Waiting::look(&process);
+        if !ancestors::replace(&process, options)? {
+            revive(&process, options)?;
+        }
         let keeper = find::find(&process)?.ok_or(Error::Keeper { pid, problem: "ended at once".into() })?;
+        let answered = waiting.gone_on(&process, ANSWER_LIMIT);
         return Ok(Rescued { answered, ..found(&keeper, false) });
     }
     let keeper = find::find(&process)?.ok_or(Error::Keeper { pid, problem: "ended at once".into() })?;
@@ -63,8 +73,9 @@ fn is_ours(process: &Process, options: &Options) -> Result<bool, Error> {
     Ptracer::start(process, options.keeper_program, None)?.recognises(process)
 }
 
-/// Starts a keeper for a target that has a listener and nobody who answers; returns how many calls it answered at once.
-pub(super) fn revive(process: &Process, options: &Options) -> Result<u64, Error> {
+/// Starts a keeper for a target that has a listener and nobody who answers; returns when it has answered what is recorded, and
+/// answers the rest.
+pub(super) fn revive(process: &Process, options: &Options) -> Result<(), Error> {
     let pid = process.pid();
     let Some((_, number)) = target_listener(process) else {
         return Err(Error::NothingToRescue(pid));
@@ -81,7 +92,6 @@ pub(super) fn revive(process: &Process, options: &Options) -> Result<u64, Error>
     let _part = find::take_part(&memory, pid)?;
     memory.target_listener.store(number, Ordering::SeqCst);
     memory.armed.store(ARMED, Ordering::SeqCst);
-    let before = memory.answered.load(Ordering::SeqCst);
     let generation = Control::load(&memory.control).generation.wrapping_add(1);
     Control { role: Role::Kept, generation }.store(&memory.control);
     spawn::spawn(process, options.keeper_program, &memory)?;
@@ -89,7 +99,7 @@ pub(super) fn revive(process: &Process, options: &Options) -> Result<u64, Error>
     while memory.kept.load(Ordering::SeqCst) < generation && Instant::now() < limit {
         std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(memory.answered.load(Ordering::SeqCst).wrapping_sub(before))
+    Ok(())
 }
 
 /// What is wrong where the target has closed one of the two descriptors it got, and not the other.

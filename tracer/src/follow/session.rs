@@ -11,6 +11,7 @@ use nix::fcntl::Flock;
 use super::begin::{self, Attached};
 use super::lock::lock;
 use super::mapped::{self, Sharers};
+use super::newcomers::Newcomers;
 use super::options::Options;
 use super::warden::{Wake, Warden};
 use super::{blind_spots, outsiders};
@@ -25,7 +26,7 @@ use crate::receive::listener::Receivers;
 use crate::receive::sink::Sink;
 use crate::shared::control::{Control, Role};
 use crate::shared::roles::Held;
-use crate::target::process::Process;
+use crate::target::process::{GivenUp, Process};
 
 /// How long a call of the target's own is waited for, where none can be made for the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -43,7 +44,9 @@ pub struct Tracer {
     sink: Arc<dyn Sink>,
     /// Whether blind spots were looked for after the first grace.
     looked_again: AtomicBool,
+    newcomers: Newcomers,
     wants_all_writes: bool,
+    unseen_calls: Vec<String>,
     stopped: Option<Duration>,
     /// One supervisor a target: held until the end, also by one that hangs.
     _lock: Flock<OwnedFd>,
@@ -59,11 +62,21 @@ impl Tracer {
     /// See [`Error`]; on an error the target is as it was but for some dead code and memory, or it is answered by its
     /// keeper.
     pub fn attach(pid: i32, options: &Options, sink: Arc<dyn Sink>) -> Result<Self, Error> {
+        Self::attach_unless(pid, options, sink, Box::new(|| false))
+    }
+
+    /// The same, given up as soon as `given_up` says so, which is asked again and again where it waits.
+    ///
+    /// # Errors
+    /// [`Error::GivenUp`], or as [`Self::attach`].
+    pub fn attach_unless(pid: i32, options: &Options, sink: Arc<dyn Sink>, given_up: GivenUp) -> Result<Self, Error> {
         let process = Process::open(pid)?;
+        process.ask_whether_given_up(given_up);
         preflight::check(&process)?;
         let lock = lock(&process)?;
         failpoint::hit("attach.locked");
         let attached = begin::attach(&process, options)?;
+        process.set_attached();
         attached.memory.set_lease(options.lease);
         Self::start(process, attached, lock, sink, options)
     }
@@ -81,7 +94,7 @@ impl Tracer {
             operation: "starting threads for",
             errno: crate::error::errno(&error),
         };
-        let Attached { memory, listener, generation, wake, part, ptracer, stopped } = attached;
+        let Attached { memory, listener, generation, wake, part, ptracer, unseen_calls, stopped } = attached;
         memory.supervisor_listener.store(listener.as_raw_fd(), Ordering::SeqCst);
         let generation = Control { role: Role::Supervised, generation };
         let shared = Arc::new(Answering::new(process, memory, listener, generation));
@@ -95,6 +108,7 @@ impl Tracer {
                 shared.inflight.begin_unseen(tid);
             }
         }
+        let newcomers = Newcomers::new(&shared.process, &children);
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program, wake.clone()).map_err(threads)?;
         let receivers = Mutex::new(Some(receivers));
@@ -109,7 +123,9 @@ impl Tracer {
             sharers,
             sink,
             looked_again,
+            newcomers,
             wants_all_writes,
+            unseen_calls,
             stopped,
             _lock: lock,
             _part: part,
@@ -160,7 +176,7 @@ impl Tracer {
     }
 
     /// What may have been written in the one way that no call shows (see `flight/unseen.rs`), since the last look. After the hold,
-    /// also what others may have written since they were last looked at (see `outsiders.rs`).
+    /// also what others may have written since they were last looked at (see `outsiders.rs`, `kernel_writers.rs`).
     pub fn unseen(&self, look: Look) -> Vec<Effect> {
         if self.shared.unseen.is_some() && self.shared.process.first_thread_ended() {
             self.sink.blind("its first thread has ended, so that its descriptors cannot be looked at".into());
@@ -172,16 +188,19 @@ impl Tracer {
         };
         let mut effects = self.shared.unseen.as_ref().map(look_at).unwrap_or_default();
         if look == Look::Unexplained {
-            let others = outsiders::written_elsewhere(process).into_iter();
-            effects.extend(others.map(|file| Effect::Untraceable { file, cause: outsiders::OPEN_ELSEWHERE }));
+            effects.extend(blind_spots::others(process));
         }
         effects
     }
 
-    /// Something was taken for not there that could not be looked at.
+    /// Something was taken for not there that could not be looked at, or somebody was not known.
     fn tell_missed_look(&self) {
         if let Some(errno) = self.shared.process.take_missed_look() {
             self.sink.blind(format!("processes, threads or descriptors could not be listed: {errno}"));
+        }
+        let threads = std::mem::take(&mut *self.shared.newcomers.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(cause) = self.newcomers.look(&self.shared.process, threads) {
+            self.sink.blind(cause);
         }
     }
 
@@ -239,6 +258,12 @@ impl Tracer {
         self.stopped
     }
 
+    /// The calls that can change files and go unseen, as the filter is an earlier release's; only where that was accepted.
+    /// `unknown` where they cannot be told.
+    pub fn unseen_calls(&self) -> &[String] {
+        &self.unseen_calls
+    }
+
     /// What is less safe than usual, in words for the operator.
     pub fn warnings(&self) -> Vec<String> {
         let process = &self.shared.process;
@@ -249,6 +274,10 @@ impl Tracer {
                  be followed in another way",
                 process.pid()
             ));
+        }
+        if !self.unseen_calls.is_empty() {
+            let calls = self.unseen_calls.join(", ");
+            warnings.push(format!("the filter of process {} does not show all calls: {calls}", process.pid()));
         }
         warnings
     }
@@ -279,7 +308,7 @@ impl Tracer {
         let mut ptracer = self.ptracer();
         match attach::probe(&self.shared.process, &mut ptracer, || self.shared.probed.load(Ordering::SeqCst)) {
             // No thread can make the call just now, or no room is left for code: then any call of its own will do.
-            Err(Error::NoThread(..) | Error::OwnFilter(_)) => {
+            Err(Error::NoThread(..) | Error::OwnFilter { .. }) => {
                 let limit = std::time::Instant::now() + PROBE_LIMIT;
                 while self.received() == received && std::time::Instant::now() < limit {
                     std::thread::sleep(Duration::from_millis(10));

@@ -2,8 +2,10 @@
 
 use std::fs;
 
-use nix::unistd::{AccessFlags, access};
+use nix::fcntl::OFlag;
+use nix::unistd::{self, AccessFlags, access};
 
+use crate::sys::procfs;
 use crate::target::cgroups;
 use crate::target::process::{Process, read_below};
 
@@ -12,7 +14,8 @@ use crate::target::process::{Process, read_below};
 /// cannot be written stays as it is. Before anything is forked, which inherits both.
 pub(super) fn place(target: &Process) {
     // -1000: never chosen. Needs CAP_SYS_RESOURCE.
-    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let score = procfs::open("self/oom_score_adj", OFlag::O_WRONLY);
+    let _ = score.map(|score| unistd::write(score, b"-1000"));
     for group in cgroups::of(target.proc(), target.pid()) {
         // 0: whoever writes it (cgroups(7)).
         let _ = fs::write(group.procs(), "0");

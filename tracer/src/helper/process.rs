@@ -2,10 +2,8 @@
 //! supervisor's session, in the target's cgroups, deaf to the signals that end a service.
 
 use std::ffi::{CStr, OsStr};
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
@@ -20,7 +18,7 @@ use super::place::place;
 use super::program::Program;
 use crate::sys::inherited;
 use crate::sys::pidfd;
-use crate::sys::process as low;
+use crate::sys::{process as low, procfs};
 use crate::target::cgroups;
 use crate::target::process::Process;
 
@@ -30,6 +28,12 @@ pub const KEEPER: Kind = Kind(c"hotbackup-keep");
 pub const PARENT: Kind = Kind(c"hotbackup-reap");
 /// The process that does all ptrace there is.
 pub const PTRACER: Kind = Kind(c"hotbackup-trace");
+
+/// Standard input, output and error.
+pub(crate) const STANDARD: u32 = 3;
+
+/// The last argument of keepers and their parent that were born from the target.
+pub(crate) const BORN: &str = "born";
 
 /// Which process it is: what `ps` shows (15 bytes at most), and the name that it is called by.
 #[derive(Debug, Clone, Copy)]
@@ -71,8 +75,18 @@ pub(crate) fn start(
 
 /// The first moments of such a process: returns the target and, if it is there, the session memory.
 pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Option<OwnedFd>), String> {
-    inherited::forget();
-    let [pid, start] = arguments else { return Err("it is started by hotbackup alone".into()) };
+    begin_with(kind, arguments, STANDARD, || Ok(()))
+}
+
+/// The same with the descriptors below `kept`, and something that is done before anything is looked at in /proc.
+pub(crate) fn begin_with(
+    kind: Kind,
+    arguments: &[String],
+    kept: u32,
+    first: impl FnOnce() -> Result<(), String>,
+) -> Result<(Process, Option<OwnedFd>), String> {
+    inherited::forget(kept);
+    let [pid, start, ..] = arguments else { return Err("it is started by hotbackup alone".into()) };
     let pid: i32 = pid.parse().map_err(|_| "bad pid")?;
     let _ = unistd::setsid();
     low::set_name(kind.0);
@@ -83,6 +97,7 @@ pub(crate) fn begin(kind: Kind, arguments: &[String]) -> Result<(Process, Option
     }
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
     let is_memory = nix::sys::stat::fstat(&input).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
+    first()?;
     let target = Process::open(pid).map_err(|error| error.to_string())?;
     if target.start().to_string() != *start {
         return Err(format!("process {pid} is another one now"));
@@ -122,7 +137,7 @@ pub(crate) fn end_all(kind: Kind, target: &Process) {
 
 /// Whether process `pid` runs as our own user.
 pub(crate) fn is_ours(pid: i32) -> bool {
-    let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
+    let owner = procfs::stat(&pid.to_string()).map(|found| found.st_uid);
     owner.is_ok_and(|owner| owner == nix::unistd::geteuid().as_raw())
 }
 
@@ -132,25 +147,39 @@ pub(crate) fn is_any(pid: i32, kind: Kind) -> bool {
 }
 
 /// Whether process `pid` is one of `kind` for `target`, by name, arguments and owner: only ours, root's, and those of the
-/// target's own user are trusted, who may do with it as they like.
+/// target's own user are trusted, who may do with it as they like. It may have been started where the target has another
+/// number: by the target itself, or from a container.
 pub(crate) fn is(pid: i32, kind: Kind, target: &Process) -> bool {
-    let ours = [target.pid().to_string(), target.start().to_string()];
-    if arguments(pid, kind).is_none_or(|arguments| arguments != ours) {
-        return false;
-    }
-    let owner = fs::metadata(format!("/proc/{pid}")).map(|metadata| metadata.uid());
+    let Some([number, start]) = arguments(pid, kind) else { return false };
+    let is_its_number = || number == target.pid().to_string() || number == target.name().inner.to_string();
+    start == target.start().to_string() && is_its_number() && is_trusted(pid, target)
+}
+
+/// The same of a keeper of the releases before the session's memory lay in the target: `PROGRAM keeper PID START`.
+pub(crate) fn is_keeper_of_before(pid: i32, target: &Process) -> bool {
+    let Some(words) = words(pid, KEEPER) else { return false };
+    let ours = ["keeper".into(), target.pid().to_string(), target.start().to_string()];
+    words.get(1..4).is_some_and(|words| words == ours) && is_trusted(pid, target)
+}
+
+fn is_trusted(pid: i32, target: &Process) -> bool {
+    let owner = procfs::stat(&pid.to_string()).map(|found| found.st_uid);
     let of_target = || target.status_field(target.pid(), "Uid")?.split_whitespace().next()?.parse().ok();
     owner.is_ok_and(|owner| owner == 0 || owner == unistd::geteuid().as_raw() || of_target() == Some(owner))
 }
 
-/// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
-fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
-    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    if read("comm").trim_ascii_end() != kind.0.to_bytes() {
+/// Name and arguments of process `pid`, if it calls itself one of `kind`.
+fn words(pid: i32, kind: Kind) -> Option<Vec<String>> {
+    let read = |name: &str| procfs::read(&format!("{pid}/{name}")).unwrap_or_default();
+    if read("comm").trim_ascii_end().as_bytes() != kind.0.to_bytes() {
         return None;
     }
-    let words = String::from_utf8(read("cmdline")).ok()?;
-    let mut words = words.split('\0').map(str::to_owned);
+    Some(read("cmdline").split('\0').map(str::to_owned).collect())
+}
+
+/// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
+fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
+    let mut words = words(pid, kind)?.into_iter();
     let [name, target, start] = [words.next()?, words.next()?, words.next()?];
     kind.is_called(&name).then_some([target, start])
 }

@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// What /proc/PID/exe names it, between `/memfd:` and ` (deleted)`.
-const NAME: &str = "hotbackup-keeper";
+pub(crate) const NAME: &str = "hotbackup-keeper";
 
 /// A program as the bytes of its executable file.
 #[derive(Clone, Copy)]
@@ -32,11 +32,17 @@ impl Program {
             Errno::EINVAL => memfd_create(NAME, usual),
             errno => Err(errno),
         });
-        let mut file = File::from(fd.map_err(explain)?);
+        let file = File::from(fd.map_err(explain)?);
+        self.write_to(&file)?;
+        Ok(Opened(file.into()))
+    }
+
+    /// Writes it to an empty memfd, which nobody changes any more.
+    pub(crate) fn write_to(self, mut file: &File) -> Result<()> {
         file.write_all(self.0)?;
         let all = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(all))?;
-        Ok(Opened(file.into()))
+        fcntl(file, FcntlArg::F_ADD_SEALS(all))?;
+        Ok(())
     }
 }
 

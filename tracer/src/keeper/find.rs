@@ -19,16 +19,20 @@ use crate::helper::process::{self as helper, KEEPER};
 use crate::shared::control::{Control, Role};
 use crate::shared::memory::{CLOSED, MEMORY_NAME, Memory, NotOurs};
 use crate::shared::roles::{self, Held, Part};
-use crate::sys::pidfd;
 use crate::sys::process::is_same_file;
+use crate::sys::{pidfd, procfs};
 use crate::target::cgroups;
 use crate::target::listener::{listener_at, listener_of, target_listener};
 use crate::target::process::Process;
 
+/// What is wrong with one whose memory is laid out in a way that no release up to this one has: layouts only grow.
+const ANOTHER_LAYOUT: &str = "is of a release with another layout (docs/protocol.md): use that release's hotbackup";
 /// How long a keeper may take to look at a new supervisor.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 /// How long a keeper may take to give a sign of life.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
+/// A pair that is gone for so long is not about to be replaced by one of the two.
+const GONE_LIMIT: Duration = Duration::from_millis(50);
 /// How often it is looked at whether the target, and a keeper with it, was frozen.
 const FROZEN_LOOK: Duration = Duration::from_millis(200);
 
@@ -48,7 +52,7 @@ pub fn session_memory(target: &Process) -> Result<Option<Memory>, Error> {
                     found = Some(memory);
                 }
             }
-            Err(NotOurs::AnotherVersion) => return Err(wrong("is of another version: restart the target")),
+            Err(NotOurs::AnotherVersion) => return Err(wrong(ANOTHER_LAYOUT)),
             // A parent's, or of no use.
             Ok(_) | Err(_) => {}
         }
@@ -69,6 +73,17 @@ pub fn made_at(target: &Process, number: RawFd) -> Result<OwnedFd, Error> {
     let fd = target.open_file(&format!("fd/{number}"), OFlag::O_RDWR).map_err(&failed)?;
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
     if link.as_os_str() == &*format!("/memfd:{MEMORY_NAME} (deleted)") { Ok(fd) } else { Err(failed(Errno::EBADF)) }
+}
+
+/// Under which number the target has this memory.
+pub fn number_in(target: &Process, memory: &Memory) -> Option<RawFd> {
+    let wanted = nix::sys::stat::fstat(memory.fd()).ok()?.st_ino;
+    let name = format!("/memfd:{MEMORY_NAME} (deleted)");
+    let is_it = |number: &RawFd| {
+        let fd = target.open_file(&format!("fd/{number}"), OFlag::O_RDONLY);
+        fd.is_ok_and(|fd| nix::sys::stat::fstat(&fd).is_ok_and(|stat| stat.st_ino == wanted))
+    };
+    target.descriptors().into_iter().filter(|(_, link)| *link == *name).map(|(number, _)| number).find(is_it)
 }
 
 /// All memories of sessions among the target's descriptors, each by an open file of our own.
@@ -110,7 +125,7 @@ fn memory_of_keepers(target: &Process) -> Result<Option<Memory>, Error> {
             }
             Err(_) => continue,
         };
-        let memory = Memory::open(memory).map_err(|_| wrong("is of another version: restart the target"))?;
+        let memory = Memory::open(memory).map_err(|_| wrong(ANOTHER_LAYOUT))?;
         return Ok(Some(memory));
     }
     Ok(None)
@@ -251,13 +266,17 @@ impl Found {
         failpoint::hit("takeover.claimed");
         self.rouse();
         let limit = Instant::now() + HANDOVER_LIMIT;
+        let mut gone: Option<Instant> = None;
         while self.memory.watched.load(Ordering::SeqCst) != generation {
-            if Instant::now() > limit {
+            // Both of a pair may be killed just now, one with a call in its hand: whoever starts the next pair has it answered.
+            gone = if is_kept(&self.memory) { None } else { gone.or_else(|| Some(Instant::now())) };
+            let is_gone = gone.is_some_and(|since| since.elapsed() > GONE_LIMIT);
+            if is_gone || Instant::now() > limit {
                 // Nobody watches us: hand back rather than work without a net.
                 let ours = Control { role: Role::Supervised, generation };
                 ours.change(&self.memory.control, ours.with(Role::Kept));
                 self.rouse();
-                return Err(problem("does not answer"));
+                return Err(problem(if is_gone { "was killed as it was taken over" } else { "does not answer" }));
             }
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -277,6 +296,20 @@ impl Found {
         };
         known().or_else(|| target_listener(target).map(|(fd, _)| fd)).or_else(from_keeper)
     }
+}
+
+/// Whether a keeper acts, or a twin is there to take its place.
+fn is_kept(memory: &Memory) -> bool {
+    memory.lives(Part::Keeper) || memory.lives(Part::Twin)
+}
+
+/// The number here of the keeper that acts, if it can be seen. The number in the memory is its own namespace's, where here another
+/// process may have it.
+pub fn acting(target: &Process, memory: &Memory) -> Option<i32> {
+    let acts = |pid: &i32| roles::is_held_by(memory.fd().as_fd(), Part::Keeper, *pid);
+    let hint = Some(memory.keeper.load(Ordering::SeqCst)).filter(acts);
+    let seen = || target.list(".").into_iter().filter(|&pid| helper::is_any(pid, KEEPER)).find(acts);
+    hint.or_else(seen)
 }
 
 /// This process becomes the supervisor.
@@ -336,7 +369,7 @@ fn is_wake(fd: &OwnedFd, memory: &Memory) -> bool {
 
 /// The kernel's own number of an eventfd, plus one (5.2).
 pub fn eventfd_id(fd: &OwnedFd) -> Option<u64> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let info = procfs::read(&format!("self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     let id: u64 = info.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?.trim().parse().ok()?;
     Some(id + 1)
 }

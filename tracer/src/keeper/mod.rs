@@ -1,10 +1,11 @@
 //! The keeper: the small process that guarantees an answer to the target when no supervisor does.
 //!
 //! - [`start`], `run`, `twin`: the keeper itself, one thread that no longer allocates once it runs, and its stand-in.
-//! - [`parent`]: whose children they are.
+//! - [`parent`]: whose children they are. `born`: those that the target itself has started.
 //! - [`spawn`]: starting one, out of the supervisor's session and cgroup.
 //! - [`find`]: finding the one of a target, and taking its listener over.
 
+mod born;
 pub(crate) mod find;
 pub(crate) mod parent;
 mod run;

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::wait;
 
+use super::born;
 use crate::helper::process::{self as helper, KEEPER, PARENT};
 use crate::sys::process as low;
 
@@ -19,7 +20,11 @@ use crate::sys::process as low;
 /// Returns the process's exit code.
 pub fn main(arguments: &[String]) -> i32 {
     if let Err(problem) = start(arguments) {
-        eprintln!("hotbackup keeper: {problem}");
+        if born::is_meant(arguments) {
+            born::tell(&problem);
+        } else {
+            eprintln!("hotbackup keeper: {problem}");
+        }
         return 1;
     }
     // Its children alone have these now.
@@ -31,9 +36,20 @@ pub fn main(arguments: &[String]) -> i32 {
 
 fn start(arguments: &[String]) -> Result<(), String> {
     // The memory is the keeper's.
-    drop(helper::begin(PARENT, arguments)?);
+    let gifts = if born::is_meant(arguments) {
+        let mut gifts = None;
+        let first = || born::take_gifts(arguments).map(|taken| gifts = Some(taken));
+        drop(helper::begin_with(PARENT, arguments, born::PARENT_KEEPS, first)?);
+        gifts
+    } else {
+        drop(helper::begin(PARENT, arguments)?);
+        None
+    };
     nix::sys::prctl::set_child_subreaper(true).map_err(|errno| errno.to_string())?;
     low::ignore_signal(Signal::SIGCHLD);
+    if let Some(gifts) = gifts {
+        return born::start_keeper(&gifts, arguments);
+    }
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg0(KEEPER.name()).args(arguments);
     // Nothing is heard of its end: it is buried.

@@ -21,6 +21,7 @@ use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::born;
 use super::twin::{Twin, wait_for_end};
 use super::{LOOK, LOOKS};
 use crate::shared::control::{Control, Role};
@@ -43,6 +44,8 @@ pub(super) struct Keeper {
     pub memory: Memory,
     pub wake: OwnedFd,
     pub listener: Option<OwnedFd>,
+    /// By which the listener is handed on to one that was born from the target.
+    pub socket: Option<OwnedFd>,
     /// The supervisor that is watched.
     supervisor: Option<Watched>,
     /// That we are the keeper which acts, or its twin.
@@ -55,6 +58,8 @@ pub(super) struct Keeper {
     /// The slot for calls that the keeper receives itself. A twin uses another than the keeper it follows, in case that
     /// one is slow to die.
     own_slot: usize,
+    /// Nobody is left at the other end of the socket.
+    is_alone: bool,
     /// It took another keeper's place: that one may have received a call and not answered it.
     inherited: bool,
     twin_looked_at: Instant,
@@ -82,12 +87,14 @@ impl Keeper {
             memory,
             wake,
             listener: None,
+            socket: None,
             supervisor: None,
             part: Some(part),
             twin: Twin::default(),
             idle_looks: 0,
             found: None,
             own_slot: SLOTS - 1,
+            is_alone: false,
             inherited: false,
             twin_looked_at: Instant::now(),
         }
@@ -153,7 +160,7 @@ impl Keeper {
         if self.listener.is_some() {
             return true;
         }
-        self.listener = target_listener(&self.target).map(|(fd, _)| fd);
+        self.listener = self.handed_on().or_else(|| target_listener(&self.target).map(|(fd, _)| fd));
         if self.listener.is_some() {
             failpoint::hit("keeper.found-listener");
             self.listener_is_there();
@@ -165,6 +172,10 @@ impl Keeper {
     fn watch(&mut self, control: Control) -> bool {
         if self.listener.is_none() {
             self.fetch_listener();
+            // A twin that was made by that goes on here when it comes to act.
+            if Control::load(&self.memory.control) != control {
+                return true;
+            }
         }
         self.watch_supervisor(control);
         self.memory.watched.store(control.generation, Ordering::SeqCst);
@@ -217,6 +228,10 @@ impl Keeper {
         }
         if self.listener.is_none() {
             return !self.wait(Duration::from_millis(1), false).target_gone;
+        }
+        // A twin that was made by that goes on here when it comes to act: perhaps beside a supervisor, whose calls it must not answer.
+        if Control::load(&self.memory.control) != control {
+            return true;
         }
         self.answer_slots();
         self.memory.kept.store(control.generation, Ordering::SeqCst);
@@ -288,8 +303,8 @@ impl Keeper {
     /// Takes a copy of the listener from the target, which keeps one open for good, or else from the supervisor.
     fn fetch_listener(&mut self) {
         let number = self.memory.target_listener.load(Ordering::SeqCst);
-        let direct = (number >= 0).then(|| listener_at(&self.target, number)).flatten();
-        let found = direct.or_else(|| target_listener(&self.target).map(|(fd, _)| fd));
+        let direct = || (number >= 0).then(|| listener_at(&self.target, number)).flatten();
+        let found = self.handed_on().or_else(direct).or_else(|| target_listener(&self.target).map(|(fd, _)| fd));
         self.listener = found.or_else(|| {
             let number = self.memory.supervisor_listener.load(Ordering::SeqCst);
             let supervisor = self.supervisor.as_ref().filter(|_| number >= 0)?.pidfd.as_ref()?;
@@ -299,6 +314,10 @@ impl Keeper {
             is_it.then(|| listener_of(supervisor.as_fd(), number)).flatten()
         });
         self.listener_is_there();
+    }
+
+    fn handed_on(&self) -> Option<OwnedFd> {
+        self.socket.as_ref().and_then(|socket| born::listener(socket.as_fd()))
     }
 
     /// The twin that was made before has no copy, and could not get one if the target had none: the next one has.
@@ -332,23 +351,32 @@ impl Keeper {
         let on_listener = if calls { PollFlags::POLLIN } else { PollFlags::empty() };
         let supervisor =
             self.supervisor.as_ref().and_then(|watched| watched.pidfd.as_ref()).unwrap_or(&self.wake).as_fd();
+        // Until the listener has come by it.
+        let socket = self.socket.as_ref().filter(|_| self.listener.is_none() && !self.is_alone).unwrap_or(&self.wake);
         let mut fds = [
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
             PollFd::new(supervisor, PollFlags::POLLIN),
             PollFd::new(self.twin.pidfd().unwrap_or(self.wake.as_fd()), PollFlags::POLLIN),
+            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.listener(), if self.listener.is_some() { on_listener } else { PollFlags::empty() }),
         ];
         let _ = poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO));
-        let [by_wake, _, _, on_listener] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let [by_wake, _, _, on_socket, on_listener] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         let woken = Woken {
-            by_wake: by_wake.contains(PollFlags::POLLIN),
+            by_wake: (by_wake | on_socket).contains(PollFlags::POLLIN),
             by_listener: self.listener.is_some() && on_listener.contains(PollFlags::POLLIN),
             target_gone: match &self.listener {
                 Some(_) => on_listener.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL),
                 None => !self.target.is_alive(),
             },
         };
-        if woken.by_wake {
+        // The target has closed its end, by executing another program for one: nothing more comes, and nothing is waited for.
+        self.is_alone |= self.listener.is_none() && on_socket.contains(PollFlags::POLLHUP);
+        if self.listener.is_none() && on_socket.contains(PollFlags::POLLIN) {
+            self.listener = self.handed_on();
+            self.listener_is_there();
+        }
+        if by_wake.contains(PollFlags::POLLIN) {
             let _ = nix::unistd::read(&self.wake, &mut [0; 8]);
         }
         woken

@@ -25,7 +25,8 @@ const FROZEN_LOOK: Duration = Duration::from_millis(100);
 fn says_ready(target: &Process, mut pipe: impl Read + AsFd) -> bool {
     let mut is_heard = false;
     let limit = Instant::now() + START_LIMIT;
-    while !is_heard && Instant::now() < limit && cgroups::check_thawed(target).is_ok() {
+    let is_wanted = || !target.is_given_up() && cgroups::check_thawed(target).is_ok();
+    while !is_heard && Instant::now() < limit && is_wanted() {
         let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
         let look = PollTimeout::try_from(FROZEN_LOOK).unwrap_or(PollTimeout::MAX);
         is_heard = matches!(retry_on_eintr(|| poll(&mut fds, look)), Ok(1));
@@ -56,7 +57,7 @@ fn give_up(target: &Process, mut child: Child) -> String {
 /// [`Error::Frozen`] when the target is frozen, [`Error::Keeper`] when it does not start for another reason.
 pub fn spawn(target: &Process, program: Program, memory: &Memory) -> Result<i32, Error> {
     spawn_once(target, program, memory).or_else(|first| {
-        if matches!(first, Error::Frozen { .. }) {
+        if matches!(first, Error::Frozen { .. } | Error::GivenUp(_)) {
             return Err(first);
         }
         tracing::warn!(%first, "once more");
@@ -74,6 +75,9 @@ fn spawn_once(target: &Process, program: Program, memory: &Memory) -> Result<i32
     if !child.stdout.take().is_some_and(|pipe| says_ready(target, pipe)) {
         let words = give_up(target, child);
         cgroups::check_thawed(target)?;
+        if target.is_given_up() {
+            return Err(Error::GivenUp(pid));
+        }
         let words = if words.is_empty() { "it was killed, or hung" } else { words.trim() };
         return Err(problem(format!("did not start: {words}")));
     }

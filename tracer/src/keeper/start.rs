@@ -8,6 +8,7 @@ use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::born;
 use super::find::{eventfd_id, wake_fd};
 use super::run::Keeper;
 use crate::helper::process::{self as helper, KEEPER};
@@ -30,7 +31,11 @@ pub fn main(arguments: &[String]) -> i32 {
             0
         }
         Err(problem) => {
-            eprintln!("hotbackup keeper: {problem}");
+            if born::is_meant(arguments) {
+                born::tell(&problem);
+            } else {
+                eprintln!("hotbackup keeper: {problem}");
+            }
             1
         }
     }
@@ -48,12 +53,19 @@ fn take_part(memory: &Memory) -> Result<Held, String> {
 }
 
 fn prepare(arguments: &[String]) -> Result<Keeper, String> {
-    let (target, memory) = helper::begin(KEEPER, arguments)?;
+    let is_born = born::is_meant(arguments);
+    let mut given = None;
+    let (target, memory) = if is_born {
+        let first = || born::begin().map(|wake| given = Some(wake));
+        helper::begin_with(KEEPER, arguments, born::KEEPER_KEEPS, first)?
+    } else {
+        helper::begin(KEEPER, arguments)?
+    };
     let memory = memory.ok_or("there is no session memory on its standard input")?;
     let memory = Memory::open(memory).map_err(|why| format!("no session memory: {why}"))?;
     failpoint::hit("keeper.started");
     let part = take_part(&memory)?;
-    let wake = match wake_fd(&target, &memory) {
+    let wake = match given.or_else(|| wake_fd(&target, &memory)) {
         Some(wake) => wake,
         // The target has closed it.
         None => {
@@ -70,6 +82,10 @@ fn prepare(arguments: &[String]) -> Result<Keeper, String> {
         return Err("its supervisor is gone".into());
     }
     let mut keeper = Keeper::new(target, memory, wake, part);
+    if is_born {
+        // It is the socket.
+        keeper.socket = ready.try_clone().ok();
+    }
     let control = Control::load(&keeper.memory.control);
     keeper.watch_supervisor(control);
     keeper.memory.keeper.store(std::process::id() as i32, Ordering::SeqCst);
@@ -79,7 +95,7 @@ fn prepare(arguments: &[String]) -> Result<Keeper, String> {
     keeper.memory.watched.store(Control::load(&keeper.memory.control).generation, Ordering::SeqCst);
     let _ = nix::unistd::write(&ready, b"k"); // nobody listens any more if this is the twin
     drop(ready);
-    helper::close_standard_error();
+    helper::close_standard_error(); // of one that was born, the program
     failpoint::hit("keeper.ready");
     Ok(keeper)
 }

@@ -109,7 +109,7 @@ impl Twin {
                 *part = None;
                 memory.twin.store(std::process::id() as i32, Ordering::SeqCst);
                 outlive(parent.as_fd(), memory, part);
-                *part = Some(acts_now(memory));
+                acts_now(memory, part);
                 failpoint::hit("twin.acting");
                 failpoint::disarm();
                 true
@@ -138,12 +138,19 @@ impl Twin {
 
 /// The keeper has ended: its part is ours, unless a second twin was quicker, which there is while one takes the other's place. Then
 /// there is nothing left to do for this one.
-fn acts_now(memory: &Memory) -> Held {
+fn acts_now(memory: &Memory, part: &mut Option<Held>) {
     let limit = Instant::now() + FREE_LIMIT;
     loop {
-        match memory.take(Part::Keeper) {
-            Ok(held) => return held,
+        // By the file that it has already, as none may be opened any more: /proc may be gone, or the table of files full.
+        let taken = match part {
+            Some(held) => held.change(Part::Keeper),
+            None => memory.take(Part::Keeper).map(|held| *part = Some(held)),
+        };
+        match taken {
+            Ok(()) => return,
             Err(_) if Instant::now() < limit => std::thread::sleep(Duration::from_millis(1)),
+            // Better one that nobody can see than none.
+            Err(_) if !memory.lives(Part::Keeper) => return,
             Err(_) => std::process::exit(0),
         }
     }

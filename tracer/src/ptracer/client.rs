@@ -80,6 +80,17 @@ impl Ptracer {
         Ok(matches!(self.ask(process, &Request::Recognise, RUN_LIMIT)?, Reply::Recognised(true)))
     }
 
+    /// Which calls the target's filters do not show that today's would; `None` when they cannot be read. A thread is stopped for it.
+    ///
+    /// # Errors
+    /// When the ptracer cannot be asked.
+    pub fn unseen(&mut self, process: &Process, eight_bytes_unseen: bool) -> Result<Option<Vec<String>>, Error> {
+        match self.ask(process, &Request::Unseen { eight_bytes_unseen }, RUN_LIMIT)? {
+            Reply::Unseen(found) => Ok(found),
+            _ => Ok(None),
+        }
+    }
+
     /// Stops threads, each for an instant; returns those that were stopped, or are gone. When the ptracer dies at it, that
     /// is none: the caller asks again.
     pub fn pause(&mut self, process: &Process, tids: Vec<i32>) -> Vec<i32> {
@@ -120,11 +131,14 @@ impl Ptracer {
                 }
             }
             let Some(running) = &mut self.running else { continue };
-            match running.ask(request, limit, || cgroups::check_thawed(process).is_ok()) {
+            match running.ask(request, limit, || !process.is_given_up() && cgroups::check_thawed(process).is_ok()) {
                 Ok(reply) => return Ok(reply),
                 Err(error) => problem = error.to_string(),
             }
             self.end();
+            if process.is_given_up() {
+                return Err(Error::GivenUp(pid));
+            }
             cgroups::check_thawed(process)?;
             if !process.is_alive() {
                 return Err(Error::TargetExited(pid));

@@ -17,7 +17,7 @@ use super::guard::Hold;
 use super::payload::{self, Call, PENDING};
 use super::request::Failure;
 use super::site;
-use crate::calls::filter::{USER_NOTIF, compile, emulate};
+use crate::calls::filter::{USER_NOTIF, begins_as_ours, emulate};
 use crate::error::errno;
 use crate::shared::memory::{ARMED, Memory, UNARMED};
 use crate::sys::process as low;
@@ -100,6 +100,8 @@ pub(super) fn run(
                     failpoint::hit("inject.let-go");
                     return Ok(stopped);
                 }
+                // Which is so for good, whatever comes in the way after it.
+                (Err(Attempt::Next(_)), Some(_)) if reason.ends_with(DISPATCHED) => {}
                 (Err(Attempt::Next(why)), Some(tid)) => reason = format!("thread {tid}: {why}"),
                 (Err(Attempt::Next(_)), None) => {}
                 (Err(Attempt::Fatal(failure)), _) => return Err(failure),
@@ -153,9 +155,13 @@ impl Line<'_> {
             let _ = stopped.detach();
             return Err(Attempt::Next("it sleeps in a call that a signal is meant to end"));
         }
-        if !may_call(self.process, &stopped, self.calls) {
+        if trace::is_dispatched(stopped.tid()) {
             let _ = stopped.detach();
-            return Err(Attempt::Fatal(Failure::OwnFilter));
+            return Err(Attempt::Next(DISPATCHED));
+        }
+        if let Some(forbidden) = forbidden_call(self.process, &stopped, self.calls) {
+            let _ = stopped.detach();
+            return Err(Attempt::Fatal(Failure::OwnFilter(forbidden)));
         }
         // In a table of its own, nobody would find the listener.
         if self.result.is_some() && !self.process.shares_descriptors(stopped.tid().as_raw()) {
@@ -237,52 +243,58 @@ fn seize(process: &Process, tid: i32) -> Result<Running, Attempt> {
     }
 }
 
-/// Whether a thread of the target carries our filter: a listener of somebody else's is none of our business.
+/// Whether a thread of the target carries a filter of ours, of whatever release: a listener of somebody else's is none of our
+/// business.
 pub(super) fn carries_our_filter(process: &Process, hold: &Hold<'_>) -> bool {
-    let ours = [false, true].map(|eight_bytes_unseen| compile(eight_bytes_unseen).unwrap_or_default());
-    let is_ours = |filter: &Vec<libc::sock_filter>| {
-        let fields = |step: &libc::sock_filter| (step.code, step.jt, step.jf, step.k);
-        ours.iter().any(|program| {
-            let program = program.iter().map(|step| (step.code, step.jt, step.jf, step.k));
-            !filter.is_empty() && filter.iter().map(fields).eq(program)
-        })
-    };
-    // Only those that a stop does not disturb.
-    site::candidates(process, || hold.progress()).into_iter().take(ATTEMPTS).any(|tid| {
+    filters(process, hold).is_some_and(|filters| filters.iter().any(|filter| begins_as_ours(filter)))
+}
+
+/// The filters of the target, as a thread carries them that a stop does not disturb; `None` when they cannot be read.
+pub(super) fn filters(process: &Process, hold: &Hold<'_>) -> Option<Vec<Vec<sock_filter>>> {
+    site::candidates(process, || hold.progress()).into_iter().take(ATTEMPTS).find_map(|tid| {
         let stopped = trace::seize(Pid::from_raw(tid)).ok().filter(|running| running.interrupt().is_ok());
         let Some(Waited::Stopped(stopped)) = stopped.map(|running| wait_stopped(running, hold, LOOK_LIMIT)) else {
-            return false;
+            return None;
         };
-        let filters = stopped.filters().unwrap_or_default();
+        let filters = stopped.filters();
         let _ = stopped.detach();
-        filters.iter().any(is_ours)
+        Some(filters?.iter().map(|filter| in_our_form(filter)).collect())
     })
 }
 
-/// Whether the thread's own seccomp filters, if it has any, let it make these calls: one that kills or traps would harm
-/// it. A container runtime's usual filters do let it.
-fn may_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> bool {
+fn in_our_form(filter: &[libc::sock_filter]) -> Vec<sock_filter> {
+    filter.iter().map(|step| sock_filter { code: step.code, jt: step.jt, jf: step.jf, k: step.k }).collect()
+}
+
+/// Its calls would not be made, but bring it SIGSYS (syscall-user-dispatch.rst).
+const DISPATCHED: &str = "it has its calls handed to itself, as Wine does (PR_SET_SYSCALL_USER_DISPATCH), so that it can make \
+                          none for hotbackup";
+
+/// The first of these calls that the thread's own seccomp filters, if it has any, do not let it make: one that kills or
+/// traps would harm it. A container runtime's usual filters do let it.
+fn forbidden_call(process: &Process, stopped: &Stopped, calls: &[Call]) -> Option<i64> {
     const NONE: &str = "0"; // SECCOMP_MODE_DISABLED
     const ACTION: u32 = 0xffff_0000;
     const HARMLESS: [u32; 3] = [0x7fff_0000, 0x7ffc_0000, 0x0005_0000]; // allow, log, errno
     const X86_64: u32 = 0xc000_003e;
     if process.status_field(stopped.tid().as_raw(), "Seccomp").as_deref() == Some(NONE) {
-        return true;
+        return None;
     }
-    let Some(filters) = stopped.filters() else { return false };
-    filters.iter().all(|filter| {
-        let program: Vec<sock_filter> =
-            filter.iter().map(|step| sock_filter { code: step.code, jt: step.jt, jf: step.jf, k: step.k }).collect();
-        calls.iter().all(|call| {
+    let all: Vec<&Call> = calls.iter().flat_map(Call::all).collect();
+    let Some(filters) = stopped.filters() else { return all.first().map(|call| call.nr) };
+    filters.iter().find_map(|filter| {
+        let program = in_our_form(filter);
+        let may = |call: &Call| {
             let mut args = [0; 6];
             for (arg, value) in args.iter_mut().zip(&call.args) {
                 *arg = value.known_before();
             }
             let answer = emulate(&program, call.nr as u32, X86_64, args).map(|answer| answer & ACTION);
-            // The probe is meant to be shown, to us.
-            let ours = call.nr == libc::SYS_ftruncate && answer == Some(USER_NOTIF);
+            // It is shown to us: the probe, or a line that runs where keepers of before answer.
+            let ours = begins_as_ours(&program) && answer == Some(USER_NOTIF);
             ours || answer.is_some_and(|answer| HARMLESS.contains(&answer))
-        })
+        };
+        all.iter().find(|call| !may(call)).map(|call| call.nr)
     })
 }
 

@@ -15,8 +15,9 @@
 //! read and set its registers; nobody has to be there for the rest. The address of the page is chosen beforehand, so
 //! that no result has to be fetched while the thread stands still.
 //!
-//! Results go to words of the page, and come from there as arguments. No instruction touches the flags: `mov`, `cqo`, `not`,
-//! `jrcxz`, `jmp`, and `syscall`, which restores them.
+//! Results go to words of the page, and come from there as arguments. No instruction touches the flags: `mov`, `cqo`,
+//! `jrcxz`, `jmp`, and `syscall`, which restores them. A line may have a new task make calls of its own: what keepers are born
+//! by is drawn in `attach/birth.rs`.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,8 @@ pub struct Call {
     pub lower: Option<u64>,
     /// Whether it is left out when the call before it has failed, whose result is then taken for its own.
     pub unless_failed: bool,
+    /// It is a clone(2), and the new task makes these calls; the last of them is its end.
+    pub child: Option<Vec<Call>>,
 }
 
 /// An argument.
@@ -63,7 +66,7 @@ impl Call {
     /// A call with these arguments, whose result goes nowhere.
     pub fn new(nr: i64, args: impl IntoIterator<Item = u64>) -> Self {
         let args = args.into_iter().map(Value::Number).collect();
-        Self { nr, args, result: None, lower: None, unless_failed: false }
+        Self { nr, args, result: None, lower: None, unless_failed: false, child: None }
     }
 
     /// The same, with `first` as another first argument.
@@ -71,6 +74,17 @@ impl Call {
         let others = others.into_iter().map(Value::Number);
         let args = std::iter::once(first).chain(others).collect();
         Self { args, ..Self::new(nr, []) }
+    }
+
+    /// The same, left out when the call before it has failed.
+    pub fn unless_failed(self) -> Self {
+        Self { unless_failed: true, ..self }
+    }
+
+    /// This call and those that new tasks make.
+    pub fn all(&self) -> Vec<&Self> {
+        let children = self.child.iter().flatten().flat_map(Self::all);
+        std::iter::once(self).chain(children).collect()
     }
 
     /// Its result goes to `address`.
@@ -88,14 +102,28 @@ const R11: u8 = 11;
 
 /// Assembles the code for `calls`, ending in a jump to the place where `resume` continues.
 pub fn assemble(calls: &[Call], resume: &Registers) -> Vec<u8> {
-    let mut code = Vec::with_capacity(512);
+    let mut code = assemble_all(calls);
+    let saved = [resume.rdi, resume.rsi, resume.rdx, resume.r10, resume.r8, resume.r9];
+    for (register, value) in ARGUMENTS.into_iter().zip(saved) {
+        load(&mut code, register, value);
+    }
+    for (register, value) in [(RCX, resume.rcx), (R11, resume.r11), (RAX, resume.rax)] {
+        load(&mut code, register, value);
+    }
+    code.extend([0xff, 0x25, 0, 0, 0, 0]); // jmp [rip+0]
+    code.extend(resume.rip.to_le_bytes());
+    code
+}
+
+fn assemble_all(calls: &[Call]) -> Vec<u8> {
+    let mut code = Vec::with_capacity(1024);
     for call in calls {
         let one = assemble_call(call);
         if call.unless_failed {
             code.extend([0x48, 0x99]); // cqo: rdx is all ones where the last result is negative, else zero
             code.extend([0x48, 0x89, 0xd1]); // mov rcx, rdx
-            code.extend([0x48, 0xf7, 0xd1]); // not rcx, which touches no flags
-            code.extend([0xe3, one.len() as u8]); // jrcxz over the call
+            code.extend([0xe3, 5]); // jrcxz over the jump
+            jump_over(&mut code, &one);
         }
         code.extend(one);
         if let Some(address) = call.result {
@@ -107,16 +135,13 @@ pub fn assemble(calls: &[Call], resume: &Registers) -> Vec<u8> {
             code.extend(address.to_le_bytes());
         }
     }
-    let saved = [resume.rdi, resume.rsi, resume.rdx, resume.r10, resume.r8, resume.r9];
-    for (register, value) in ARGUMENTS.into_iter().zip(saved) {
-        load(&mut code, register, value);
-    }
-    for (register, value) in [(RCX, resume.rcx), (R11, resume.r11), (RAX, resume.rax)] {
-        load(&mut code, register, value);
-    }
-    code.extend([0xff, 0x25, 0, 0, 0, 0]); // jmp [rip+0]
-    code.extend(resume.rip.to_le_bytes());
     code
+}
+
+/// `jmp` over the code that follows.
+fn jump_over(code: &mut Vec<u8>, over: &[u8]) {
+    code.push(0xe9);
+    code.extend((over.len() as u32).to_le_bytes());
 }
 
 fn assemble_call(call: &Call) -> Vec<u8> {
@@ -133,6 +158,14 @@ fn assemble_call(call: &Call) -> Vec<u8> {
     }
     load(&mut code, RAX, call.nr as u64);
     code.extend([0x0f, 0x05]); // syscall
+    if let Some(calls) = &call.child {
+        let mut child = assemble_all(calls);
+        child.extend([0x0f, 0x0b]); // ud2: it does not come here
+        code.extend([0x48, 0x89, 0xc1]); // mov rcx, rax: zero in the new task
+        code.extend([0xe3, 5]); // jrcxz to what it does
+        jump_over(&mut code, &child);
+        code.extend(child);
+    }
     code
 }
 

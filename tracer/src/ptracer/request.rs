@@ -22,6 +22,8 @@ pub(crate) enum Request {
     Place,
     /// Say whether the target carries our filter.
     Recognise,
+    /// Say which calls the target's filters do not show that today's would.
+    Unseen { eight_bytes_unseen: bool },
     /// Stop these threads, each for an instant, and say which were.
     Pause { tids: Vec<i32> },
     /// Stop all threads, until the next request (which is [`Request::Thaw`]) or until the time is up.
@@ -41,6 +43,8 @@ pub(crate) enum Reply {
     Placed(bool),
     /// Whether one of the target's filters is ours.
     Recognised(bool),
+    /// These calls go unseen; nothing, when the filters cannot be read.
+    Unseen(Option<Vec<String>>),
     /// These threads were stopped for an instant, or are gone.
     Paused(Vec<i32>),
     /// All threads stand still; these wait for an answer.
@@ -59,7 +63,8 @@ pub(crate) enum Failure {
     AlreadyTraced(i32),
     NotPermitted,
     ForeignArchitecture,
-    OwnFilter,
+    /// The target's own filter forbids this call, or may.
+    OwnFilter(i64),
     /// The keeper has ended: there must be no filter.
     NoKeeper,
     Ptrace(i32),
@@ -75,7 +80,7 @@ impl Failure {
             Self::AlreadyTraced(tracer) => Error::AlreadyTraced { pid, tracer },
             Self::NotPermitted => Error::not_permitted(pid, "tracing"),
             Self::ForeignArchitecture => Error::ForeignArchitecture(pid),
-            Self::OwnFilter => Error::OwnFilter(pid),
+            Self::OwnFilter(call) => Error::OwnFilter { pid, call },
             Self::NoKeeper => Error::Keeper { pid, problem: "ended during the attach".into() },
             Self::Ptrace(errno) => Error::os(pid, "tracing")(Errno::from_raw(errno)),
             Self::Memory(errno) => Error::os(pid, "writing to the memory of")(Errno::from_raw(errno)),

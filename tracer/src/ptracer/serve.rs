@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::guard::{self, Progress};
 use super::request::{Reply, Request};
 use super::{freeze, inject, pause};
+use crate::calls::coverage;
 use crate::helper::place;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::shared::memory::Memory;
@@ -144,6 +145,10 @@ fn answer(process: &Process, memory: Option<&Memory>, progress: &Progress, reque
             },
             Request::Place => Reply::Placed(place::is_with(process, std::process::id() as i32)),
             Request::Recognise => Reply::Recognised(inject::carries_our_filter(process, &hold)),
+            Request::Unseen { eight_bytes_unseen } => {
+                let filters = inject::filters(process, &hold);
+                Reply::Unseen(filters.map(|filters| coverage::unseen(&filters, eight_bytes_unseen)))
+            }
             Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),
             // Nothing is frozen.
             Request::Thaw => Reply::Thawed(false),

@@ -35,6 +35,8 @@ pub(crate) struct Answering {
     pub probed: AtomicBool,
     /// Calls by which a process other than the target may have mapped a file for writing.
     pub mapped_elsewhere: AtomicU64,
+    /// Threads that have made their first call, as far as nobody has looked at them yet.
+    pub newcomers: Mutex<Vec<i32>>,
     /// Calls received.
     pub received: AtomicU64,
     /// Longest time between receipt and answer, in nanoseconds.
@@ -70,6 +72,7 @@ impl Answering {
             stop: AtomicBool::new(false),
             probed: AtomicBool::new(false),
             mapped_elsewhere: AtomicU64::new(0),
+            newcomers: Mutex::default(),
             received: AtomicU64::new(0),
             longest: AtomicU64::new(0),
             free,

@@ -7,9 +7,10 @@
 //! Two threads: the receiver decodes calls by descriptor itself, in a few microseconds; calls by path go to the
 //! second, one after the other (`paths.rs`). Neither ever waits for the destination.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,11 @@ use super::decoding::{decode, deliver};
 use super::paths::{Stopped, resolve_paths};
 use super::sink::Sink;
 use crate::calls::decode::Descriptors;
-use crate::calls::{Decode, Row, TABLE};
+use crate::calls::{Decode, Row, TABLE, every, ioctls};
 use crate::error::Error;
 use crate::ptracer::client::Ptracer;
 use crate::shared::memory::SLOTS;
-use crate::sys::notify::Notification;
+use crate::sys::notify::{CallData, Notification};
 
 /// How often the receiver shows the keeper that it lives, when nothing comes.
 const BEAT: Duration = Duration::from_millis(10);
@@ -35,6 +36,8 @@ const BEAT_IN_HOLD: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the second thread is waited for at the end. What it holds after that, the keeper answers.
 const FAREWELL: Duration = Duration::from_millis(50);
+/// How many threads are remembered, of those that have called.
+const MOST_SEEN: usize = 1 << 16;
 const X86_64: u32 = 0xc000_003e;
 const X32_BIT: i32 = 0x4000_0000;
 
@@ -79,6 +82,7 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
     }
     let mut descriptors = Descriptors::default();
     let (mut looked, mut given_up) = (Instant::now(), false);
+    let mut seen = HashSet::new();
     while !shared.stop.load(Ordering::SeqCst) {
         shared.memory.beat.fetch_add(1, Ordering::SeqCst);
         // First: after a standstill of ours, what waited too long is not our concern any more.
@@ -109,12 +113,27 @@ fn receive(shared: &Arc<Answering>, paths: &Sender<Stopped>, sink: &dyn Sink) {
             if let Some((ticket, stopped)) = shared.receive()
                 && !given_up
             {
+                if seen.insert(ticket.tid) {
+                    shared.newcomers.lock().unwrap_or_else(PoisonError::into_inner).push(ticket.tid);
+                    // To be seen twice is no harm.
+                    if seen.len() > MOST_SEEN {
+                        seen.clear();
+                    }
+                }
                 dispatch(shared, &rows, &mut descriptors, paths, sink, ticket, stopped);
             }
         } else if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) || !shared.process.is_alive() {
             sink.lost(Error::TargetExited(shared.process.pid()));
             return;
         }
+    }
+}
+
+/// Whether this release knows what a call that is shown may change. A later one's filter may show more.
+fn is_known(row: Option<&Row>, data: &CallData) -> bool {
+    match row {
+        Some(row) => row.nr != libc::SYS_ioctl || ioctls::is_of_interest(data.args[1]),
+        None => every::changes_nothing(i64::from(data.nr)),
     }
 }
 
@@ -132,7 +151,15 @@ fn dispatch(
         sink.blind(format!("thread {} made a system call of another architecture (i386 or x32)", ticket.tid));
         return;
     }
-    let Some(row) = rows.get(data.nr as usize).copied().flatten() else { return };
+    let row = rows.get(data.nr as usize).copied().flatten();
+    if !is_known(row, &data) {
+        let tid = ticket.tid;
+        let call = if row.is_some() { format!("ioctl({:#x})", data.args[1]) } else { format!("call {}", data.nr) };
+        sink.blind(format!(
+            "thread {tid} made {call}, which a newer hotbackup's filter shows: back it up with that one"
+        ));
+    }
+    let Some(row) = row else { return };
     if data.nr == libc::SYS_ftruncate as i32 && data.args[0] == u64::MAX {
         shared.probed.store(true, Ordering::SeqCst);
     }

@@ -15,6 +15,7 @@ use super::control::{Control, Role};
 use super::roles::{self, Held, Part};
 use crate::sys::memory::Region;
 use crate::sys::notify::{Notification, Slot};
+use crate::sys::procfs;
 
 /// Slots for received, not yet answered calls: one a thread at most, so this bounds the threads held at once.
 /// When all are taken the rest waits in the kernel, unreceived, which is safe but open to `EINTR`.
@@ -64,7 +65,12 @@ impl std::fmt::Display for NotOurs {
 
 /// The namespace in which this process counts processes; 0 when it cannot be told.
 fn namespace() -> u64 {
-    nix::sys::stat::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+    procfs::stat("self/ns/pid").map_or(0, |stat| stat.st_ino)
+}
+
+/// The number of the namespace in which this process counts processes, cut to a word and never 0.
+pub fn here() -> u32 {
+    (namespace() as u32).max(1)
 }
 
 /// How long a supervisor may make no progress until the keeper takes over, unless said otherwise.
@@ -132,13 +138,22 @@ pub struct Layout {
     pub wake_id: AtomicU64,
     /// Process id of the keeper's twin, in its own namespace.
     pub twin: AtomicI32,
-    spare: AtomicU32,
+    /// The number there of the socket by which the target hands the listener to keepers that were born from it; 0: there is
+    /// none.
+    pub target_socket: AtomicI32,
+    /// The socket's inode: at its number may stand another by now.
+    pub socket_id: AtomicU64,
+    /// Keepers of the layouts before may be there, too, to be seen in the namespace of processes with this number ([`here`]); 0:
+    /// there are none.
+    pub before: AtomicU32,
+    /// What the filter was made of: see `calls/coverage.rs`. 0: nobody has told.
+    pub filter: AtomicU64,
     reserved: [AtomicU64; RESERVED],
     slots: [Slot; SLOTS],
 }
 
 /// Words are added in the place of reserved ones, which are zero.
-const RESERVED: usize = 493;
+const RESERVED: usize = 492;
 /// Where the slots begin.
 const SLOTS_AT: usize = 4096;
 const _: () = assert!(std::mem::offset_of!(Layout, slots) == SLOTS_AT, "the slots stand where they always do");
@@ -265,6 +280,28 @@ mod tests {
     use super::*;
     use std::mem::offset_of;
 
+    /// A later release's memory: longer, with words where there are none yet, and in the slots what is always there.
+    #[test]
+    fn a_memory_that_has_grown_at_its_end_is_used_by_the_words_that_are_frozen() {
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let fd = memfd_create(MEMORY_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let put = |at: i64, word: u64| nix::sys::uio::pwrite(&fd, &word.to_le_bytes(), at).unwrap();
+        for at in (144..SLOTS_AT as i64).step_by(8) {
+            put(at, u64::MAX);
+        }
+        for (at, word) in [(0, MAGIC), (8, 7 << 32 | 2), (16, 1234), (24, 77), (4096 + 3 * 128, 42)] {
+            put(at, word);
+        }
+        nix::unistd::ftruncate(&fd, Memory::LENGTH as i64 + 65536).unwrap();
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
+        let later = Memory::open(fd).unwrap();
+        assert_eq!(Control::load(&later.control), Control { role: Role::Kept, generation: 7 });
+        assert_eq!(later.target(), Target { start: 1234, inner: 77 });
+        assert_eq!(later.recorded().map(|(slot, _)| slot.id()).collect::<Vec<_>>(), [42]);
+        later.begin_anew();
+        assert!(later.reserved.iter().all(|word| word.load(Ordering::SeqCst) == u64::MAX), "none of ours");
+    }
+
     /// `docs/protocol.md` has them: another version's keepers and supervisors rely on it.
     #[test]
     fn what_is_frozen_stands_where_it_always_stood() {
@@ -293,6 +330,10 @@ mod tests {
             offset_of!(Layout, answered),
             offset_of!(Layout, wake_id),
             offset_of!(Layout, twin),
+            offset_of!(Layout, target_socket),
+            offset_of!(Layout, socket_id),
+            offset_of!(Layout, before),
+            offset_of!(Layout, filter),
             offset_of!(Layout, slots),
         ];
         let page = include_str!("../../../docs/protocol.md");

@@ -8,11 +8,12 @@
 //!
 //! The bytes are frozen: hotbackup of every version finds one another by them.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::sys::procfs;
 
 /// What a process of ours is to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,26 +41,29 @@ impl Part {
             }
     }
 
-    fn lock(self) -> libc::flock {
-        libc::flock {
-            l_type: libc::F_WRLCK as i16,
-            l_whence: libc::SEEK_SET as i16,
-            l_start: self.byte(),
-            l_len: 1,
-            l_pid: 0,
-        }
+    fn lock(self, kind: libc::c_int) -> libc::flock {
+        libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: self.byte(), l_len: 1, l_pid: 0 }
     }
 }
 
 /// A part that this process has, until this is dropped or the process ends.
 #[derive(Debug)]
 pub struct Held {
-    _file: OwnedFd,
+    file: OwnedFd,
+    part: Part,
 }
 
-/// An open file of our own on the memory `memory`.
-fn open_anew(memory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    open(&*format!("/proc/self/fd/{}", memory.as_raw_fd()), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+impl Held {
+    /// Takes another part instead. It needs no /proc and no new descriptor, so it works when all else is gone.
+    ///
+    /// # Errors
+    /// `EAGAIN` when somebody has it: then it stays as it was.
+    pub fn change(&mut self, to: Part) -> Result<(), Errno> {
+        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&to.lock(libc::F_WRLCK)))?;
+        let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&self.part.lock(libc::F_UNLCK)));
+        self.part = to;
+        Ok(())
+    }
 }
 
 /// Takes a part.
@@ -67,14 +71,14 @@ fn open_anew(memory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// `EAGAIN` when somebody has it.
 pub fn take(memory: BorrowedFd<'_>, part: Part) -> Result<Held, Errno> {
-    let file = open_anew(memory)?;
-    fcntl(&file, FcntlArg::F_OFD_SETLK(&part.lock()))?;
-    Ok(Held { _file: file })
+    let file = procfs::reopen(memory, OFlag::O_RDWR)?;
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&part.lock(libc::F_WRLCK)))?;
+    Ok(Held { file, part })
 }
 
 /// Whether anybody has a part. `memory` must not be the open file through which we hold it ourselves.
 pub fn is_held(memory: BorrowedFd<'_>, part: Part) -> bool {
-    let mut lock = part.lock();
+    let mut lock = part.lock(libc::F_WRLCK);
     // What cannot be asked is taken for held: nobody acts twice.
     fcntl(memory.as_fd(), FcntlArg::F_OFD_GETLK(&mut lock)).is_err() || lock.l_type != libc::F_UNLCK as i16
 }
@@ -83,9 +87,11 @@ pub fn is_held(memory: BorrowedFd<'_>, part: Part) -> bool {
 /// proc_pid_fdinfo(5)). A number that somebody wrote into the memory proves nothing.
 pub fn is_held_by(memory: BorrowedFd<'_>, part: Part, pid: i32) -> bool {
     let Ok(ours) = nix::sys::stat::fstat(memory) else { return false };
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
-    descriptors.flatten().any(|descriptor| {
-        let info = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
+    let path = format!("{pid}/fdinfo");
+    let Ok(directory) = procfs::open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else { return false };
+    let Ok(mut descriptors) = nix::dir::Dir::from_fd(directory) else { return false };
+    descriptors.iter().flatten().filter_map(|it| it.file_name().to_str().ok().map(str::to_owned)).any(|number| {
+        let info = procfs::read(&format!("{path}/{number}")).unwrap_or_default();
         info.lines().filter(|line| line.starts_with("lock:")).any(|line| names(line, ours.st_ino, part.byte()))
     })
 }
@@ -113,6 +119,12 @@ mod tests {
         assert_eq!(take(memory.as_fd(), Part::Keeper).unwrap_err(), Errno::EAGAIN);
         drop(held);
         assert!(!is_held(memory.as_fd(), Part::Keeper));
+        let mut twin = take(memory.as_fd(), Part::Twin).unwrap();
+        twin.change(Part::Keeper).unwrap();
+        assert!(is_held(memory.as_fd(), Part::Keeper) && !is_held(memory.as_fd(), Part::Twin));
+        let mut other = take(memory.as_fd(), Part::Twin).unwrap();
+        assert_eq!(other.change(Part::Keeper).unwrap_err(), Errno::EAGAIN);
+        drop(twin);
         take(memory.as_fd(), Part::Keeper).unwrap();
     }
 

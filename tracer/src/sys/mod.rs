@@ -5,10 +5,13 @@
 #![allow(unsafe_code)]
 
 pub mod inherited;
+pub mod loops;
 pub mod memory;
 pub mod notify;
+pub mod passing;
 pub mod pidfd;
 pub mod process;
+pub mod procfs;
 pub mod stat;
 pub mod trace;
 

@@ -136,6 +136,14 @@ pub fn set_sync_wake_up(listener: BorrowedFd<'_>) -> Result<(), Errno> {
     check(unsafe { libc::ioctl(listener.as_raw_fd(), IOCTL_SET_FLAGS as _, SYNC_WAKE_UP) }.into()).map(drop)
 }
 
+/// Whether this process may receive and answer: on a file that is no listener both calls say that they do not apply, unless a
+/// seccomp filter on this process forbids them.
+pub fn may_answer(other: BorrowedFd<'_>) -> bool {
+    let slot = Slot { words: Default::default() };
+    let no_listener = |result| result == Err(Errno::ENOTTY);
+    no_listener(receive(other, &slot)) && no_listener(let_go(other, 0))
+}
+
 /// Whether the kernel knows `action` (a `SECCOMP_RET_*` value) as a filter's answer.
 pub fn action_available(action: u32) -> bool {
     const GET_ACTION_AVAIL: u32 = 2;

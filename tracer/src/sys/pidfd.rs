@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 
 use super::check;
 
@@ -32,9 +33,27 @@ pub fn get_fd(process: BorrowedFd<'_>, fd: RawFd) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// `ESRCH` when it has ended.
 pub fn kill(process: BorrowedFd<'_>) -> Result<(), Errno> {
+    signal(process, Signal::SIGKILL)
+}
+
+/// Sends it a signal.
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub fn signal(process: BorrowedFd<'_>, signal: Signal) -> Result<(), Errno> {
     let none: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo means that the kernel fills in what kill(2) would.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, none, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as i32, none, 0) }).map(drop)
+}
+
+/// Whether a signal may be sent to it.
+///
+/// # Errors
+/// The kernel's; `EPERM` also when a seccomp filter on this process forbids it.
+pub fn may_signal(process: BorrowedFd<'_>) -> Result<(), Errno> {
+    let none: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: as in `kill`; 0 is no signal.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), 0, none, 0) }).map(drop)
 }
 
 /// Whether the process ends within the time.

@@ -84,14 +84,13 @@ pub fn lock_memory() {
 /// Lets go of the pages of this program's code and constants: how a process begins touches many that it never needs again.
 /// They come back as they are used.
 pub fn forget_program() {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
-    let Ok(program) = std::fs::metadata("/proc/self/exe") else { return };
+    let Ok(maps) = super::procfs::read("self/maps") else { return };
+    let Ok(program) = super::procfs::stat("self/exe") else { return };
     for line in maps.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [range, flags, offset, _, inode, ..] = words[..] else { continue };
         // Nothing there was ever written to: what stands at the program's beginning, or is executed.
-        if inode != program.ino().to_string() || !(flags == "r-xp" || flags == "r--p" && offset == "00000000") {
+        if inode != program.st_ino.to_string() || !(flags == "r-xp" || flags == "r--p" && offset == "00000000") {
             continue;
         }
         let Some((start, end)) = range.split_once('-') else { continue };

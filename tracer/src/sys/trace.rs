@@ -44,6 +44,25 @@ pub fn seize(tid: Pid) -> Result<Running, Errno> {
     Ok(Running(tid))
 }
 
+/// Whether the calls of a thread, which must be stopped, are handed to itself (`PR_SET_SYSCALL_USER_DISPATCH`, 5.11). A kernel
+/// that cannot say (before 6.4) says `false`.
+pub fn is_dispatched(tid: Pid) -> bool {
+    const GET_CONFIGURATION: libc::c_uint = 0x4211;
+    #[repr(C)]
+    #[derive(Default)]
+    struct Configuration {
+        mode: u64,
+        selector: u64,
+        offset: u64,
+        length: u64,
+    }
+    let mut found = Configuration::default();
+    let size = size_of::<Configuration>();
+    // SAFETY: the kernel writes at most `size` bytes to `found`.
+    let result = unsafe { libc::ptrace(GET_CONFIGURATION, tid.as_raw(), size, &raw mut found) };
+    result == 0 && found.mode != 0
+}
+
 impl Running {
     /// Asks it to stop at the next chance.
     ///

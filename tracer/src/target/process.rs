@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use hotbackup_event::look::{Lack, LookError};
 use nix::errno::Errno;
@@ -18,7 +19,7 @@ use nix::sys::stat::Mode;
 
 use crate::error::Error;
 use crate::shared::memory::Target;
-use crate::sys::{pidfd, stat};
+use crate::sys::{pidfd, procfs, stat};
 
 /// What a thread is doing at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,15 @@ pub struct Process {
     proc: OwnedFd,
     /// The errno of a look that failed, and says nothing about what is there.
     missed: AtomicI32,
+    /// Asked where an attach waits.
+    given_up: OnceLock<GivenUp>,
+    attached: AtomicBool,
+    /// It was seen to hold a listener.
+    held_listener: AtomicBool,
 }
+
+/// Whether whoever wanted something of the process wants it no more.
+pub type GivenUp = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl Process {
     /// Finds the process `pid`.
@@ -83,11 +92,35 @@ impl Process {
             Errno::ENOSYS => Error::KernelTooOld { feature: "pidfd_open", since: "5.3" },
             errno => Error::Os { pid, operation: "opening a pidfd of", errno },
         })?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let proc = nix::fcntl::open("/proc", flags, Mode::empty()).map_err(Error::os(pid, "opening /proc for"))?;
-        let mut process = Self { pid, start: 0, pidfd, proc, missed: AtomicI32::new(0) };
+        let proc = procfs::open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        let proc = proc.map_err(Error::os(pid, "opening /proc for"))?;
+        let mut process = Self {
+            pid,
+            start: 0,
+            pidfd,
+            proc,
+            missed: AtomicI32::new(0),
+            given_up: OnceLock::new(),
+            attached: AtomicBool::new(false),
+            held_listener: AtomicBool::new(false),
+        };
         process.start = process.start_time().ok_or(Error::NoSuchProcess(pid))?;
         Ok(process)
+    }
+
+    /// From here on an attach asks this while it waits.
+    pub fn ask_whether_given_up(&self, ask: GivenUp) {
+        let _ = self.given_up.set(ask);
+    }
+
+    /// Whether an attach is to end.
+    pub fn is_given_up(&self) -> bool {
+        !self.attached.load(Ordering::Relaxed) && self.given_up.get().is_some_and(|ask| ask())
+    }
+
+    /// The attach is over, and nothing waits for it any more.
+    pub fn set_attached(&self) {
+        self.attached.store(true, Ordering::Relaxed);
     }
 
     /// Its number.
@@ -104,6 +137,13 @@ impl Process {
     pub fn name(&self) -> Target {
         let inner = || self.status_field(self.pid, "NSpid")?.split_whitespace().next_back()?.parse().ok();
         Target { start: self.start, inner: inner().unwrap_or(self.pid) }
+    }
+
+    /// Whether `look` says, or has said before, that it holds a listener: what was attached to once stays so.
+    pub(super) fn has_held_listener(&self, look: impl FnOnce() -> bool) -> bool {
+        let held = self.held_listener.load(Ordering::Relaxed) || look();
+        self.held_listener.store(held, Ordering::Relaxed);
+        held
     }
 
     /// Its pidfd.
@@ -252,10 +292,15 @@ impl Process {
     }
 
     fn start_time(&self) -> Option<u64> {
-        let stat = self.read_file("stat").ok()?;
-        // The name may hold blanks and brackets; the numbers follow the last bracket (proc_pid_stat(5), field 22).
-        stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+        start_of(self.proc(), self.pid)
     }
+}
+
+/// When process `pid` of this procfs started, in clock ticks since boot.
+pub(crate) fn start_of(proc: BorrowedFd<'_>, pid: i32) -> Option<u64> {
+    let stat = read_below(proc, &format!("{pid}/stat")).ok()?;
+    // The name may hold blanks and brackets; the numbers follow the last bracket (proc_pid_stat(5), field 22).
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Reads a line of /proc/TID/syscall (proc_pid_syscall(5)).

@@ -45,7 +45,8 @@ pub fn of_the_program(process: &Process) -> Vec<(RawFd, OsString)> {
     let memories: Vec<RawFd> = all.iter().filter(|(_, link)| *link == *memory).map(|(fd, _)| *fd).collect();
     let is_ours = |fd: RawFd, link: &OsStr| {
         let near = memories.iter().any(|&memory| (memory..memory + OURS as RawFd).contains(&fd));
-        link == LISTENER || near && (link == EVENTFD || *link == *memory)
+        let ours = || link == EVENTFD || *link == *memory || link.as_encoded_bytes().starts_with(b"socket:[");
+        link == LISTENER || near && ours()
     };
     all.into_iter().filter(|(fd, link)| !is_ours(*fd, link)).collect()
 }

@@ -31,6 +31,11 @@ pub fn all() -> impl Iterator<Item = Answer> {
     low::CALLS.iter().chain(high::CALLS).map(answer)
 }
 
+/// Whether a call is known to change nothing unseen.
+pub fn changes_nothing(nr: i64) -> bool {
+    all().any(|answer| answer.nr == nr && answer.verdict == Verdict::Cannot)
+}
+
 /// `docs/calls.md`.
 pub fn page() -> String {
     let mut page = String::from(HEAD);

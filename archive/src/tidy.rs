@@ -1,0 +1,68 @@
+//! Removing the backups that no rule keeps, and what broken off ones left.
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use hotbackup_copier::{remove_backup, remove_leftovers};
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::mark::hold_alone;
+use crate::{Entry, Error, Fate, Kind, Policy, list, plan};
+
+/// What was done.
+#[derive(Debug, Default, Serialize)]
+pub struct Tidied {
+    /// Each backup of the shelf's own, oldest first, and what the rules say of it.
+    pub fates: Vec<(PathBuf, Fate)>,
+    /// Backups that were removed (or would be, if it was only asked for).
+    pub removed: Vec<PathBuf>,
+    /// What broken off backups had left.
+    pub leftovers: Vec<PathBuf>,
+    /// What should have gone and did not, and why. It is tried again the next time.
+    pub stayed: Vec<(PathBuf, String)>,
+}
+
+/// Removes from a shelf what no rule keeps, oldest first. A backup that is in use stays until the next time. With `only_say`
+/// nothing is removed.
+///
+/// # Errors
+/// The shelf cannot be read.
+pub fn tidy(shelf: &Path, policy: &Policy, zone: &TimeZone, only_say: bool) -> Result<Tidied, Error> {
+    let mut tidied = Tidied::default();
+    if !only_say {
+        tidied.leftovers = remove_leftovers(shelf)?;
+    }
+    let own: Vec<_> = list(shelf)?
+        .into_iter()
+        .filter_map(|entry| match &entry.kind {
+            Kind::Backup { begun: Some(begun), .. } => Some(((*begun, entry.may_be_good()), entry.name)),
+            _ => None,
+        })
+        .collect();
+    let times: Vec<_> = own.iter().map(|(known, _)| *known).collect();
+    for (fate, (_, name)) in plan(&times, policy, zone).into_iter().zip(own) {
+        let path = shelf.join(&name);
+        if fate == Fate::Remove {
+            match if only_say { Ok(()) } else { remove(shelf, &name) } {
+                Ok(()) => tidied.removed.push(path.clone()),
+                Err(error) => tidied.stayed.push((path.clone(), error.to_string())),
+            }
+        }
+        tidied.fates.push((path, fate));
+    }
+    Ok(tidied)
+}
+
+fn remove(shelf: &Path, name: &OsString) -> Result<(), Error> {
+    // Whoever begins to read it from here on finds it taken, and then gone.
+    let _alone = hold_alone(&shelf.join(name))?;
+    remove_backup(shelf, name)?;
+    Ok(())
+}
+
+impl Entry {
+    /// The path of it on its shelf.
+    pub fn path(&self, shelf: &Path) -> PathBuf {
+        shelf.join(&self.name)
+    }
+}

@@ -1,0 +1,172 @@
+//! Backups by schedule: for each target that has one, a thread that waits for the next time, and takes it as a night is taken
+//! ([`hotbackup_archive::night`]).
+//!
+//! A time that passed while no service ran is made up for, once. A night that the last service left unfinished, its backup running or
+//! complete but not checked, is gone on with: all that it needs to know lies in the name of its backup, in the target's records, and
+//! in its history, where there is a line of each night that is over.
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotbackup_archive::{Check, Hook, Plan, Policy, Schedule, Taken, Work, night};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use serde::Deserialize;
+
+use crate::control::Ended;
+use crate::jobs::{Error, Target};
+
+/// Clocks are set, and machines sleep: the time is looked at as often as this.
+const GLANCE: Duration = Duration::from_secs(10);
+
+/// What is configured.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nightly {
+    /// When: five fields as for cron, in the host's time zone.
+    pub schedule: String,
+    /// What stays; everything, usually.
+    #[serde(default)]
+    pub keep: Policy,
+    /// How each is checked.
+    #[serde(default)]
+    pub check: Check,
+    /// The server program, for `check = "server"`.
+    pub mongod: Option<PathBuf>,
+    /// Run before.
+    pub before: Option<HookConfig>,
+    /// Run after, however it ended.
+    pub after: Option<HookConfig>,
+}
+
+/// A command.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookConfig {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// The longest that it may take, in seconds.
+    #[serde(default = "ten_minutes")]
+    pub timeout_s: u64,
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+impl HookConfig {
+    fn hook(&self) -> Hook {
+        Hook { command: self.command.clone(), timeout: Duration::from_secs(self.timeout_s) }
+    }
+}
+
+impl Nightly {
+    /// What cannot be said by types.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        Schedule::from_str(&self.schedule).map_err(|error| error.to_string())?;
+        if self.check == Check::Server && !self.mongod.as_ref().is_some_and(|path| path.is_absolute()) {
+            return Err("check = \"server\" needs mongod = \"/whole/path/of/mongod\", to start it".into());
+        }
+        match [&self.before, &self.after].into_iter().flatten().any(|hook| hook.command.is_empty()) {
+            true => Err("a hook needs command = [\"program\", \"argument\", ...]".into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Begins to take a target's backups by schedule, if it has one.
+///
+/// # Errors
+/// There is no thread for it.
+pub(crate) fn start(target: &Arc<Target>) -> std::io::Result<()> {
+    let Some(nightly) = target.config().nightly.clone() else { return Ok(()) };
+    let target = Arc::clone(target);
+    std::thread::Builder::new().name("nightly".into()).spawn(move || run(&target, &nightly))?;
+    Ok(())
+}
+
+fn run(target: &Arc<Target>, nightly: &Nightly) {
+    // It was read when the configuration was.
+    let Ok(schedule) = Schedule::from_str(&nightly.schedule) else { return };
+    let plan = Plan {
+        shelf: target.config().destination.clone(),
+        keep: nightly.keep,
+        zone: TimeZone::system(),
+        before: nightly.before.as_ref().map(HookConfig::hook),
+        after: nightly.after.as_ref().map(HookConfig::hook),
+        check: nightly.check,
+    };
+    let worker = Worker { target, mongod: nightly.mongod.as_deref() };
+    if let Some(begun) = target.unfinished_night() {
+        tracing::info!("the backup of {} that was begun at {begun} is gone on with", target.name());
+        target.note(night(&plan, &worker, Some(begun)));
+    }
+    let mut last = target.last_night().unwrap_or_else(Timestamp::now);
+    loop {
+        let due = schedule.next_after(&last.to_zoned(TimeZone::system()));
+        target.set_next(due.as_ref().map(Zoned::timestamp));
+        let Some(due) = due else {
+            tracing::error!("{:?} names no time: {} is not backed up by schedule", schedule.text(), target.name());
+            return;
+        };
+        while Timestamp::now() < due.timestamp() {
+            let left = Duration::try_from(Timestamp::now().duration_until(due.timestamp())).unwrap_or_default();
+            std::thread::sleep(left.clamp(Duration::from_millis(1), GLANCE));
+        }
+        let done = night(&plan, &worker, None);
+        for warning in &done.warnings {
+            tracing::warn!("{}: {warning}", target.name());
+        }
+        if let Some(words) = &done.message {
+            tracing::error!("the backup of {} by schedule failed: {words}", target.name());
+        }
+        // Times that passed meanwhile are not made up for.
+        last = done.ended;
+        target.note(done);
+    }
+}
+
+struct Worker<'a> {
+    target: &'a Arc<Target>,
+    mongod: Option<&'a Path>,
+}
+
+impl Work for Worker<'_> {
+    fn take(&self, dest: &Path) -> Result<Taken, (String, String)> {
+        let name = dest.file_name().unwrap_or_default().to_string_lossy();
+        let ended = match self.target.known(dest) {
+            Some(ended) => ended,
+            None => loop {
+                let id = match self.target.running_to(dest) {
+                    Some(id) => Ok(id),
+                    None => self.target.start(&name),
+                };
+                match id {
+                    // Somebody takes one by hand: this one comes after it.
+                    Err(Error::Busy(_)) => self.target.wait_until_idle(),
+                    Err(error) => return Err((error.kind().into(), error.to_string())),
+                    Ok(id) => match self.target.wait(&id, &|| true) {
+                        Some(ended) => break ended,
+                        None => return Err(("internal".into(), "the backup's record is gone".into())),
+                    },
+                }
+            },
+        };
+        match ended {
+            Ended { ok: true, bytes, hold_us, longest_wait_us, .. } => {
+                let duration_us = ended.ended_ms.saturating_sub(ended.started_ms) * 1000;
+                Ok(Taken { bytes, duration_us, hold_us, longest_wait_us })
+            }
+            Ended { kind, message, .. } => Err((kind.unwrap_or_default(), message.unwrap_or_default())),
+        }
+    }
+
+    fn check(&self, backup: &Path, how: Check) -> Result<Vec<String>, String> {
+        let mongod = if how == Check::Server { self.mongod } else { None };
+        self.target.check(&backup.to_string_lossy(), mongod)
+    }
+}

@@ -1,0 +1,154 @@
+//! What is hard to hold, one case each.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+/// Something hard to hold in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    /// Two names that differ by case.
+    NamesByCase,
+    /// The same letter, once in one piece and once composed.
+    NamesByForm,
+    /// The same, beside a letter whose case is not ASCII's.
+    NamesByForeignCase,
+    NotUtf8,
+    Colon,
+    Backslash,
+    ControlCharacter,
+    EndsInDot,
+    EndsInSpace,
+    DosDevice,
+    /// 255 bytes.
+    LongName,
+    /// 255 bytes, in 85 characters.
+    LongNameOfFewCharacters,
+    Symlink,
+    LongSymlink,
+    HardLink,
+    Fifo,
+    Hole,
+    Attribute,
+    /// 8 KiB.
+    LargeAttribute,
+    AccessList,
+    Owner,
+    Mode,
+    SetId,
+    Year1600,
+    Year1969,
+    Year2039,
+    Year2263,
+    Year2400,
+    /// A hole of 17 TiB. It is in no table: it takes too long where it can be held.
+    Hole17Tib,
+}
+
+pub const ALL: [Case; 28] = [
+    Case::NamesByCase,
+    Case::NamesByForm,
+    Case::NamesByForeignCase,
+    Case::NotUtf8,
+    Case::Colon,
+    Case::Backslash,
+    Case::ControlCharacter,
+    Case::EndsInDot,
+    Case::EndsInSpace,
+    Case::DosDevice,
+    Case::LongName,
+    Case::LongNameOfFewCharacters,
+    Case::Symlink,
+    Case::LongSymlink,
+    Case::HardLink,
+    Case::Fifo,
+    Case::Hole,
+    Case::Attribute,
+    Case::LargeAttribute,
+    Case::AccessList,
+    Case::Owner,
+    Case::Mode,
+    Case::SetId,
+    Case::Year1600,
+    Case::Year1969,
+    Case::Year2039,
+    Case::Year2263,
+    Case::Year2400,
+];
+
+impl Case {
+    /// What the documentation says of a destination that refuses it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NamesByCase | Self::NamesByForeignCase => "names that differ by case",
+            Self::NotUtf8 => "names that are not UTF-8",
+            Self::Colon => "names with `:`",
+            Self::Backslash => "names with `\\`",
+            Self::ControlCharacter => "control characters in names",
+            Self::Symlink | Self::LongSymlink => "symbolic links",
+            Self::Fifo => "fifos",
+            other => panic!("{other:?} is refused nowhere"),
+        }
+    }
+
+    /// Puts it into a directory.
+    pub fn put_into(self, dir: &Path) {
+        let write = |name: &[u8]| fs::write(dir.join(OsStr::from_bytes(name)), name).expect("the source holds it");
+        let file = |name: &str| {
+            write(name.as_bytes());
+            dir.join(name)
+        };
+        let at = |seconds: i64, nanoseconds: i64| {
+            let (path, time) = (file(&format!("at {seconds}")), TimeSpec::new(seconds, nanoseconds));
+            utimensat(nix::fcntl::AT_FDCWD, &path, &time, &time, UtimensatFlags::NoFollowSymlink).expect("set");
+        };
+        let set = |path: &Path, name: &str, value: &[u8]| {
+            rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty()).expect("the source holds it");
+        };
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+        match self {
+            Self::NamesByCase => ["Collection-A.wt", "collection-a.wt"].iter().for_each(|name| write(name.as_bytes())),
+            Self::NamesByForm => ["form-\u{e9}", "form-e\u{301}"].iter().for_each(|name| write(name.as_bytes())),
+            Self::NamesByForeignCase => ["\u{e4}rger", "\u{c4}rger"].iter().for_each(|name| write(name.as_bytes())),
+            Self::NotUtf8 => write(b"latin-\xe4\xff"),
+            Self::Colon => write(b"12:30"),
+            Self::Backslash => write(b"back\\slash"),
+            Self::ControlCharacter => write(b"line\nfeed"),
+            Self::EndsInDot => write(b"end."),
+            Self::EndsInSpace => write(b"end "),
+            Self::DosDevice => write(b"con"),
+            Self::LongName => write(&[b'n'; 255]),
+            Self::LongNameOfFewCharacters => write("\u{20ac}".repeat(85).as_bytes()),
+            Self::Symlink => symlink("somewhere", dir.join("symlink")).expect("made"),
+            Self::LongSymlink => symlink("t".repeat(1000), dir.join("long symlink")).expect("made"),
+            Self::HardLink => fs::hard_link(file("first"), dir.join("second")).expect("made"),
+            Self::Fifo => nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("made"),
+            Self::Hole => {
+                let sparse = File::create(dir.join("sparse")).expect("made");
+                sparse.write_all_at(b"end", 4 << 20).expect("written");
+            }
+            Self::Attribute => set(&file("attribute"), "user.comment", b"kept"),
+            Self::LargeAttribute => set(&file("large attribute"), "user.large", &[b'v'; 8 << 10]),
+            Self::AccessList => {
+                let path = file("list");
+                let done = Command::new("setfacl").args(["-m", "u:12345:r"]).arg(&path).status();
+                assert!(done.expect("acl is installed").success());
+            }
+            Self::Owner => chown(file("owner"), Some(12_345), Some(54_321)).expect("root sets owners"),
+            Self::Mode => mode(&file("mode"), 0o461),
+            Self::SetId => mode(&file("setuid"), 0o6755),
+            Self::Year1600 => at(-11_676_096_000, 5),
+            Self::Year1969 => at(-1, 999_999_999),
+            Self::Year2039 => at(2_177_452_800, 1),
+            Self::Year2263 => at(9_246_182_400, 1),
+            Self::Year2400 => at(13_569_465_600, 123_456_789),
+            Self::Hole17Tib => File::create(dir.join("large")).and_then(|file| file.set_len(17 << 40)).expect("made"),
+        }
+    }
+}

@@ -14,11 +14,11 @@ use nix::sys::time::TimeSpec;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
     /// Two names that differ by case.
-    NamesByCase,
+    NamesByLetters,
     /// The same letter, once in one piece and once composed.
     NamesByForm,
     /// The same, beside a letter whose case is not ASCII's.
-    NamesByForeignCase,
+    NamesByForeignLetters,
     NotUtf8,
     Colon,
     Backslash,
@@ -52,9 +52,9 @@ pub enum Case {
 }
 
 pub const ALL: [Case; 28] = [
-    Case::NamesByCase,
+    Case::NamesByLetters,
     Case::NamesByForm,
-    Case::NamesByForeignCase,
+    Case::NamesByForeignLetters,
     Case::NotUtf8,
     Case::Colon,
     Case::Backslash,
@@ -86,7 +86,7 @@ impl Case {
     /// What the documentation says of a destination that refuses it.
     pub fn words(self) -> &'static str {
         match self {
-            Self::NamesByCase | Self::NamesByForeignCase => "names that differ by case",
+            Self::NamesByLetters | Self::NamesByForeignLetters => "names that differ by case",
             Self::NotUtf8 => "names that are not UTF-8",
             Self::Colon => "names with `:`",
             Self::Backslash => "names with `\\`",
@@ -113,9 +113,9 @@ impl Case {
         };
         let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
         match self {
-            Self::NamesByCase => ["Collection-A.wt", "collection-a.wt"].iter().for_each(|name| write(name.as_bytes())),
+            Self::NamesByLetters => ["Collection-A.wt", "collection-a.wt"].iter().for_each(|name| write(name.as_bytes())),
             Self::NamesByForm => ["form-\u{e9}", "form-e\u{301}"].iter().for_each(|name| write(name.as_bytes())),
-            Self::NamesByForeignCase => ["\u{e4}rger", "\u{c4}rger"].iter().for_each(|name| write(name.as_bytes())),
+            Self::NamesByForeignLetters => ["\u{e4}rger", "\u{c4}rger"].iter().for_each(|name| write(name.as_bytes())),
             Self::NotUtf8 => write(b"latin-\xe4\xff"),
             Self::Colon => write(b"12:30"),
             Self::Backslash => write(b"back\\slash"),

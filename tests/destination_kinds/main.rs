@@ -77,8 +77,8 @@ const TABLE: [(Kind, &str, &[Case], &[&str]); 9] = [
         Kind::ExFat,
         "exFAT (exfat-fuse)",
         &[
-            Case::NamesByCase,
-            Case::NamesByForeignCase,
+            Case::NamesByLetters,
+            Case::NamesByForeignLetters,
             Case::NotUtf8,
             Case::Colon,
             Case::Backslash,

@@ -296,7 +296,7 @@ fn a_real_mongod_never_sees_a_full_disk() {
     let said = running.finish().failure("dest_too_small");
     assert!(said.contains("left"), "{said}");
     // There is still room for it.
-    load::fill(&server.uri(), 8);
+    load::fill(&server.uri(), 2);
     server.assert_unharmed();
     let log = fs::read_to_string(server.log()).expect("a log");
     assert!(!log.contains("No space left") && !log.contains("error: 28"), "mongod saw a full disk");

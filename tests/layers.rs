@@ -37,7 +37,8 @@ const TRACER: [&str; 12] = [
 ];
 
 /// The same of `service/src`.
-const SERVICE: [&str; 10] = ["util", "wire", "config", "host", "places", "tls", "control", "jobs", "commands", "front"];
+const SERVICE: [&str; 12] =
+    ["util", "wire", "trial", "config", "host", "places", "tls", "control", "jobs", "commands", "front", "nightly"];
 
 #[test]
 fn imports_of_the_service_run_down() {

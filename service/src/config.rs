@@ -1,10 +1,11 @@
 //! The configuration, a TOML file; see `docs/service.md`.
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
+use hotbackup_archive::{Check, Hook, Policy, Schedule};
 use serde::Deserialize;
-
-use crate::nightly::Nightly;
 
 /// What a service is to do.
 #[derive(Debug, Clone, Deserialize)]
@@ -74,6 +75,64 @@ pub struct FrontConfig {
     pub tls: Option<Identity>,
     /// TLS towards mongod.
     pub server_tls: Option<ServerTls>,
+}
+
+/// Backups by schedule.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nightly {
+    /// When: five fields as for cron, in the host's time zone.
+    pub schedule: String,
+    /// What stays; everything, usually.
+    #[serde(default)]
+    pub keep: Policy,
+    /// How each is checked.
+    #[serde(default)]
+    pub check: Check,
+    /// The server program, for `check = "server"`.
+    pub mongod: Option<PathBuf>,
+    /// Run before.
+    pub before: Option<HookConfig>,
+    /// Run after, however it ended.
+    pub after: Option<HookConfig>,
+}
+
+/// A command.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookConfig {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// The longest that it may take, in seconds.
+    #[serde(default = "ten_minutes")]
+    pub timeout_s: u64,
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+impl HookConfig {
+    pub(crate) fn hook(&self) -> Hook {
+        Hook { command: self.command.clone(), timeout: Duration::from_secs(self.timeout_s) }
+    }
+}
+
+impl Nightly {
+    /// What cannot be said by types.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check(&self) -> Result<(), String> {
+        Schedule::from_str(&self.schedule).map_err(|error| error.to_string())?;
+        if self.check == Check::Server && !self.mongod.as_ref().is_some_and(|path| path.is_absolute()) {
+            return Err("check = \"server\" needs mongod = \"/whole/path/of/mongod\", to start it".into());
+        }
+        match [&self.before, &self.after].into_iter().flatten().any(|hook| hook.command.is_empty()) {
+            true => Err("a hook needs command = [\"program\", \"argument\", ...]".into()),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A certificate and its key, as PEM.

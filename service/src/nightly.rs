@@ -4,79 +4,21 @@
 //! A time that passed while no service ran is made up for, once. A night that the last service left unfinished, its backup running or
 //! complete but not checked, is gone on with: all that it needs to know lies in the name of its backup, in the target's records, and
 //! in its history, where there is a line of each night that is over.
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotbackup_archive::{Check, Hook, Plan, Policy, Schedule, Taken, Work, night};
+use hotbackup_archive::{Check, Plan, Schedule, Taken, Work, night};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
-use serde::Deserialize;
 
+use crate::config::{HookConfig, Nightly};
 use crate::control::Ended;
 use crate::jobs::{Error, Target};
 
 /// Clocks are set, and machines sleep: the time is looked at as often as this.
 const GLANCE: Duration = Duration::from_secs(10);
-
-/// What is configured.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Nightly {
-    /// When: five fields as for cron, in the host's time zone.
-    pub schedule: String,
-    /// What stays; everything, usually.
-    #[serde(default)]
-    pub keep: Policy,
-    /// How each is checked.
-    #[serde(default)]
-    pub check: Check,
-    /// The server program, for `check = "server"`.
-    pub mongod: Option<PathBuf>,
-    /// Run before.
-    pub before: Option<HookConfig>,
-    /// Run after, however it ended.
-    pub after: Option<HookConfig>,
-}
-
-/// A command.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HookConfig {
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// The longest that it may take, in seconds.
-    #[serde(default = "ten_minutes")]
-    pub timeout_s: u64,
-}
-
-fn ten_minutes() -> u64 {
-    600
-}
-
-impl HookConfig {
-    fn hook(&self) -> Hook {
-        Hook { command: self.command.clone(), timeout: Duration::from_secs(self.timeout_s) }
-    }
-}
-
-impl Nightly {
-    /// What cannot be said by types.
-    ///
-    /// # Errors
-    /// What is wrong.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        Schedule::from_str(&self.schedule).map_err(|error| error.to_string())?;
-        if self.check == Check::Server && !self.mongod.as_ref().is_some_and(|path| path.is_absolute()) {
-            return Err("check = \"server\" needs mongod = \"/whole/path/of/mongod\", to start it".into());
-        }
-        match [&self.before, &self.after].into_iter().flatten().any(|hook| hook.command.is_empty()) {
-            true => Err("a hook needs command = [\"program\", \"argument\", ...]".into()),
-            false => Ok(()),
-        }
-    }
-}
 
 /// Begins to take a target's backups by schedule, if it has one.
 ///

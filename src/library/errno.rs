@@ -35,7 +35,7 @@ fn of_copier(error: &hotbackup_copier::Error) -> Errno {
         Error::DestInsideSource { .. } | Error::DestsOverlap { .. } | Error::SourcesOverlap { .. } => Errno::EINVAL,
         Error::DestFull { .. } | Error::DestTooSmall { .. } | Error::ReserveReached { .. } => Errno::ENOSPC,
         Error::DestReadOnly { .. } => Errno::EROFS,
-        Error::DestCannotHold { .. } => Errno::EOPNOTSUPP,
+        Error::DestCannotHold { .. } => Errno::ENOTSUP,
         Error::DestBusy { .. } => Errno::EBUSY,
         Error::TooManyOpenFiles { .. } => Errno::EMFILE,
         Error::Cancelled => Errno::ECANCELED,

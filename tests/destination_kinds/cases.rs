@@ -113,7 +113,9 @@ impl Case {
         };
         let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
         match self {
-            Self::NamesByLetters => ["Collection-A.wt", "collection-a.wt"].iter().for_each(|name| write(name.as_bytes())),
+            Self::NamesByLetters => {
+                ["Collection-A.wt", "collection-a.wt"].iter().for_each(|name| write(name.as_bytes()))
+            }
             Self::NamesByForm => ["form-\u{e9}", "form-e\u{301}"].iter().for_each(|name| write(name.as_bytes())),
             Self::NamesByForeignLetters => ["\u{e4}rger", "\u{c4}rger"].iter().for_each(|name| write(name.as_bytes())),
             Self::NotUtf8 => write(b"latin-\xe4\xff"),

@@ -1,9 +1,11 @@
 //! What is wrong with a call is told by its errno, before anything is touched; and the next call works.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -130,7 +132,38 @@ fn a_directory_that_its_owner_may_not_write_to_is_backed_up_by_him() {
 }
 
 #[test]
-fn a_destination_that_fills_up_is_empty_again_and_with_room_the_next_call_works() {
+fn a_destination_that_fills_up_meanwhile_is_empty_again() {
+    let mut host = Host::start();
+    let (data, volume) = (host.data(), host.dest("volume"));
+    fs::write(data.join("file"), "content").unwrap();
+    let nothing: Option<&str> = None;
+    mount(nothing, &volume, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).expect("a tmpfs can be mounted");
+    let dest = volume.join("dest");
+    fs::create_dir(&dest).unwrap();
+    host.tell("keep 1");
+    host.start_backup("full", &[(&data, &dest)]);
+    // Its room was looked at by the time that something is staged.
+    let is_staged = || {
+        let staging = names(&dest).into_iter().map(|name| dest.join(name).join(".hotbackup/data"));
+        staging.filter_map(|data| fs::read_dir(data).ok()).any(|mut all| all.next().is_some())
+    };
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is_staged() {
+        assert!(Instant::now() < until, "nothing is staged");
+        std::thread::yield_now();
+    }
+    let mut filler = fs::File::create(volume.join("filler")).unwrap();
+    while filler.write_all(&[7; 4096]).is_ok() {}
+    host.ask(&format!("write {}/new text", data.display()));
+    let end = host.end("full");
+    let left = names(&dest);
+    umount2(&volume, MntFlags::MNT_DETACH).expect("it can be unmounted");
+    end.assert_failed(Errno::ENOSPC, "full");
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn a_destination_that_is_too_small_is_empty_again_and_with_room_the_next_call_works() {
     let mut host = Host::start();
     fs::write(host.data().join("large"), vec![7; 8 << 20]).unwrap();
     let volume = host.dest("volume");
@@ -142,7 +175,7 @@ fn a_destination_that_fills_up_is_empty_again_and_with_room_the_next_call_works(
     let next = host.back_up(&volume);
     let copied = fs::metadata(volume.join("large")).map(|data| data.len()).ok();
     umount2(&volume, MntFlags::MNT_DETACH).expect("it can be unmounted");
-    end.assert_failed(Errno::ENOSPC, "full");
+    end.assert_failed(Errno::ENOSPC, "does not fit");
     assert_eq!(left, [""; 0]);
     // A mount point is a destination like any other.
     next.assert_complete();

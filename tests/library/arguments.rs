@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -142,16 +141,8 @@ fn a_destination_that_fills_up_meanwhile_is_empty_again() {
     fs::create_dir(&dest).unwrap();
     host.tell("keep 1");
     host.start_backup("full", &[(&data, &dest)]);
-    // Its room was looked at by the time that something is staged.
-    let is_staged = || {
-        let staging = names(&dest).into_iter().map(|name| dest.join(name).join(".hotbackup/data"));
-        staging.filter_map(|data| fs::read_dir(data).ok()).any(|mut all| all.next().is_some())
-    };
-    let until = Instant::now() + Duration::from_secs(60);
-    while !is_staged() {
-        assert!(Instant::now() < until, "nothing is staged");
-        std::thread::yield_now();
-    }
+    // Its room was looked at before that.
+    host.wait_until_state("1 1");
     let mut filler = fs::File::create(volume.join("filler")).unwrap();
     while filler.write_all(&[7; 4096]).is_ok() {}
     host.ask(&format!("write {}/new text", data.display()));

@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::bench::{Host, names};
 use crate::common::backup::{number_from, scratch, verify};
 use crate::common::snapshot::Snapshot;
-use crate::library::{Linked, host};
+use crate::library::{Linked, host, run};
 
 /// How many numbers were appended; they must be all from 1.
 fn count(path: &Path) -> u64 {
@@ -69,6 +69,35 @@ fn sources_that_share_files_links_and_renames_are_right_on_two_file_systems() {
     }));
     umount2(&to_b, MntFlags::MNT_DETACH).expect("it can be unmounted");
     moved.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+#[test]
+fn a_destination_gives_the_rights_of_its_source_only_and_its_own_again_after_a_failure() {
+    let mut host = Host::start();
+    let (data, dest, more, other) = (host.data(), host.dest("dest"), host.path("more"), host.dest("other"));
+    fs::create_dir(&more).unwrap();
+    fs::write(data.join("file"), "content").unwrap();
+    run(Command::new("setfacl").args(["-m", "u:12345:rwx,d:u:12345:rwx"]).arg(&dest));
+    let rights = |path: &Path| -> String {
+        let said = Command::new("getfacl").arg("-cpn").arg(path).output().expect("getfacl is there");
+        assert!(said.status.success(), "{said:?}");
+        String::from_utf8(said.stdout).expect("text")
+    };
+    let before = rights(&dest);
+    assert!(before.contains("\nuser:12345:rwx") && before.contains("\ndefault:user:12345:rwx"), "{before}");
+    // It fails at the second destination, when the first has its content already.
+    host.tell("keep 1");
+    host.start_backup("one", &[(&data, &dest), (&more, &other)]);
+    host.wait_until_state("1 1");
+    fs::write(other.join("stranger"), "").unwrap();
+    host.tell("keep 0");
+    host.end("one").assert_failed(Errno::ENOTEMPTY, "not empty");
+    assert_eq!((names(&dest), rights(&dest)), (vec![], before));
+    fs::remove_file(other.join("stranger")).unwrap();
+    host.start_backup("two", &[(&data, &dest), (&more, &other)]);
+    host.end("two").assert_complete();
+    assert_eq!((names(&dest), rights(&dest)), (vec!["file".into()], rights(&data)));
+    assert_eq!(rights(&dest.join("file")), rights(&data.join("file")));
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub struct Error(String);
 pub struct Service {
     _control: Server,
     _sockets: Vec<Bound>,
+    targets: Vec<Arc<Target>>,
     ready: Ready,
 }
 
@@ -96,7 +97,12 @@ impl Service {
             started.map_err(|error| Error(format!("target {}: no thread for its schedule: {error}", target.name())))?;
         }
         let ready = Ready { pid: std::process::id(), control, http, targets: doors };
-        Ok(Self { _control: server, _sockets: sockets, ready })
+        Ok(Self { _control: server, _sockets: sockets, targets, ready })
+    }
+
+    /// Looks at every target, as `status` does: it returns only if none of them is stuck.
+    pub fn look(&self) {
+        self.targets.iter().for_each(|target| drop(target.status()));
     }
 
     /// Where it is to be found.

@@ -2,10 +2,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use hotbackup_service::config::{FrontConfig, TargetConfig};
 use hotbackup_service::{Config, Host, Selector, Service};
+use sd_notify::NotifyState;
 
 use super::draw::{Event, print_json, say};
 use super::verbs::cancel_on_signals;
@@ -103,9 +105,25 @@ pub(super) fn serve(flags: &Serve) -> Result<(), Failure> {
             let listen = doors.listen.map_or(String::new(), |address| format!(", port {address}"));
             say(&format!("hotbackup: serving {}{socket}{listen}", doors.target));
         }
+        if let Some(http) = ready.http {
+            say(&format!("hotbackup: to be looked at: http://{http}/"));
+        }
     }
+    // Without a service manager nobody listens, and nothing is said.
+    let told =
+        |state| sd_notify::notify(&[state]).unwrap_or_else(|error| tracing::warn!("systemd is not told: {error}"));
+    told(NotifyState::Ready);
+    let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 3);
+    let mut last = Instant::now();
     while !end.is_cancelled() {
-        std::thread::park_timeout(std::time::Duration::from_millis(100));
+        std::thread::park_timeout(Duration::from_millis(100));
+        if watchdog.is_some_and(|every| last.elapsed() >= every) {
+            // Not from a thread that does nothing else: the targets are looked at, whose locks all the rest needs.
+            service.look();
+            told(NotifyState::Watchdog);
+            last = Instant::now();
+        }
     }
+    told(NotifyState::Stopping);
     Ok(())
 }

@@ -112,8 +112,9 @@ impl Tree {
         if !self.devices.insert(dev) {
             return Ok(());
         }
-        let failed = |source: rustix::io::Errno| Error::unreadable(sys::fd_path(dir.as_fd()), source.into());
-        let kind = rustix::fs::fstatfs(dir.as_fd()).map_err(failed)?.f_type as u64 & 0xffff_ffff;
+        // The kernel's own always say what they are; a FUSE file system may know no such call.
+        let Ok(found) = rustix::fs::fstatfs(dir.as_fd()) else { return Ok(()) };
+        let kind = found.f_type as u64 & 0xffff_ffff;
         match KERNELS.iter().find(|(magic, _)| *magic == kind) {
             Some((_, name)) => {
                 let words = format!("it is a {name} file system, which holds no data; exclude it, or unmount it");

@@ -98,7 +98,7 @@ fn wait_until_stuck(pid: i32, threads: usize) {
 fn stuck_threads(pid: i32) -> usize {
     let stats = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
     let stats = stats.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
-    stats.filter(|stat| stat.contains(" (backup) D ")).count()
+    stats.filter(|stat| stat.contains(" (command) D ")).count()
 }
 
 fn cancelled_while_frozen(point: &str, phase: &str, seconds: u64) {

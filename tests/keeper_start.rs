@@ -85,7 +85,9 @@ fn keepers_inherit_nothing_from_whoever_started_the_backup() {
     let mut command = Command::new("python3");
     command.args(["-c", WITH_AN_INHERITANCE, path(&locked), HOTBACKUP]);
     let dest = guest.beside("backup");
-    backup::start_command(command, guest.pid(), &dest, &["--source", path(&guest.dir)]).finish().report();
+    // At the lowest niceness it may wait long for a processor.
+    let more = ["--source", path(&guest.dir), "--lease", "20s"];
+    backup::start_command(command, guest.pid(), &dest, &more).finish().report();
     let pair = pair(guest.pid());
     let all = [&pair[..], &[parent(&pair)]].concat();
     // Without CAP_SYS_RESOURCE nobody may go beyond the hard limit.

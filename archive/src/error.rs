@@ -25,7 +25,7 @@ pub enum Error {
     #[error("{path} is in use: it is being restored, checked or removed; try again when that is over", path = .0.display())]
     InUse(PathBuf),
     /// A directory that a server uses.
-    #[error("process {pid} ({name}) uses {path}: stop it first, or restore to another directory", path = path.display())]
+    #[error("process {pid} ({name}) uses {path}: stop it first, or take another directory", path = path.display())]
     ServerThere {
         /// Where.
         path: PathBuf,

@@ -23,11 +23,11 @@ impl History {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn read(&self) -> Result<Vec<Night>, Error> {
-        let text = match fs::read_to_string(&self.0) {
+        let text = match fs::read(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(Error::io("read", self.0.clone()))?,
         };
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        Ok(String::from_utf8_lossy(&text).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Adds one night, durably. The oldest go when there are too many.
@@ -37,7 +37,7 @@ impl History {
     pub fn add(&self, night: &Night) -> Result<(), Error> {
         let failed = || Error::io("write", self.0.clone());
         let line = serde_json::to_string(night).map_err(io::Error::other).map_err(failed())?;
-        let before = fs::read_to_string(&self.0).unwrap_or_default();
+        let before = String::from_utf8_lossy(&fs::read(&self.0).unwrap_or_default()).into_owned();
         if before.lines().count() < LINES && (before.is_empty() || before.ends_with('\n')) {
             let mut file = OpenOptions::new().append(true).create(true).open(&self.0).map_err(failed())?;
             return file.write_all(format!("{line}\n").as_bytes()).and_then(|()| file.sync_data()).map_err(failed());

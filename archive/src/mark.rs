@@ -68,7 +68,12 @@ pub(crate) fn hold_alone(backup: &Path) -> Result<Held, Error> {
 
 fn lock(backup: &Path, how: FlockArg) -> Result<Held, Error> {
     let path: PathBuf = backup.join(OWN_DIR).join("manifest.json");
-    let file = match File::open(&path) {
+    // NFS locks a file for oneself only where it may be written.
+    let open = match how {
+        FlockArg::LockExclusiveNonblock => File::options().read(true).write(true).open(&path),
+        _ => File::open(&path),
+    };
+    let file = match open {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(hotbackup_copier::Error::ManifestMissing { path: backup.to_owned() }.into());
         }

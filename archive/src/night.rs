@@ -159,11 +159,13 @@ fn take(plan: &Plan, work: &dyn Work, backup: &OsStr, anew: bool, night: &mut Ni
             server_tried: plan.check == Check::Server,
             problems: problems.iter().take(20).cloned().collect(),
         };
-        mark(&dest, &found).map_err(here)?;
+        let marked = mark(&dest, &found);
         if let Some(first) = problems.first() {
             let words = format!("the backup is not good ({} problems, the first: {first})", problems.len());
+            night.warnings.extend(marked.err().map(|error| error.to_string()));
             return Err(("verify_failed".to_owned(), words));
         }
+        marked.map_err(here)?;
     }
     set_latest(&plan.shelf, backup).map_err(here)
 }

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
@@ -124,7 +125,7 @@ pub fn restore(
     if let Some(owner) = owner {
         give(&staged.path, owner)?;
     }
-    staged.publish(dir)?;
+    staged.publish()?;
     Ok(Restored {
         dir: dir.to_owned(),
         entries: found.entries,
@@ -137,6 +138,8 @@ pub fn restore(
 /// The directory in which it grows, removed unless it was published.
 struct Staged {
     path: PathBuf,
+    /// What it is to become.
+    whole: PathBuf,
     published: bool,
 }
 
@@ -154,21 +157,27 @@ impl Staged {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("read", dir)(error)),
             Err(_) => {}
         }
-        let whole = std::path::absolute(dir).map_err(Error::io("find", dir))?;
+        // A link to an empty directory will do; it is that directory that is replaced.
+        let whole = match dir.canonicalize() {
+            Ok(real) => real,
+            Err(_) => std::path::absolute(dir).map_err(Error::io("find", dir))?,
+        };
+        let parent = whole.parent().unwrap_or(Path::new("/"));
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+        if whole.is_dir() && device(&whole) != device(parent) {
+            return Err(hotbackup_copier::Error::DestMountPoint { path: whole }.into());
+        }
         let mut name = OsString::from(".");
         name.push(whole.file_name().unwrap_or(OsStr::new("restored")));
-        name.push(".hotbackup-restore");
-        let path = whole.with_file_name(name);
-        if path.is_dir() {
-            // Left by one that was killed, unless somebody holds it.
-            let _ours = lock(&path)?;
-            fs::remove_dir_all(&path).map_err(Error::io("remove", path.clone()))?;
-        }
-        Ok(Self { path, published: false })
+        name.push(".hotbackup-restore-");
+        remove_left(parent, &name);
+        name.push(std::process::id().to_string());
+        Ok(Self { path: whole.with_file_name(name), whole, published: false })
     }
 
-    fn publish(mut self, dir: &Path) -> Result<(), Error> {
+    fn publish(mut self) -> Result<(), Error> {
         // Over an empty directory or none; never over anything else.
+        let dir = self.whole.as_path();
         fs::rename(&self.path, dir).map_err(|error| match error.kind() {
             io::ErrorKind::DirectoryNotEmpty => hotbackup_copier::Error::DestNotEmpty { path: dir.to_owned() }.into(),
             _ => Error::io("rename what was restored to", dir)(error),
@@ -184,6 +193,19 @@ impl Drop for Staged {
         if !self.published {
             // The copier has removed what it had begun; this is what it had finished.
             let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Removes what restores to the same directory left that were killed: each holds its own, staging directory or whole, as long as it lives.
+fn remove_left(parent: &Path, name: &OsStr) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let bytes = entry.file_name().as_bytes().to_vec();
+        if bytes.starts_with(name.as_bytes())
+            || bytes.strip_prefix(b".").is_some_and(|rest| rest.starts_with(name.as_bytes()))
+        {
+            let Ok(_ours) = lock(&entry.path()) else { continue };
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -33,6 +33,10 @@ pub enum Reason {
     NoPolicy,
     /// It is the newest good one.
     LastGood,
+    /// It is the newest that a check has found good.
+    LastChecked,
+    /// `latest` leads to it.
+    Latest,
     /// It is bad, and nothing newer is good.
     NothingNewer,
     /// Rules.

@@ -108,6 +108,13 @@ pub fn set_latest(shelf: &Path, backup: &OsStr) -> Result<(), Error> {
         let there = io::Error::other("something that is no link has this name; move it away");
         return Err(Error::io("link", link)(there));
     }
+    // Of two that are taken at the same time, the one that is begun first may end last.
+    let newer = fs::read_link(&link).ok().and_then(|there| name::at(there.as_os_str()));
+    if newer
+        .is_some_and(|newer| name::at(backup).is_some_and(|this| newer > this) && shelf.join(name::of(newer)).is_dir())
+    {
+        return Ok(());
+    }
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", draft)(error)),
         _ => {}

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::mark::hold_alone;
-use crate::{Entry, Error, Fate, Kind, Policy, list, plan};
+use crate::{Entry, Error, Fate, Kind, LATEST, Policy, Reason, list, plan, users_below};
 
 /// What was done.
 #[derive(Debug, Default, Serialize)]
@@ -35,12 +35,30 @@ pub fn tidy(shelf: &Path, policy: &Policy, zone: &TimeZone, only_say: bool) -> R
     let own: Vec<_> = list(shelf)?
         .into_iter()
         .filter_map(|entry| match &entry.kind {
-            Kind::Backup { begun: Some(begun), .. } => Some(((*begun, entry.may_be_good()), entry.name)),
+            Kind::Backup { begun: Some(begun), check, .. } => {
+                let checked = check.as_ref().is_some_and(|mark| mark.good);
+                Some(((*begun, entry.may_be_good()), entry.name, checked))
+            }
             _ => None,
         })
         .collect();
-    let times: Vec<_> = own.iter().map(|(known, _)| *known).collect();
-    for (fate, (_, name)) in plan(&times, policy, zone).into_iter().zip(own) {
+    let times: Vec<_> = own.iter().map(|(known, ..)| *known).collect();
+    let mut fates = plan(&times, policy, zone);
+    // What is known to be good is not given up for what only nobody has found bad; and a link leads to something.
+    let latest = std::fs::read_link(shelf.join(LATEST)).ok();
+    let checked = (0..own.len()).filter(|&index| own[index].2).max_by_key(|&index| times[index].0);
+    for (index, (_, name, _)) in own.iter().enumerate() {
+        let reason = match () {
+            () if checked == Some(index) => Reason::LastChecked,
+            () if latest.as_deref() == Some(Path::new(name)) => Reason::Latest,
+            () => continue,
+        };
+        match &mut fates[index] {
+            Fate::Keep(why) => why.push(reason),
+            fate => *fate = Fate::Keep(vec![reason]),
+        }
+    }
+    for (fate, (_, name, _)) in fates.into_iter().zip(own) {
         let path = shelf.join(&name);
         if fate == Fate::Remove {
             match if only_say { Ok(()) } else { remove(shelf, &name) } {
@@ -55,7 +73,12 @@ pub fn tidy(shelf: &Path, policy: &Policy, zone: &TimeZone, only_say: bool) -> R
 
 fn remove(shelf: &Path, name: &OsString) -> Result<(), Error> {
     // Whoever begins to read it from here on finds it taken, and then gone.
-    let _alone = hold_alone(&shelf.join(name))?;
+    let path = shelf.join(name);
+    let _alone = hold_alone(&path)?;
+    // A server may have been started on the backup itself.
+    if let Some(user) = users_below(&path).into_iter().next() {
+        return Err(Error::ServerThere { path, pid: user.pid, name: user.name });
+    }
     remove_backup(shelf, name)?;
     Ok(())
 }

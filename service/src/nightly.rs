@@ -49,15 +49,20 @@ fn run(target: &Arc<Target>, nightly: &Nightly) {
     }
     let mut last = target.last_night().unwrap_or_else(Timestamp::now);
     loop {
+        // A clock that was ahead, and is right again, must not put the next one off.
+        last = last.min(Timestamp::now());
         let due = schedule.next_after(&last.to_zoned(TimeZone::system()));
         target.set_next(due.as_ref().map(Zoned::timestamp));
         let Some(due) = due else {
             tracing::error!("{:?} names no time: {} is not backed up by schedule", schedule.text(), target.name());
             return;
         };
-        while Timestamp::now() < due.timestamp() {
+        while (last..due.timestamp()).contains(&Timestamp::now()) {
             let left = Duration::try_from(Timestamp::now().duration_until(due.timestamp())).unwrap_or_default();
             std::thread::sleep(left.clamp(Duration::from_millis(1), GLANCE));
+        }
+        if Timestamp::now() < due.timestamp() {
+            continue;
         }
         let done = night(&plan, &worker, None);
         for warning in &done.warnings {

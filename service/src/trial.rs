@@ -6,11 +6,16 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, doc};
+use nix::libc::{SIGKILL, SIGTERM};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::wire::{self, HEADER, Header};
 
@@ -42,27 +47,55 @@ pub enum Error {
 /// Starts `mongod` on a data directory, which it changes, and has it validate everything. Returns what is wrong, a line each.
 ///
 /// # Errors
-/// It could not be tried.
-pub fn validate(mongod: &Path, data: &Path) -> Result<Vec<String>, Error> {
+/// It could not be tried, or is not wanted any more.
+pub fn validate(mongod: &Path, data: &Path, wanted: &(dyn Fn() -> bool + Sync)) -> Result<Vec<String>, Error> {
     let place = Place::new()?;
     let mut server = Server::start(mongod, data, &place)?;
-    let mut client = match server.connect(&place.socket())? {
-        Ok(client) => client,
-        Err(status) => {
-            return Ok(vec![format!("the server does not start from it ({status}): {}", place.last_words())]);
-        }
+    // What ends it from outside says nothing about the data: not enough memory, for one, or we ourselves.
+    let blame = |status: ExitStatus, what: &str| match status.signal() {
+        Some(SIGKILL | SIGTERM) => Err(Error::Io(io::Error::other(format!("the server was ended ({status})")))),
+        _ => Ok(vec![format!("{what} ({status}): {}", place.last_words())]),
     };
-    let found = client.validate_all();
+    let mut client = match server.connect(&place.socket(), wanted)? {
+        Ok(client) => client,
+        Err(status) => return blame(status, "the server does not start from it"),
+    };
+    let pid = Pid::from_raw(server.0.id().cast_signed());
+    let done = AtomicBool::new(false);
+    let found = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                if !wanted() {
+                    // It is not reaped before this thread has ended.
+                    let _ = kill(pid, Signal::SIGKILL);
+                    return;
+                }
+                std::thread::sleep(GLANCE);
+            }
+        });
+        let found = client.validate_all();
+        done.store(true, Ordering::SeqCst);
+        found
+    });
     match found {
         Ok(problems) => {
             server.stop();
             Ok(problems)
         }
         Err(error) => match server.ended() {
-            Some(status) => Ok(vec![format!("the server ended while it validated ({status}): {}", place.last_words())]),
+            Some(status) => blame(status, "the server ended while it validated"),
             None => Err(error.into()),
         },
     }
+}
+
+/// How the data lies, which a server must be told again: what it noted itself when it made it.
+fn layout(data: &Path) -> Vec<&'static str> {
+    let noted = fs::read(data.join("storage.bson")).ok().and_then(|bytes| Document::from_reader(&*bytes).ok());
+    let options = noted.as_ref().and_then(|noted| noted.get_document("storage").ok()?.get_document("options").ok());
+    let says = |name: &str| options.is_some_and(|options| options.get_bool(name).is_ok_and(|said| said));
+    let all = [("directoryPerDB", "--directoryperdb"), ("directoryForIndexes", "--wiredTigerDirectoryForIndexes")];
+    all.into_iter().filter(|(name, _)| says(name)).map(|(_, flag)| flag).collect()
 }
 
 /// The directory for socket and log, removed in the end.
@@ -117,7 +150,7 @@ impl Server {
         // The port is only a part of the usual socket's name; TCP is not listened on.
         command.arg("--dbpath").arg(data).arg("--bind_ip").arg(place.socket());
         command.arg("--logpath").arg(place.log()).args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);
-        command.args(["--wiredTigerCacheSizeGB", "0.25"]);
+        command.args(["--wiredTigerCacheSizeGB", "0.25"]).args(layout(data));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn();
         Ok(Self(child.map_err(|source| Error::Start { program: mongod.to_owned(), source })?))
@@ -136,7 +169,7 @@ impl Server {
     }
 
     /// Waits until it answers, or ends.
-    fn connect(&mut self, socket: &Path) -> io::Result<Result<Client, ExitStatus>> {
+    fn connect(&mut self, socket: &Path, wanted: &dyn Fn() -> bool) -> io::Result<Result<Client, ExitStatus>> {
         let began = Instant::now();
         loop {
             if let Ok(stream) = UnixStream::connect(socket) {
@@ -145,6 +178,9 @@ impl Server {
             }
             if let Some(status) = self.0.try_wait()? {
                 return Ok(Err(status));
+            }
+            if !wanted() {
+                return Err(io::ErrorKind::Interrupted.into());
             }
             if began.elapsed() > START {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer within ten minutes"));
@@ -155,8 +191,7 @@ impl Server {
 
     /// Asks it to end.
     fn stop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
         let began = Instant::now();
         while began.elapsed() < STOP && matches!(self.0.try_wait(), Ok(None)) {
             std::thread::sleep(GLANCE);
@@ -180,7 +215,10 @@ impl Client {
     fn validate_all(&mut self) -> io::Result<Vec<String>> {
         let mut problems = Vec::new();
         let all = self.ask("admin", doc! {"listDatabases": 1, "nameOnly": true})?;
-        for database in names(all.get_array("databases").map_or(&[], |list| list.as_slice())) {
+        let Ok(databases) = all.get_array("databases") else {
+            return Err(io::Error::other(format!("the server says {all}")));
+        };
+        for database in names(databases) {
             for collection in self.collections(&database)? {
                 let said = self.ask(&database, doc! {"validate": &collection, "full": true})?;
                 if said.get_bool("valid").is_ok_and(|valid| valid) {

@@ -63,7 +63,11 @@ pub(super) fn verify(flags: &Verify) -> Result<(), Failure> {
     let result = match &flags.start_with {
         None => hotbackup_copier::verify(&flags.dest, &drawing)
             .map_err(|error| Failure::new(Cause::of_copier(&error), error)),
-        Some(mongod) => crate::trial::verify(&flags.dest, mongod, &drawing),
+        Some(mongod) => {
+            let control = Control::new(None);
+            cancel_on_signals(&control)?;
+            crate::trial::verify(&flags.dest, mongod, &drawing, &control)
+        }
     };
     drawing.finish();
     let report = result?;

@@ -6,6 +6,7 @@ use crate::interface::spec::OWN_DIR;
 use hotbackup_event::failpoint::hit;
 use hotbackup_event::look::is_gone;
 use rustix::fs::{FlockOperation, RenameFlags};
+use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,7 +36,13 @@ pub fn remove_backup(dir: &Path, name: &OsStr) -> Result<bool, Error> {
     // Locked as a staging directory is, so that nobody takes it for a leftover while it is being removed.
     rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed("lock", error.into()))?;
     let doomed = doomed(name);
-    let renamed = rustix::fs::renameat_with(&parent, name, &parent, &*doomed, RenameFlags::NOREPLACE);
+    let renamed = match rustix::fs::renameat_with(&parent, name, &parent, &*doomed, RenameFlags::NOREPLACE) {
+        // A file system that knows no such flag, as NFS. The name holds our number: nobody else takes it.
+        Err(Errno::INVAL | Errno::NOSYS) if sys::stat_at(&parent, &doomed).is_err_and(|error| is_gone(&error)) => {
+            rustix::fs::renameat(&parent, name, &parent, &*doomed)
+        }
+        other => other,
+    };
     renamed.map_err(|error| failed("rename", error.into()))?;
     hit("discard.renamed");
     remove::staging(&parent, &doomed, &root).map_err(|error| failed("remove", error))?;

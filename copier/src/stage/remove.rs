@@ -7,7 +7,7 @@ use crate::base::sys;
 use crate::interface::spec::OWN_DIR;
 use hotbackup_event::FileId;
 use hotbackup_event::look::{Lack, LookError};
-use rustix::fs::{AtFlags, FlockOperation, Mode};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -50,7 +50,10 @@ pub(crate) fn entry(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
 /// Removes a directory if it is a staging directory that nobody has locked. Says whether it is gone.
 pub(crate) fn leftover(parent: &OwnedFd, name: &OsStr) -> bool {
     let Ok(root) = sys::open_dir(parent, name) else { return false };
+    let is_it = || Ok::<_, io::Error>(sys::stat_at(parent, name)?.id == sys::stat_fd(&root)?.id);
     rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).is_ok()
+        // It may have been published, and let go, since it was opened: then it has another name, and is a backup.
+        && is_it().is_ok_and(|same| same)
         // Ours is marked from the time it is locked until it is empty, see `all_below`.
         && (sys::stat_at(&root, OsStr::new(OWN_DIR)).is_ok() || sys::names(&root).is_ok_and(|all| all.is_empty()))
         && staging(parent, name, &root).is_ok()
@@ -109,10 +112,16 @@ fn is_dir(error: &io::Error) -> bool {
 
 /// Opens a directory below another to empty it. One that is in place already may have a mode that keeps even its owner out.
 fn below(dir: &OwnedFd, name: &OsStr) -> io::Result<(Level, OwnedFd)> {
-    let open = match sys::open_dir(dir, name) {
+    // What somebody has mounted there is not ours to remove.
+    let within = || {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let how = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        retry_on_intr(|| rustix::fs::openat2(dir, name, flags, Mode::empty(), how)).map_err(io::Error::from)
+    };
+    let open = match within() {
         Err(error) if LookError::from(&error) == LookError::Ours(Lack::Rights) => {
             rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
-            sys::open_dir(dir, name)?
+            within()?
         }
         other => other?,
     };

@@ -121,8 +121,11 @@ impl Target {
         let cannot = |error: io::Error| format!("cannot use {}: {error}", directory.display());
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(cannot)?;
         let throttle = match fs::read(directory.join("throttle")) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| cannot(error.into()))?,
-            Err(_) => config.throttle.as_deref().map(|text| host.bytes(text)).transpose()?,
+            // One that a power failure has cut short counts as none.
+            Ok(text) if serde_json::from_slice::<Option<u64>>(&text).is_ok() => {
+                serde_json::from_slice(&text).unwrap_or_default()
+            }
+            _ => config.throttle.as_deref().map(|text| host.bytes(text)).transpose()?,
         };
         let records = Record::load(&directory).map_err(cannot)?;
         let (open, ended): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.ended_ms.is_none());
@@ -256,7 +259,10 @@ impl Target {
             let _ = say(voice, &Request::Throttle { target: None, rate });
         }
         let kept = serde_json::to_vec(&rate).map_err(io::Error::from);
-        if let Err(error) = kept.and_then(|text| fs::write(self.directory.join("throttle"), text)) {
+        if let Err(error) = kept.and_then(|text| {
+            let (file, draft) = (self.directory.join("throttle"), self.directory.join("throttle.new"));
+            fs::write(&draft, text).and_then(|()| fs::rename(draft, file))
+        }) {
             tracing::warn!("the rate of {} will be forgotten at the service's end: {error}", self.name());
         }
     }

@@ -59,11 +59,12 @@ impl Target {
     /// A night whose backup runs, or is complete, and of which the history says nothing yet.
     pub(crate) fn unfinished_night(&self) -> Option<Timestamp> {
         let state = lock(&self.state);
-        let running = state.running.as_ref().map(|job| job.record.dest.as_str());
-        let last = state.ended.last().filter(|(_, ended)| ended.ok).map(|(_, ended)| ended.dest.as_str());
-        let dest = Path::new(running.or(last)?);
-        let is_noted = state.nights.iter().any(|night| night.dest == dest);
-        self.scheduled(dest).filter(|_| !is_noted)
+        let running = state.running.iter().map(|job| job.record.dest.as_str());
+        let ended = state.ended.iter().rev().filter(|(_, ended)| ended.ok).map(|(_, ended)| ended.dest.as_str());
+        let noted = |dest: &str| state.nights.iter().any(|night| night.dest == Path::new(dest));
+        let over = state.nights.iter().filter_map(|night| self.scheduled(&night.dest)).max();
+        let open = running.chain(ended).filter(|dest| !noted(dest)).filter_map(|dest| self.scheduled(Path::new(dest)));
+        open.filter(|begun| over.is_none_or(|over| *begun > over)).max()
     }
 
     /// When the last night by schedule was over.

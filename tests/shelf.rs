@@ -310,6 +310,7 @@ fn a_backup_that_is_being_read_is_not_removed() {
         Err(_) => true,
     };
     wait_until("the restore holds its backup", is_held);
+    drop(manifest);
     let said = refused(&["prune", path(&shelf), "--keep-last", "1"], 27);
     assert!(said.contains("in use") && said.contains(TIMES[0]), "{said}");
     assert_eq!(names(&shelf), [TIMES[0], TIMES[3]], "the others went");
@@ -317,6 +318,49 @@ fn a_backup_that_is_being_read_is_not_removed() {
     running.wait().expect("ours");
     result(&["prune", path(&shelf), "--keep-last", "1"]);
     assert_eq!(names(&shelf), [TIMES[3]]);
+}
+
+#[test]
+fn a_backup_that_a_server_was_started_on_is_not_removed() {
+    let _alone = alone();
+    let (_guest, shelf) = full_shelf();
+    let mut there = Command::new("sleep").arg("1000").current_dir(shelf.join(TIMES[0])).spawn().expect("sleep starts");
+    let said = refused(&["prune", path(&shelf), "--keep-last", "1"], 27);
+    assert!(said.contains(&format!("process {} (", there.id())), "{said}");
+    assert_eq!(names(&shelf), [TIMES[0], TIMES[3]]);
+    result(&["verify", path(&shelf.join(TIMES[0]))]);
+    there.kill().and_then(|()| there.wait()).expect("ours");
+    result(&["prune", path(&shelf), "--keep-last", "1"]);
+    assert_eq!(names(&shelf), [TIMES[3]]);
+}
+
+#[test]
+fn what_is_mounted_below_a_backup_is_nobodys_to_remove() {
+    let _alone = alone();
+    let (guest, shelf) = full_shelf();
+    let (at, elsewhere) = (shelf.join(TIMES[0]).join("journal"), guest.beside("elsewhere"));
+    fs::create_dir(&at).and_then(|()| fs::create_dir(&elsewhere)).expect("made");
+    fs::write(elsewhere.join("precious"), "content").expect("written");
+    let mount =
+        |arguments: &[&str]| assert!(Command::new("mount").args(arguments).status().expect("mount starts").success());
+    mount(&["--bind", path(&elsewhere), path(&at)]);
+    refused(&["prune", path(&shelf), "--keep-last", "1"], 27);
+    let left = names(&shelf).into_iter().find(|name| name.starts_with('.')).expect("what could not be removed");
+    assert!(Command::new("umount").arg(shelf.join(left).join("journal")).status().expect("umount starts").success());
+    assert_eq!(names(&elsewhere), ["precious"]);
+    result(&["prune", path(&shelf), "--keep-last", "1"]);
+    assert_eq!(names(&shelf), [TIMES[3]]);
+}
+
+#[test]
+fn the_last_that_was_checked_and_what_latest_leads_to_stay() {
+    let _alone = alone();
+    let (_guest, shelf) = full_shelf();
+    let mark = r#"{"checked":"2026-11-05T00:00:00Z","good":true}"#;
+    fs::write(shelf.join(TIMES[1]).join(".hotbackup/checked.json"), mark).expect("written");
+    symlink(TIMES[2], shelf.join("latest")).expect("linked");
+    result(&["prune", path(&shelf), "--keep-last", "1"]);
+    assert_eq!(names(&shelf), [TIMES[1], TIMES[2], TIMES[3], "latest"]);
 }
 
 #[test]

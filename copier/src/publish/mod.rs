@@ -124,8 +124,10 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
             part.clear_data()?;
         }
         failpoint::hit("publish.placed");
-        if !self.sync_each {
-            for part in stage.parts() {
+        // Each file by itself, or all at once; and all at once, too, where descriptors were closed as that was to follow: the errors of
+        // what was written through those are told in no other way.
+        for part in stage.parts() {
+            if !self.sync_each || part.has_closed_some() {
                 stage.io.sync_all(part.root.as_fd()).map_err(failed("sync", part.path()))?;
             }
         }
@@ -395,7 +397,8 @@ impl<'a, P: Send + 'static> Publisher<'a, P> {
         let lost = self.keep(Spot::Entry(out, name), &other.stat, &other.xattrs, path)?;
         self.note_lost(Key::Other(other.id), lost);
         if self.is_placed_again(other) {
-            self.others.insert(key, path.to_owned());
+            // The first stays the one that others are told to be the same as.
+            self.others.entry(key).or_insert_with(|| path.to_owned());
         }
         Ok(())
     }

@@ -251,6 +251,11 @@ impl Stage {
         self.parts().any(|part| !part.whole || (files <= at_most && !lock(&part.kept).overflowed))
     }
 
+    /// Whether staged files were closed unsynced, as the whole file system was to be synced.
+    pub fn has_closed_some(&self) -> bool {
+        self.whole && lock(&self.kept).overflowed
+    }
+
     /// Makes a staged file durable that was put into place as `name` in `dir`.
     pub fn sync_file(&self, number: u64, dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let kept = lock(&self.of(number).kept).take(number);

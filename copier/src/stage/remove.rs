@@ -82,6 +82,10 @@ pub(crate) fn all_below(root: &OwnedFd) -> io::Result<()> {
     while let Some(level) = levels.last_mut() {
         let dir = at.as_ref().unwrap_or(root);
         if let Some(name) = level.left.next() {
+            if level.name.is_empty() && name == OWN_DIR && result.is_err() {
+                // The mark stays on what is left.
+                continue;
+            }
             let removed = match unlink_in(dir, &name, AtFlags::empty()) {
                 // Systems differ in how they say that it is a directory.
                 Err(error) if is_dir(&error) => below(dir, &name).map(|(level, open)| {

@@ -123,6 +123,7 @@ fn read(text: &str) -> Result<(Rule, String), String> {
     if glob.is_empty() {
         return Err(NOTHING.into());
     }
+    glob = classes(&glob)?;
     if !is_path {
         glob.insert_str(0, "**/");
     }
@@ -131,6 +132,38 @@ fn read(text: &str) -> Result<(Rule, String), String> {
         glob.push_str("/*");
     }
     Ok((Rule { text: text.into(), brings_back, only_dirs, has_matched: AtomicBool::new(false) }, glob))
+}
+
+/// Sees to it that no class matches a slash, as everywhere but in globset.
+fn classes(glob: &str) -> Result<String, String> {
+    let (mut out, mut rest) = (String::new(), glob.chars().peekable());
+    while let Some(char) = rest.next() {
+        out.push(char);
+        match char {
+            '\\' => out.extend(rest.next()),
+            '[' => {
+                let negated = rest.next_if(|next| matches!(next, '!' | '^'));
+                out.extend(negated);
+                // Right at its begin the closing bracket is one of the class.
+                let mut class: Vec<char> = rest.next_if_eq(&']').into_iter().collect();
+                class.extend(std::iter::from_fn(|| rest.next_if(|next| *next != ']')));
+                if class.contains(&'\\') {
+                    return Err(
+                        "a backslash in a class means different things to different programs: leave it out".into()
+                    );
+                }
+                if class.windows(3).any(|range| range[1] == '-' && range[0] <= '/' && '/' <= range[2]) {
+                    return Err("a class matches no slash: write its range in two parts, before and after it".into());
+                }
+                let first = usize::from(class.first() == Some(&']'));
+                out.extend(&class[..first]);
+                out.extend(negated.map(|_| '/'));
+                out.extend(&class[first..]);
+            }
+            _ => {}
+        }
+    }
+    Ok(out)
 }
 
 /// The parts of a pattern between its slashes; an escaped slash is one.

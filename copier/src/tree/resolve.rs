@@ -305,8 +305,12 @@ impl Tree {
                     child.parents.retain(|(d, n)| *d != dir || **n != *name);
                     let node = Node::Dir(Arc::clone(&child.dir));
                     self.moved.push(node.clone());
-                    if child.parents.is_empty() && !child.is_root {
+                    let nameless = child.parents.is_empty() && !child.is_root;
+                    if nameless {
                         self.orphans.push((node, self.round));
+                    } else if !self.exclude.is_empty() {
+                        // What was left out of it under this name may not be under another.
+                        self.unread_below(id);
                     }
                 }
             }

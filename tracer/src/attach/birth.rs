@@ -227,7 +227,7 @@ impl Place<'_> {
         drop(file);
         failpoint::hit("birth.program-written");
         let began = Instant::now();
-        self.start(ptracer, given, &ends)?;
+        self.start(ptracer, given, &ends, made)?;
         let born = began.elapsed();
         failpoint::hit("birth.born");
         self.wait_until_ready(&socket)?;
@@ -319,7 +319,13 @@ impl Place<'_> {
     }
 
     /// The second line.
-    fn start(&mut self, ptracer: &mut Ptracer, given: &Given, ends: &Ends) -> Result<(), NotBorn> {
+    fn start(
+        &mut self,
+        ptracer: &mut Ptracer,
+        given: &Given,
+        ends: &Ends,
+        made: &mut Vec<RawFd>,
+    ) -> Result<(), NotBorn> {
         const SET: u64 = libc::SIG_SETMASK as u64;
         const BYTES: u64 = 8;
         const ON_EXEC: u64 = libc::CLOSE_RANGE_CLOEXEC as u64;
@@ -327,8 +333,10 @@ impl Place<'_> {
         let [all, before] = [at(page, Word::All), at(page, Word::Before)];
         let stack = page.0 + PAGE_BYTES - 64;
         let flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
-        let clone =
-            |child: Vec<Call>| Call { child: Some(child), ..Call::new(libc::SYS_clone, [flags, stack, 0, 0, 0]) };
+        let clone = |child: Vec<Call>, more: i32| Call {
+            child: Some(child),
+            ..Call::new(libc::SYS_clone, [flags | more as u64, stack, 0, 0, 0])
+        };
         let (arguments, environment) = (page.0 + ARGUMENTS, page.0 + ARGUMENTS + 8 * 5);
         let put = |fd: RawFd, number: u64| Call::new(libc::SYS_dup2, [fd as u64, number]);
         let exit = || Call::new(libc::SYS_exit, [0]);
@@ -342,23 +350,28 @@ impl Place<'_> {
             Call::new(libc::SYS_execveat, execute).unless_failed().into(at(page, Word::Executed)),
             exit(),
         ];
-        let between = vec![clone(born).into(at(page, Word::Born)), exit()];
+        // Who goes between shares the descriptors, and does nothing with them: its exit then flushes none, which can wait for a dead disk.
+        let between = vec![clone(born, 0).into(at(page, Word::Born)), exit()];
         let wait = [0, libc::__WALL as u64, 0];
         let close = |fd: RawFd| Call::new(libc::SYS_close, [fd as u64]);
         let calls = vec![
             Call::new(libc::SYS_rt_sigprocmask, [SET, all, before, BYTES]).into(at(page, Word::Masked)),
-            clone(between).unless_failed().into(at(page, Word::Cloned)),
+            clone(between, libc::CLONE_FILES).unless_failed().into(at(page, Word::Cloned)),
             Call::of(libc::SYS_wait4, Value::At(at(page, Word::Cloned)), wait).unless_failed(),
             Call::new(libc::SYS_rt_sigprocmask, [SET, before, 0, BYTES]),
             close(ends.program),
             close(ends.far).into(at(page, Word::Done)),
         ];
         self.run_once(ptracer, "clone", calls, at(page, Word::Done))?;
+        // The line has closed them: at their numbers may stand the program's own by now.
+        made.retain(|number| ![ends.program, ends.far].contains(number));
         let result = |word| self.word(at(page, word)).map(u64::cast_signed);
         for (call, word) in [("rt_sigprocmask", Word::Masked), ("clone", Word::Cloned), ("clone", Word::Born)] {
             let result = result(word)?;
             if result == PENDING.cast_signed() {
-                return Err(NotBorn::Cannot("who was to start it was killed".into()));
+                // Who was born of it may be at work on the page still.
+                let why = "who was to start it was killed".into();
+                return Err(NotBorn::InDoubt(Error::CannotOutlive { pid: self.process.pid(), why }));
             }
             if result < 0 {
                 return Err(failed(call, result));
@@ -400,6 +413,16 @@ impl Place<'_> {
         }
     }
 
+    /// Closes what was made, where the page has to stay.
+    fn close_all(&mut self, ptracer: &mut Ptracer, mut calls: Vec<Call>) {
+        let pending = self.page.listener(ATTEMPTS - 1).at_end();
+        let Some(last) = calls.pop() else { return };
+        calls.push(last.into(pending));
+        if let Err(not) = self.run_once(ptracer, "close", calls, pending) {
+            tracing::warn!(error = %not.error, "what was made in the process is left there");
+        }
+    }
+
     /// Closes what others have left there.
     ///
     /// # Errors
@@ -423,6 +446,10 @@ impl Place<'_> {
         };
         let mut calls: Vec<Call> =
             made.iter().filter(is_ours).map(|&number| Call::new(libc::SYS_close, [number as u64])).collect();
+        if self.doubtful {
+            self.close_all(ptracer, calls);
+            return;
+        }
         calls.push(Call::new(libc::SYS_munmap, [self.page.0, PAGE_BYTES]));
         // A word that is pending still, so that a thread is chosen as for any other line; its end is the page's.
         let pending = self.page.session(ATTEMPTS - 1)[1].at_end();

@@ -54,6 +54,8 @@ pub(crate) struct Place<'a> {
     high: u64,
     /// The number, in the target, of the socket by which it hands the listener to keepers that were born from it.
     socket: Option<RawFd>,
+    /// A thread may still come to an earlier line on the page: it is never unmapped then.
+    doubtful: bool,
     /// The longest time for which a thread has been stopped so far.
     pub stopped: Duration,
 }
@@ -103,7 +105,8 @@ impl<'a> Place<'a> {
         let mapped = || site::is_fresh_mapping(process, &memory, page.0, PAGE_BYTES).then_some(());
         wait_for(process, "mmap", RUN_LIMIT, mapped)?;
         failpoint::hit("attach.page-mapped");
-        let place = Self { process, memory, page, high: room::high_number(process), socket: None, stopped };
+        let place =
+            Self { process, memory, page, high: room::high_number(process), socket: None, doubtful: false, stopped };
         place.write(&page.before(), page.0)?;
         Ok(place)
     }
@@ -125,7 +128,8 @@ impl<'a> Place<'a> {
             calls.extend(wake.moved(high));
             (calls, wake)
         };
-        let (attempt, _) = self.run(ptracer, "memfd_create", false, line).map_err(|not| not.error)?;
+        let (attempt, in_doubt) = self.run(ptracer, "memfd_create", false, line).map_err(|not| not.error)?;
+        self.doubtful |= in_doubt;
         let [memory, wake] = page.session(attempt);
         let number = |made: Made, call| match self.number(made)? {
             number @ 0.. => Ok(number as RawFd),

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::lock;
@@ -127,11 +128,12 @@ pub(super) fn settle(process: &Process, memory: &Memory) -> Result<(), Error> {
 /// Ends them, with others to answer in their place.
 fn end(process: &Process, memory: &Memory) -> Result<(), Error> {
     for _ in 0..TRIES {
-        let stopped = stop(process);
+        let stopped = stop(process)?;
         let waiting = Waiting::look(process);
         if waiting.gone_on(process, IN_HAND) == waiting.count() {
-            for (pid, keeper) in &stopped {
-                cgroups::end(process.proc(), *pid, keeper.as_fd());
+            let ended = |(pid, keeper): &(i32, OwnedFd)| cgroups::end(process.proc(), *pid, keeper.as_fd());
+            if !stopped.iter().map(ended).fold(true, |all, one| all && one) || !find_all(process).is_empty() {
+                break;
             }
             memory.before.store(0, Ordering::SeqCst);
             return Ok(());
@@ -145,17 +147,26 @@ fn end(process: &Process, memory: &Memory) -> Result<(), Error> {
 }
 
 /// Stops all of them: none can start another in the place of one that is stopped.
-fn stop(process: &Process) -> Vec<(i32, OwnedFd)> {
+///
+/// # Errors
+/// One that may not be stopped, as another user's: those that were go on.
+fn stop(process: &Process) -> Result<Vec<(i32, OwnedFd)>, Error> {
     let mut stopped: Vec<(i32, OwnedFd)> = Vec::new();
     let limit = Instant::now() + STOP_LIMIT;
     loop {
         let found = find_all(process).into_iter();
         let new: Vec<_> = found.filter(|(pid, _)| stopped.iter().all(|(known, _)| known != pid)).collect();
         if new.is_empty() {
-            return stopped;
+            return Ok(stopped);
         }
         for (pid, keeper) in new {
-            let _ = pidfd::signal(keeper.as_fd(), Signal::SIGSTOP);
+            if let Err(errno @ (Errno::EPERM | Errno::EACCES)) = pidfd::signal(keeper.as_fd(), Signal::SIGSTOP) {
+                for (_, keeper) in &stopped {
+                    let _ = pidfd::signal(keeper.as_fd(), Signal::SIGCONT);
+                }
+                let problem = format!("of an earlier release, process {pid}, may not be ended ({errno}): run as root");
+                return Err(Error::Keeper { pid: process.pid(), problem });
+            }
             let stands = || process.status(pid).is_none_or(|status| matches!(status.state(), Some('T' | 'Z' | 'X')));
             while !stands() && Instant::now() < limit {
                 std::thread::sleep(Duration::from_micros(100));

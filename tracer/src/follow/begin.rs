@@ -159,6 +159,12 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
     memory.target_socket.store(0, Ordering::SeqCst);
     let mut socket = None;
     if !may_join {
+        // A thread of an attach before may be on its way to a filter still: who is born then would carry it, and if the birth failed,
+        // what is cleared away would be that filter's record.
+        if memory.armed.load(Ordering::SeqCst) == ARMED {
+            let why = "an attach before this one was killed amid its work, and may still come to an end".into();
+            return Err(Error::CannotOutlive { pid, why });
+        }
         memory.set_supervisor();
         let gone = || Error::CannotOutlive { pid, why: "it has closed what was made in it".into() };
         let number = find::number_in(process, &memory).ok_or_else(gone)?;
@@ -195,7 +201,8 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     let in_doubt_before = memory.armed.load(Ordering::SeqCst) == ARMED;
     let made_of = coverage::fingerprint(&program);
     let made_of = if in_doubt_before && memory.filter.load(Ordering::SeqCst) != made_of { IN_DOUBT } else { made_of };
-    memory.filter.store(made_of, Ordering::SeqCst);
+    // Only when it is there is it known whose it is: another release may come between.
+    memory.filter.store(IN_DOUBT, Ordering::SeqCst);
     // Proven: there is no filter, and nothing for a keeper to wait for.
     let unarm = || {
         if in_doubt_before {
@@ -238,6 +245,7 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     let listener = listener.or_else(|| target_listener(process));
     let (listener, number) = listener.ok_or_else(|| Error::os(pid, "taking the listener from")(Errno::EBADF))?;
     memory.target_listener.store(number, Ordering::SeqCst);
+    memory.filter.store(made_of, Ordering::SeqCst);
     // Once more, in case the thread could not.
     let again = |socket: Socket| passing::send(socket.near.as_fd(), &[passing::LISTENER], Some(listener.as_fd()));
     let _ = socket.map(again);

@@ -50,6 +50,11 @@ pub fn rescue(pid: i32, options: &Options) -> Result<Rescued, Error> {
         }
     };
     if let Some(keeper) = find::find(&process)? {
+        // Whoever was ending an earlier release's may have been killed over it, with a call in the hand of one that is stopped.
+        if keeper.memory.before.load(Ordering::SeqCst) != 0 {
+            let _lock = lock::lock(&process)?;
+            ancestors::settle(&process, &keeper.memory)?;
+        }
         return Ok(found(&keeper, true));
     }
     let _lock = lock::lock(&process)?;

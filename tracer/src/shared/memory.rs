@@ -286,7 +286,7 @@ mod tests {
         use nix::sys::memfd::{MFdFlags, memfd_create};
         let fd = memfd_create(MEMORY_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         let put = |at: i64, word: u64| nix::sys::uio::pwrite(&fd, &word.to_le_bytes(), at).unwrap();
-        for at in (144..SLOTS_AT as i64).step_by(8) {
+        for at in (160..SLOTS_AT as i64).step_by(8) {
             put(at, u64::MAX);
         }
         for (at, word) in [(0, MAGIC), (8, 7 << 32 | 2), (16, 1234), (24, 77), (4096 + 3 * 128, 42)] {

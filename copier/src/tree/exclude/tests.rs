@@ -186,3 +186,15 @@ fn git_leaves_out_the_same() {
         assert_eq!(excluded(patterns), ignored_by_git(patterns), "{patterns:?}");
     }
 }
+
+/// What git and rsync hold, and globset does not.
+#[test]
+fn a_class_matches_no_slash() {
+    assert!(excludes(&["data[!0-9]*"], "dataX"));
+    assert!(!excludes(&["data[!0-9]*"], "data/x"));
+    assert!(!excludes(&["/a[!b]c"], "a/c"));
+    assert!(excludes(&["[!]x]y"], "ay") && !excludes(&["[!]x]y"], "]y"));
+    for pattern in ["x[+-9]", "[.-9]x", r"x[a\-z]"] {
+        assert!(Exclude::new(&[pattern.into()]).is_err(), "{pattern}");
+    }
+}

@@ -132,7 +132,9 @@ fn end(process: &Process, memory: &Memory) -> Result<(), Error> {
         let waiting = Waiting::look(process);
         if waiting.gone_on(process, IN_HAND) == waiting.count() {
             let ended = |(pid, keeper): &(i32, OwnedFd)| cgroups::end(process.proc(), *pid, keeper.as_fd());
-            if !stopped.iter().map(ended).fold(true, |all, one| all && one) || !find_all(process).is_empty() {
+            // Each is to be ended, also when another was not.
+            let ended: Vec<bool> = stopped.iter().map(ended).collect();
+            if ended.contains(&false) || !find_all(process).is_empty() {
                 break;
             }
             memory.before.store(0, Ordering::SeqCst);

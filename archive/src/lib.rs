@@ -10,9 +10,9 @@
 //!     .2026-11-30T021500Z.hotbackup-partial-4711/   one that is being taken, or was broken off
 //! ```
 //!
-//! What has another name is somebody's own: it is listed, and never removed. Three things are never removed either: the
-//! newest good backup, one that is being read (see [`hold`]), and one that is not known to be good as long as no good one
-//! is newer.
+//! What has another name is somebody's own: it is listed, and never removed. Nor are, whatever the rules: the newest good backup and the
+//! newest that a check has found good, what `latest` leads to, one that is being read (see [`hold`]) or that a server was
+//! started on, and bad ones as long as nothing newer is good.
 //!
 //! | room | what is in it |
 //! |---|---|

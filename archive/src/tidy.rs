@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::mark::hold_alone;
-use crate::{Entry, Error, Fate, Kind, LATEST, Policy, Reason, list, plan, users_below};
+use crate::{Error, Fate, Kind, LATEST, Policy, Reason, list, plan, users_below};
 
 /// What was done.
 #[derive(Debug, Default, Serialize)]
@@ -81,11 +81,4 @@ fn remove(shelf: &Path, name: &OsString) -> Result<(), Error> {
     }
     remove_backup(shelf, name)?;
     Ok(())
-}
-
-impl Entry {
-    /// The path of it on its shelf.
-    pub fn path(&self, shelf: &Path) -> PathBuf {
-        shelf.join(&self.name)
-    }
 }

@@ -255,7 +255,7 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// As much as a first thread usually has: trees are walked by recursion.
+/// As much as a first thread usually has, whatever limit hotbackup was started with.
 const STACK: usize = 8 << 20;
 
 fn run() -> ExitCode {

@@ -189,6 +189,36 @@ fn a_source_too_deep_to_tell_what_is_outside_of_it_is_refused_if_a_link_may_lead
     assert!(matches!(refused, Err(Error::SourceUnreadable { .. })), "{refused:?}");
 }
 
+/// `name/` leaves out what leads to a directory, at the point in time.
+#[test]
+fn a_link_that_is_left_out_for_what_it_leads_to_is_looked_at_again() {
+    for at in [Phase::Track, Phase::Hold] {
+        for leads_to_directory_first in [true, false] {
+            let mut bench = Bench::new();
+            bench.exclude = vec!["log/".into()];
+            let outside = |name: &str| bench.dir.path().join(name);
+            fs::create_dir(outside("directory")).unwrap();
+            fs::write(outside("directory/inside"), b"inside").unwrap();
+            fs::write(outside("file"), b"content").unwrap();
+            let (first, then) = if leads_to_directory_first { ("directory", "file") } else { ("file", "directory") };
+            symlink(first, outside("current")).unwrap();
+            symlink(outside("current"), bench.source.join("log")).unwrap();
+            let (backup, target) = bench.prepare(Point::End);
+            let swap = AtPhase::new(|phase| {
+                if phase == at {
+                    // No call names the link.
+                    target.symlink(Path::new(then), &outside("next"));
+                    target.rename(&outside("next"), &outside("current"));
+                }
+            });
+            let report = backup.run(&*target.calls, &swap, &Control::default()).unwrap();
+            let copy = fs::read(bench.dest.join("log")).ok();
+            let expected = leads_to_directory_first.then(|| b"content".to_vec());
+            assert_eq!((copy, report.excluded), (expected, u64::from(!leads_to_directory_first)), "{at:?}");
+        }
+    }
+}
+
 /// A backup of a source with a link out of it, to a directory where `make` has been at work, and works when the hold begins.
 fn with_volume(at: Phase, make: impl Fn(&common::Target, &Path) + Sync) -> (Result<Report, Error>, tempfile::TempDir) {
     let (bench, elsewhere) = (Bench::new(), tempfile::tempdir().unwrap());

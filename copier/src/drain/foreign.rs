@@ -15,9 +15,8 @@ use crate::Error;
 use crate::base::sys::{self, Stat};
 use crate::context::Context;
 use crate::marks::node::{Dir, File};
-use crate::tree::{DirNode, Entry, Tree};
+use crate::tree::{DirNode, Entry, Tree, may_be_same};
 use hotbackup_event::look::is_gone;
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 
@@ -64,16 +63,16 @@ fn check_names<P: Send + 'static>(node: &DirNode, context: &Context<'_, P>, tree
     let names = sys::names(&dir.fd).map_err(unreadable)?;
     let foreign = |name: &OsStr| Error::ForeignChange { path: dir.path().join(name), pid: context.pid };
     // Where upper and lower case are the same, a name may be listed in another way than it was used.
-    let mut known = None;
+    let is_named = |name: &OsStr| {
+        context.ledger.is_marked_later(dir.id, name)
+            || (tree.may_fold(&dir.id, name)
+                && context.ledger.is_any_marked_later(dir.id, |said| may_be_same(said, name)))
+    };
     for name in names.iter().filter(|name| !node.entries.contains_key(&***name)) {
-        if is_placeholder(name) || tree.is_excluded(&dir.id, name) || context.ledger.is_marked_later(dir.id, name) {
+        if is_placeholder(name) || tree.is_excluded(&dir.id, name) || is_named(name) {
             continue;
         }
-        if tree.is_known_left_out(&dir.id, name) {
-            continue;
-        }
-        let known = known.get_or_insert_with(|| node.entries.keys().map(|name| folded(name)).collect::<HashSet<_>>());
-        if !known.contains(&folded(name)) {
+        if !tree.is_known_left_out(&dir.id, name) {
             return Err(foreign(name));
         }
     }
@@ -81,15 +80,11 @@ fn check_names<P: Send + 'static>(node: &DirNode, context: &Context<'_, P>, tree
         if count % 1024 == 1023 {
             context.check()?;
         }
-        if !tree.is_still(node, name, entry).map_err(unreadable)? && !context.ledger.is_marked_later(dir.id, name) {
+        if !tree.is_still(node, name, entry).map_err(unreadable)? && !is_named(name) {
             return Err(foreign(name));
         }
     }
     Ok(())
-}
-
-fn folded(name: &OsStr) -> String {
-    name.to_string_lossy().to_lowercase()
 }
 
 /// What NFS and FUSE make of a file that is removed while it is open.

@@ -21,7 +21,8 @@ use crate::marks::ledger::{Ledger, touch_dir};
 use crate::marks::node::{File, Node, Xattrs};
 use crate::tree::{Entry, Tree};
 use crossbeam::channel::Sender;
-use hotbackup_event::Effect;
+use hotbackup_event::{Effect, FileId};
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,7 +61,10 @@ impl<P> Drain<P> {
         // Every effect is looked at: each also explains a change of status. What is needed can only become less later.
         let mut needs = Vec::new();
         for effect in effects {
-            needs.extend(need(&self.ledger, &self.tree, effect));
+            if let Effect::Entry { dir, name } = effect {
+                need_open(&self.ledger, &self.tree, (dir, name), &mut needs);
+            }
+            needs.extend(need(&self.ledger, effect));
             needs.extend(need_xattrs(&self.ledger, effect));
         }
         if needs.is_empty() {
@@ -74,29 +78,9 @@ impl<P> Drain<P> {
 
 /// What must happen before a call with this effect may run, if anything. Also notes that a change of the subject's
 /// status is explained; that is never taken back from here on.
-fn need(ledger: &Ledger, tree: &Tree, effect: &Effect) -> Option<Need> {
+fn need(ledger: &Ledger, effect: &Effect) -> Option<Need> {
     match effect {
-        Effect::Entry { dir, name } => {
-            let (dir, entry) = tree.entry(dir, name)?;
-            touch_dir(ledger, dir);
-            ledger.mark_later(dir.id, name);
-            match entry? {
-                Entry::File(file) => {
-                    ledger.touch(&Node::File(Arc::clone(file)));
-                    let state = file.state();
-                    let pinned = state.links.iter().any(|link| link.via.is_some());
-                    let needed = state.is_open() && state.open.is_none() && !pinned;
-                    needed.then(|| Need::Open(Arc::clone(file)))
-                }
-                Entry::Dir(child) => {
-                    if let Some(node) = ledger.get(child) {
-                        ledger.touch(&node);
-                    }
-                    None
-                }
-                Entry::Other(_) => None,
-            }
-        }
+        Effect::Entry { .. } => None,
         Effect::Metadata { file } => match ledger.get(file)? {
             Node::File(file) => {
                 ledger.touch(&Node::File(Arc::clone(&file)));
@@ -125,6 +109,39 @@ fn need(ledger: &Ledger, tree: &Tree, effect: &Effect) -> Option<Need> {
             };
             Some(Need::Blocks(file, blocks))
         }
+    }
+}
+
+/// The same of a name. Where names are folded, a call may mean what is listed by another than it says.
+fn need_open(ledger: &Ledger, tree: &Tree, (id, name): (&FileId, &OsStr), needs: &mut Vec<Need>) {
+    let Some((dir, entry)) = tree.entry(id, name) else { return };
+    touch_dir(ledger, dir);
+    ledger.mark_later(dir.id, name);
+    match entry {
+        Some(entry) => needs.extend(need_entry(ledger, entry)),
+        None if tree.may_fold(id, name) => {
+            needs.extend(tree.alike(id, name).filter_map(|entry| need_entry(ledger, entry)));
+        }
+        None => {}
+    }
+}
+
+fn need_entry(ledger: &Ledger, entry: &Entry) -> Option<Need> {
+    match entry {
+        Entry::File(file) => {
+            ledger.touch(&Node::File(Arc::clone(file)));
+            let state = file.state();
+            let pinned = state.links.iter().any(|link| link.via.is_some());
+            let needed = state.is_open() && state.open.is_none() && !pinned;
+            needed.then(|| Need::Open(Arc::clone(file)))
+        }
+        Entry::Dir(child) => {
+            if let Some(node) = ledger.get(child) {
+                ledger.touch(&node);
+            }
+            None
+        }
+        Entry::Other(_) => None,
     }
 }
 

@@ -92,6 +92,8 @@ pub(crate) struct Taken {
     /// Each with whether its attributes may have changed.
     pub dirty: Vec<(Node, bool)>,
     pub others: HashSet<FileId>,
+    /// Mounts that had been seen, see [`Ledger::mounts_seen`].
+    pub mounts: u64,
 }
 
 impl Ledger {
@@ -271,12 +273,15 @@ impl Ledger {
 
     /// Takes all marks that are not on blocks. What they say is to be looked at after a grace.
     pub fn take(&self) -> Taken {
+        // Before anything else is: a mount that this counts was let go or received before the grace that follows, so it is there
+        // when the source is looked at; whoever finds a higher count later knows of one that need not have been.
+        let mounts = self.mounts_seen();
         let entries = {
             let mut entries = lock(&self.entries);
             self.entry_count.store(0, Ordering::Relaxed);
             std::mem::take(&mut *entries)
         };
-        Taken { entries, dirty: self.take_dirty(), others: std::mem::take(&mut *lock(&self.others)) }
+        Taken { entries, dirty: self.take_dirty(), others: std::mem::take(&mut *lock(&self.others)), mounts }
     }
 
     /// Takes the dirty list. `dirty` is cleared before `meta` is taken, while a mark sets `meta` before `dirty`: what
@@ -343,6 +348,11 @@ impl Ledger {
     /// Whether one may have.
     pub fn is_marked_later(&self, dir: FileId, name: &std::ffi::OsStr) -> bool {
         lock(&self.later).as_ref().is_none_or(|all| all.contains(&(dir, name.to_owned())))
+    }
+
+    /// The same, of any name in the directory that is like one.
+    pub fn is_any_marked_later(&self, dir: FileId, is_like: impl Fn(&std::ffi::OsStr) -> bool) -> bool {
+        lock(&self.later).as_ref().is_none_or(|all| all.iter().any(|(at, name)| *at == dir && is_like(name)))
     }
 
     /// A grace is over.

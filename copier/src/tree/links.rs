@@ -7,8 +7,9 @@
 //!
 //! What any other link leads to can change without a call that names the link, when something on its way is renamed.
 //! They are looked at again in every sync; in the hold, those on whose way a call has named something (`ways`).
+use super::folding::may_be_same;
 use super::ways::Place;
-use super::{Entry, Shown, Tree};
+use super::{DirNode, Entry, Shown, Tree};
 use crate::base::sys::{self, Found, Kind};
 use crate::marks::ledger::EntryMark;
 use crate::marks::node::Name;
@@ -160,14 +161,19 @@ impl Tree {
         }
         let mut links = ways.always.clone();
         for (dir, name) in marks {
-            if ways.above.contains(name) {
+            let folds = self.may_fold(dir, name) || ways.folding_above.contains(dir);
+            if ways.above.contains(name) || (folds && ways.above.iter().any(|above| may_be_same(above, name))) {
                 // What is known not to be a directory has no link in it.
-                let node = self.dirs.get(dir);
-                if node.is_none_or(|node| matches!(node.entries.get(&**name), Some(Entry::Dir(_)))) {
+                let is_dir = |node: &DirNode| match folds {
+                    true => self.alike(dir, name).any(|entry| matches!(entry, Entry::Dir(_))),
+                    false => matches!(node.entries.get(&**name), Some(Entry::Dir(_))),
+                };
+                if self.dirs.get(dir).is_none_or(is_dir) {
                     return self.volatile.iter().cloned().collect();
                 }
             }
             links.extend(ways.by_name.get(name).into_iter().flatten().cloned());
+            links.extend(ways.folding.get(dir).into_iter().flatten().cloned());
         }
         links.retain(|link| self.volatile.contains(link));
         links.into_iter().collect()

@@ -392,3 +392,31 @@ fn a_status_that_there_is_no_time_for_is_left_to_the_next_look() {
         assert_eq!(file.state().stat.permissions() == 0o600, is_done);
     }
 }
+
+/// A mount that is let go after the grace of a sync, and before its look, runs when it likes.
+#[test]
+fn a_mount_between_the_grace_of_a_sync_and_its_look_has_the_hold_look_at_every_link() {
+    let mut bench = Bench::unread(|at| symlink("../out/via/file", at("link")).unwrap());
+    for name in ["a", "b"] {
+        fs::create_dir_all(bench.temp.path().join("out").join(name)).unwrap();
+        fs::write(bench.temp.path().join("out").join(name).join("file"), name).unwrap();
+    }
+    let via = bench.temp.path().join("out/via");
+    symlink("a", &via).unwrap();
+    let taken = bench.ledger.take();
+    bench.ledger.grace_done();
+    let file = bench.tree.roots[0].id;
+    bench.ledger.mark(&Effect::Untraceable { file: FileId { ino: file.ino + 1, ..file }, cause: "mounted over" });
+    assert!(bench.tree.resolve(taken, Look::default()).unwrap());
+    let leads_to = |bench: &Bench| match bench.entry("link") {
+        Some(Entry::File(file)) => file.id,
+        other => panic!("{other:?}"),
+    };
+    let before = leads_to(&bench);
+    // The call runs: what is below is another now, and no name says so.
+    fs::remove_file(&via).unwrap();
+    symlink("b", &via).unwrap();
+    let hold = Hold::new(u64::MAX);
+    assert!(bench.look(exact(&hold)).unwrap());
+    assert_ne!(leads_to(&bench), before);
+}

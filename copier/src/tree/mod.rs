@@ -4,7 +4,10 @@
 //! Frozen at the point in time. Files and directories are known by identity, so a rename moves an entry and nothing
 //! else. What lost its last name is kept for one more sync: a rename may have been seen in two halves.
 mod chosen;
+mod entries;
 mod exclude;
+mod find;
+mod folding;
 mod left_out;
 mod links;
 mod look;
@@ -28,6 +31,7 @@ use std::sync::Arc;
 use chosen::Chosen;
 pub(crate) use chosen::part_of;
 pub(crate) use exclude::Exclude;
+pub(crate) use folding::may_be_same;
 pub(crate) use links::relative;
 pub(crate) use look::Look;
 
@@ -36,7 +40,8 @@ pub(crate) struct Tree {
     ledger: Arc<Ledger>,
     pub roots: Vec<Root>,
     dirs: HashMap<FileId, DirNode>,
-    /// Symbolic links that may lead somewhere else without having been touched: looked at in every sync.
+    /// Symbolic links that may lead somewhere else without having been touched: looked at in every sync. Those that are left out for
+    /// what they lead to are among them.
     volatile: HashSet<(FileId, Name)>,
     /// Of those that become what they lead to, who the link itself is. May hold more.
     followed: HashMap<(FileId, Name), FileId>,
@@ -90,6 +95,8 @@ pub(crate) struct DirNode {
     pub entries: BTreeMap<Name, Entry>,
     parents: Vec<(FileId, Name)>,
     is_root: bool,
+    /// Whether it folds names.
+    folds: folding::Folds,
 }
 
 /// What a name leads to.
@@ -217,7 +224,8 @@ impl Tree {
         let xattrs = sys::xattrs(&fd).map_err(|source| Error::unreadable(sys::fd_path(&fd), source))?;
         let dir = Arc::new(Dir::new(found.id, fd, DirState { stat: found.stat, xattrs }));
         self.ledger.register(Node::Dir(Arc::clone(&dir)));
-        self.dirs.insert(found.id, DirNode { dir, entries: BTreeMap::new(), parents: Vec::new(), is_root });
+        let folds = folding::Folds::default();
+        self.dirs.insert(found.id, DirNode { dir, entries: BTreeMap::new(), parents: Vec::new(), is_root, folds });
         self.unread.push(found.id);
         Ok(())
     }
@@ -315,6 +323,17 @@ impl DirNode {
     /// Whether no more than one name leads to it.
     pub fn has_one_name(&self) -> bool {
         self.parents.len() <= 1
+    }
+}
+
+impl Entry {
+    /// Who it is; of a link out of the sources, what it leads to.
+    fn id(&self) -> FileId {
+        match self {
+            Self::File(file) => file.id,
+            Self::Dir(id) => *id,
+            Self::Other(other) => other.id,
+        }
     }
 }
 

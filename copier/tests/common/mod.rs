@@ -5,6 +5,7 @@
 pub mod faulty;
 pub mod model;
 pub mod random;
+pub mod volume;
 
 use hotbackup_copier::io::Io;
 use hotbackup_copier::{Backup, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Source, Spec, Tuning};

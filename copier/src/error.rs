@@ -33,7 +33,17 @@ pub enum Error {
         /// The path that could not be written.
         path: PathBuf,
     },
-    /// The destination is full, or over quota.
+    /// A quota at the destination is used up; the disk need not be.
+    #[error(
+        "a quota at the destination is used up: {} could not be written, whatever room there is; raise the quota, or name \
+         another destination",
+        path.display()
+    )]
+    DestOverQuota {
+        /// The path that could not be written.
+        path: PathBuf,
+    },
+    /// The destination is full.
     #[error("the destination is full: {} could not be written; free space, or name another one", path.display())]
     DestFull {
         /// The path that could not be written.
@@ -346,7 +356,7 @@ impl Error {
         let source = source.into();
         let cannot = |cause: &str| Self::DestCannotHold { path: path.clone(), cause: cause.into() };
         match source.raw_os_error().map_or(ChangeError::Disk, |errno| ChangeError::of(change, errno)) {
-            ChangeError::Full => Self::DestFull { path },
+            ChangeError::Full => Self::at_dest(change.verb(), path, source),
             ChangeError::ReadOnly => Self::DestReadOnly { path },
             ChangeError::Ours(Lack::Files) => Self::TooManyOpenFiles { path },
             ChangeError::Taken => {
@@ -369,7 +379,8 @@ impl Error {
         let source = source.into();
         let most = getrlimit(Resource::Fsize).current;
         match Errno::from_io_error(&source) {
-            Some(Errno::NOSPC | Errno::DQUOT) => Self::DestFull { path },
+            Some(Errno::NOSPC) => Self::DestFull { path },
+            Some(Errno::DQUOT) => Self::DestOverQuota { path },
             Some(Errno::ROFS) => Self::DestReadOnly { path },
             // Else it is the file system's limit.
             Some(Errno::FBIG) if most.is_some() => Self::OwnLimit { path, most: most.unwrap_or_default() },

@@ -62,6 +62,7 @@ fn kind(result: &Result<Report, Error>) -> &'static str {
     match result {
         Ok(_) => "fine",
         Err(Error::DestFull { .. }) => "full",
+        Err(Error::DestOverQuota { .. }) => "quota",
         Err(Error::DestReadOnly { .. }) => "read-only",
         Err(Error::DestCannotHold { .. }) => "cannot hold",
         Err(Error::TooManyOpenFiles { .. }) => "files",
@@ -75,7 +76,7 @@ fn each_error_of_each_change_has_its_cause_and_nothing_is_left() {
     use Change::*;
     let cases = [
         (Create, Errno::NOSPC, "full"),
-        (Create, Errno::DQUOT, "full"),
+        (Create, Errno::DQUOT, "quota"),
         (Create, Errno::MFILE, "files"),
         (MakeDir, Errno::NOSPC, "full"),
         (MakeDir, Errno::MLINK, "cannot hold"),
@@ -93,16 +94,16 @@ fn each_error_of_each_change_has_its_cause_and_nothing_is_left() {
         (Fifo, Errno::OPNOTSUPP, "cannot hold"),
         (Write, Errno::FBIG, "cannot hold"),
         (Write, Errno::NOSPC, "full"),
-        (Write, Errno::DQUOT, "full"),
+        (Write, Errno::DQUOT, "quota"),
         (Write, Errno::IO, "io"),
         (Sync, Errno::NOSPC, "full"),
         (Sync, Errno::INVAL, "io"),
         (SyncDir, Errno::IO, "io"),
         (Owner, Errno::IO, "io"),
-        (Owner, Errno::DQUOT, "full"),
+        (Owner, Errno::DQUOT, "quota"),
         (Mode, Errno::ROFS, "read-only"),
         (Times, Errno::IO, "io"),
-        (Attribute, Errno::DQUOT, "full"),
+        (Attribute, Errno::DQUOT, "quota"),
         (Attribute, Errno::IO, "io"),
     ];
     for (change, errno, expected) in cases {

@@ -131,6 +131,17 @@ impl<P: Send + 'static> Publisher<'_, P> {
     /// The destination's own metadata come last, when the manifest is written. What will become of them is tried before.
     pub(super) fn try_root(&mut self, key: Key, stat: &Stat, attributes: &Attributes) -> Result<(), Error> {
         let (stage, name) = (self.stage(), OsStr::new("trial"));
+        if !self.can().top {
+            // It is not ours to describe: what it is like now it stays.
+            let (top, _) = stage.place();
+            let found = sys::stat_fd(top).map_err(|error| Error::at_dest("look at", stage.dest.clone(), error))?.stat;
+            let owner = (found.uid, found.gid) != (stat.uid, stat.gid);
+            let lost = Lost { owner, mode: found.permissions() != stat.permissions(), mtime: true };
+            let words = "the destination belongs to another user: its own owner, mode and time stay as they are";
+            self.lack(Loss::Top, words, Path::new(""));
+            self.note_lost(key, lost);
+            return Ok(());
+        }
         let failed = |error| Error::changing(Change::MakeDir, PathBuf::from(name), error);
         let dir = sys::make_dir(&stage.own, name).map_err(failed)?;
         let lost = self.keep(Spot::Dir(&dir), stat, attributes, Path::new(""))?;

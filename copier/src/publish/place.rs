@@ -96,7 +96,8 @@ fn move_one(part: &Stage, name: &OsStr) -> io::Result<()> {
     Ok(rustix::fs::chmodat(dest, name, Mode::from_raw_mode(found.permissions()), AtFlags::empty())?)
 }
 
-/// Gives a directory the owner, mode, attributes and times of another one. What may not be set was told of already. Its own access
+/// Gives a directory the owner, mode, attributes and times of another one. What may not be set was told of already, by the trial of
+/// the destination's own ([`Capabilities::top`](crate::trial::Capabilities::top)). Its own access
 /// lists go: they would give rights that the other does not.
 fn make_like(dir: &OwnedFd, stat: &Stat, attributes: &Attributes) -> io::Result<()> {
     let spot = Spot::Dir(dir);

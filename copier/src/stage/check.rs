@@ -50,10 +50,28 @@ pub(super) fn check_empty(parent: &OwnedFd, last: &OsStr, dest: &Path) -> Result
     if !names.is_empty() {
         return Err(Error::DestNotEmpty { path });
     }
+    check_changeable(&fd, dest)?;
     if sys::is_mount_point(&fd).map_err(|error| Error::at_dest("look at", dest.to_owned(), error))? {
         return Err(Error::DestMountPoint { path });
     }
     Ok(())
+}
+
+/// A directory from which nothing can be taken again is told by its attributes, before anything is put there: what is made in
+/// one that is append-only can neither be renamed nor removed.
+pub(super) fn check_changeable(dir: &OwnedFd, path: &Path) -> Result<(), Error> {
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+    let Ok(found) = statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::empty()) else { return Ok(()) };
+    let attributes = found.stx_attributes;
+    let (what, flag) = if attributes.contains(StatxAttributes::IMMUTABLE) {
+        ("immutable", "-i")
+    } else if attributes.contains(StatxAttributes::APPEND) {
+        ("append-only", "-a")
+    } else {
+        return Ok(());
+    };
+    let words = format!("it is {what}; chattr {flag} it, or name another destination");
+    Err(Error::DestIo { op: "put a backup into", path: path.to_owned(), source: io::Error::other(words) })
 }
 
 /// Whether one directory is above another, or the same. Compared by identity, level by level, so that neither links

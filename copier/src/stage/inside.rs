@@ -1,7 +1,7 @@
 //! Staging inside destinations that are there already, and become the backup: one for each source.
 //!
 //! Nothing is made beside them, so they may be mount points, or lie in a directory that is not ours to write to.
-use super::check::is_above;
+use super::check::{check_changeable, is_above};
 use super::{PARTIAL, Stage, remove};
 use crate::base::{io::Io, sys};
 use crate::{Error, Placing, Source, Spec};
@@ -33,6 +33,7 @@ impl Stage {
                 }
             }
             check_empty(&fd, dest)?;
+            check_changeable(&fd, dest)?;
             opened.push((fd, real));
         }
         let mut parts = Vec::new();

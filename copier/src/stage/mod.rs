@@ -8,6 +8,7 @@ pub(crate) mod discard;
 mod inherit;
 mod inside;
 mod kept;
+mod quota;
 mod remove;
 
 use crate::base::util::lock;
@@ -17,7 +18,7 @@ use crate::space::need::{Need, leaves_holes_out};
 use crate::space::watch::Watch;
 use crate::tree::part_of;
 use crate::{Error, Placing, Spec};
-use check::{check_apart, check_empty, check_sources, split};
+use check::{check_apart, check_changeable, check_empty, check_sources, split};
 use hotbackup_event::change::{Change, ChangeError};
 use hotbackup_event::look::is_gone;
 use hotbackup_event::{FileId, failpoint};
@@ -98,6 +99,7 @@ impl Stage {
         for source in &spec.sources {
             check_apart(source, &parent, &dest)?;
         }
+        check_changeable(&parent, &parent_path)?;
         check_empty(&parent, &last, &dest)?;
         let mut name = OsString::from(".");
         name.push(&last);
@@ -125,6 +127,8 @@ impl Stage {
         let made =
             inherit::nothing(&root).map_err(|error| Error::at_dest("take inherited rights from", path.clone(), error));
         let made = made.and_then(|()| below(&root, OWN_DIR)).and_then(|own| Ok((below(&own, DATA_DIR)?, own)));
+        let renamed = |error| Error::at_dest("rename", path.clone(), error);
+        let made = made.and_then(|made| try_rename(&parent, &name, &root).map(|()| made).map_err(renamed));
         let reserve = |_| (0..remove::NEEDS).map(|_| root.try_clone()).collect::<io::Result<Vec<_>>>();
         let made = made.and_then(|made| Ok((made, reserve(()).map_err(|e| Error::at_dest("open", path.clone(), e))?)));
         let ((data, own), reserve) = made.inspect_err(|_| drop(remove::staging(&parent, &name, &root)))?;
@@ -224,7 +228,9 @@ impl Stage {
 
     fn check_own_space(&self, need: &Need) -> Result<(), Error> {
         let holes = leaves_holes_out(&self.data);
-        self.space.check(|unit| need.bytes(unit, holes), need.inodes())
+        self.space.check(|unit| need.bytes(unit, holes), need.inodes())?;
+        quota::check(&self.data, need.bytes(1, holes))
+            .map_err(|error| self.failed(Change::Write, self.dest.clone(), error.into()))
     }
 
     /// Fails if others than us have filled what is to be left to them.
@@ -451,6 +457,16 @@ impl Drop for Stage {
             let _ = self.io.sync_all(self.root.as_fd());
         }
     }
+}
+
+/// Renames a staging directory and back: in the end it must take another name, and there are file systems, and servers of files, on
+/// which no directory can.
+fn try_rename(parent: &OwnedFd, name: &OsStr, root: &OwnedFd) -> io::Result<()> {
+    let mut other = name.to_owned();
+    other.push("-");
+    rustix::fs::renameat(parent, name, parent, &*other)?;
+    rustix::fs::renameat(parent, &*other, parent, name).inspect_err(|_| drop(remove::staging(parent, &other, root)))?;
+    Ok(())
 }
 
 /// Makes and locks a staging directory. `name` grows if another backup of this process has it.

@@ -42,6 +42,8 @@ pub(crate) struct Capabilities {
     pub time_range: bool,
     /// The longest file, in bytes, as far as that is known.
     pub largest_file: u64,
+    /// A destination that becomes the backup is ours to describe: it has no other owner, or he does not matter.
+    pub top: bool,
 }
 
 impl Default for Capabilities {
@@ -66,6 +68,7 @@ impl Default for Capabilities {
             shows_other_times: false,
             time_range: true,
             largest_file: u64::MAX,
+            top: true,
         }
     }
 }
@@ -80,6 +83,7 @@ impl Capabilities {
     pub(super) fn find(ground: &Ground<'_>) -> Result<Self, Error> {
         let mut found = Self::default();
         let file = ground.plain("plain")?;
+        found.top = !ground.stage.is_inside() || ground.is_ours(ground.stage.place().0)?;
         found.try_names(ground)?;
         found.try_kinds(ground, &file)?;
         // Before the owner is another.
@@ -255,6 +259,13 @@ const FUSE: FsWord = 0x6573_5546;
 impl Ground<'_> {
     fn sub(&self, name: &str) -> Result<OwnedFd, Error> {
         sys::make_dir(&self.dir, OsStr::new(name)).map_err(|error| self.failed(Change::MakeDir, error))
+    }
+
+    /// Whether a directory that is there is ours to describe: it is given the mode that it has.
+    fn is_ours(&self, dir: &OwnedFd) -> Result<bool, Error> {
+        let found = sys::stat_fd(dir).map_err(|error| self.failed(Change::Mode, error))?;
+        let mode = Mode::from_raw_mode(found.stat.permissions());
+        Ok(self.works(Change::Mode, self.stage.may(Change::Mode, || rustix::fs::fchmod(dir, mode)))?.is_some())
     }
 
     /// Whether the time of the link `symlink` can be set, and not that of the file that it leads to.

@@ -19,6 +19,8 @@ pub(crate) enum Loss {
     TimeRange,
     HardLink,
     Holes,
+    /// Owner, mode and times of a destination that becomes the backup and is somebody else's.
+    Top,
 }
 
 impl Loss {
@@ -32,6 +34,7 @@ impl Loss {
             Self::Fraction | Self::TimeRange => "mtime",
             Self::HardLink => "hard_link",
             Self::Holes => "holes",
+            Self::Top => "mode",
         }
     }
 }
@@ -134,6 +137,9 @@ pub(super) fn of(can: &Capabilities, needs: &Needs) -> Vec<Finding> {
     }
     let copied = "the destination keeps no hard links: each name becomes a file of its own".into();
     told(!can.hard_links, Loss::HardLink, copied, &needs.hard_links);
+    let others = "the destination belongs to another user: its own owner, mode and time stay as they are, and so does who may look \
+                  into it";
+    told(!can.top, Loss::Top, others.into(), &one(Path::new(".")));
     let filled = "the destination keeps no holes: they take the space of zeros".into();
     told(!can.holes, Loss::Holes, filled, &needs.sparse);
     all
@@ -241,6 +247,7 @@ mod tests {
             (without(|can| can.time_range = false), Loss::TimeRange, "old"),
             (without(|can| can.hard_links = false), Loss::HardLink, "link"),
             (without(|can| can.holes = false), Loss::Holes, "sparse"),
+            (without(|can| can.top = false), Loss::Top, "."),
         ];
         for (can, loss, path) in cases {
             let found = of(&can, &everything());

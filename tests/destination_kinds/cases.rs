@@ -42,6 +42,12 @@ pub enum Case {
     Owner,
     Mode,
     SetId,
+    /// A file capability, of a file that is another's: chown(2) takes it away again (borgbackup/borg#921, grke/burp#522).
+    Capability,
+    /// Attributes that only root sets (restic/restic#5089).
+    RootsAttributes,
+    /// Directories with setgid and sticky bits (oferchen/rsync#5411, rear/rear#1175).
+    SharedDirectories,
     Year1600,
     Year1969,
     Year2039,
@@ -51,7 +57,7 @@ pub enum Case {
     Hole17Tib,
 }
 
-pub const ALL: [Case; 28] = [
+pub const ALL: [Case; 31] = [
     Case::NamesByLetters,
     Case::NamesByForm,
     Case::NamesByForeignLetters,
@@ -75,6 +81,9 @@ pub const ALL: [Case; 28] = [
     Case::Owner,
     Case::Mode,
     Case::SetId,
+    Case::Capability,
+    Case::RootsAttributes,
+    Case::SharedDirectories,
     Case::Year1600,
     Case::Year1969,
     Case::Year2039,
@@ -145,6 +154,22 @@ impl Case {
             Self::Owner => chown(file("owner"), Some(12_345), Some(54_321)).expect("root sets owners"),
             Self::Mode => mode(&file("mode"), 0o461),
             Self::SetId => mode(&file("setuid"), 0o6755),
+            Self::Capability => {
+                let path = file("capability");
+                chown(&path, Some(12_345), Some(54_321)).expect("root sets owners");
+                // CAP_NET_RAW, permitted and effective, as `linux/capability.h` has it.
+                let words = [0x0200_0001_u32, 1 << 13, 0, 0, 0];
+                let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                set(&path, "security.capability", &value);
+            }
+            Self::RootsAttributes => set(&file("roots"), "trusted.hotbackup", b"kept"),
+            Self::SharedDirectories => {
+                for (name, bits) in [("setgid", 0o2775), ("sticky", 0o1777)] {
+                    fs::create_dir(dir.join(name)).expect("made");
+                    chown(dir.join(name), None, Some(54_321)).expect("root sets groups");
+                    mode(&dir.join(name), bits);
+                }
+            }
             Self::Year1600 => at(-11_676_096_000, 5),
             Self::Year1969 => at(-1, 999_999_999),
             Self::Year2039 => at(2_177_452_800, 1),

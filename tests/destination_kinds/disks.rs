@@ -1,5 +1,6 @@
 //! Every kind of destination, made in one place.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,8 @@ pub enum Kind {
     NtfsPermissions,
     /// By FUSE: sshfs, with OpenSSH's server of files at the other end.
     Sftp,
+    /// By FUSE: bindfs, which says that it set owners and modes, and did not.
+    Bindfs,
 }
 
 /// A mounted destination, taken down when dropped.
@@ -49,7 +52,7 @@ impl Disk {
         fs::create_dir(&at).expect("a mount point");
         fs::create_dir(&served).expect("a directory");
         let mut disk = Self { kind, at, device: None, served, servers: Vec::new() };
-        if !matches!(kind, Kind::Tmpfs | Kind::Sftp) {
+        if !matches!(kind, Kind::Tmpfs | Kind::Sftp | Kind::Bindfs) {
             fs::File::create(&image).and_then(|file| file.set_len(MIB << 20)).expect("an image");
             let device = Loop::new(&image);
             let path = device.0.clone();
@@ -77,6 +80,10 @@ impl Disk {
             Kind::ExFat => run("mount.exfat-fuse", &[device, at]),
             Kind::Ntfs => run("ntfs-3g", &[device, at]),
             Kind::NtfsPermissions => run("ntfs-3g", &["-o".as_ref(), "permissions".as_ref(), device, at]),
+            Kind::Bindfs => {
+                let ignored = ["--chmod-ignore", "--chown-ignore", "--chgrp-ignore", "--xattr-none"].map(OsStr::new);
+                run("bindfs", &[&ignored[..], &[self.served.as_os_str(), at]].concat());
+            }
             Kind::Sftp => self.serve(),
             _ => run("mount", &[device, at]),
         }

@@ -67,7 +67,7 @@ impl Source {
 }
 
 /// Each kind, the name that it has in the table of the documentation, what it refuses, and what it does not keep.
-const TABLE: [(Kind, &str, &[Case], &[&str]); 9] = [
+const TABLE: [(Kind, &str, &[Case], &[&str]); 10] = [
     (Kind::Ext4, "ext4", &[], &["attribute", "mtime"]),
     (Kind::Ext4SmallInodes, "ext4 with inodes of 128 bytes, ext3", &[], &["attribute", "mtime"]),
     (Kind::Xfs, "xfs", &[], &["mtime"]),
@@ -92,6 +92,7 @@ const TABLE: [(Kind, &str, &[Case], &[&str]); 9] = [
     (Kind::Ntfs, "NTFS (ntfs-3g)", &[Case::NotUtf8], &["mode", "mtime", "owner"]),
     (Kind::NtfsPermissions, "NTFS (ntfs-3g, `permissions`)", &[Case::NotUtf8], &["acl", "mtime"]),
     (Kind::Sftp, "SFTP (sshfs)", &[Case::Fifo], &["acl", "attribute", "hard_link", "holes", "mtime"]),
+    (Kind::Bindfs, "what says that it did and did not (bindfs)", &[], &["acl", "attribute", "mode", "mtime", "owner"]),
 ];
 
 /// What is expected of a kind of file system: what it refuses, and what of the rest it does not keep.
@@ -200,6 +201,11 @@ fn ntfs_with_permissions() {
 #[test]
 fn sftp() {
     holds(Kind::Sftp);
+}
+
+#[test]
+fn bindfs() {
+    holds(Kind::Bindfs);
 }
 
 #[test]

@@ -8,7 +8,6 @@ pub(crate) mod discard;
 mod inherit;
 mod inside;
 mod kept;
-mod quota;
 mod remove;
 
 use crate::base::util::lock;
@@ -228,9 +227,7 @@ impl Stage {
 
     fn check_own_space(&self, need: &Need) -> Result<(), Error> {
         let holes = leaves_holes_out(&self.data);
-        self.space.check(|unit| need.bytes(unit, holes), need.inodes())?;
-        quota::check(&self.data, need.bytes(1, holes))
-            .map_err(|error| self.failed(Change::Write, self.dest.clone(), error.into()))
+        self.space.check(|unit| need.bytes(unit, holes), need.inodes())
     }
 
     /// Fails if others than us have filled what is to be left to them.

@@ -40,11 +40,16 @@ pub(crate) fn entry(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
     match unlink_in(dir, name, AtFlags::empty()) {
         // Systems differ in how they say that it is a directory.
         Err(error) if is_dir(&error) => {
-            let (_, open) = below(dir, name)?;
+            let (_, open) = below(dir, name).map_err(|no_dir| first(error, no_dir))?;
             all_below(&open).and_then(|()| unlink_in(dir, name, AtFlags::REMOVEDIR))
         }
         other => other,
     }
+}
+
+/// What kept a name from being removed, when it was tried as a directory after that.
+fn first(error: io::Error, no_dir: io::Error) -> io::Error {
+    if no_dir.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) { error } else { no_dir }
 }
 
 /// Removes a directory if it is a staging directory that nobody has locked. Says whether it is gone.
@@ -88,10 +93,14 @@ pub(crate) fn all_below(root: &OwnedFd) -> io::Result<()> {
             }
             let removed = match unlink_in(dir, &name, AtFlags::empty()) {
                 // Systems differ in how they say that it is a directory.
-                Err(error) if is_dir(&error) => below(dir, &name).map(|(level, open)| {
-                    levels.push(level);
-                    at = Some(open);
-                }),
+                Err(error) if is_dir(&error) => match below(dir, &name) {
+                    Ok((level, open)) => {
+                        levels.push(level);
+                        at = Some(open);
+                        Ok(())
+                    }
+                    Err(no_dir) => Err(first(error, no_dir)),
+                },
                 other => other,
             };
             result = result.and(removed);

@@ -333,19 +333,9 @@ impl From<&OsStr> for Text {
 
 /// A time in nanoseconds since the epoch as text, UTC.
 fn rfc3339(ns: u64) -> String {
-    let (seconds, nanos) = (ns / 1_000_000_000, ns % 1_000_000_000);
-    let (days, second) = ((seconds / 86_400) as i64, seconds % 86_400);
-    // Days from the civil calendar, counted in eras of 400 years that begin in March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+    let at = jiff::Timestamp::from_nanosecond(ns.into());
+    // What 64 bits hold ends in 2554, and this in 9999.
+    at.map_or_else(|_| ns.to_string(), |at| format!("{at:.9}"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //!
 //! What any other link leads to can change without a call that names the link, when something on its way is renamed.
 //! They are looked at again in every sync; in the hold, those on whose way a call has named something (`ways`).
-use super::folding::may_be_same;
+use super::folds::may_be_same;
 use super::ways::Place;
 use super::{DirNode, Entry, Shown, Tree};
 use crate::base::sys::{self, Found, Kind};

@@ -8,6 +8,7 @@ mod entries;
 mod exclude;
 mod find;
 mod folding;
+mod folds;
 mod left_out;
 mod links;
 mod look;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use chosen::Chosen;
 pub(crate) use chosen::part_of;
 pub(crate) use exclude::Exclude;
-pub(crate) use folding::may_be_same;
+pub(crate) use folds::may_be_same;
 pub(crate) use links::relative;
 pub(crate) use look::Look;
 
@@ -96,7 +97,7 @@ pub(crate) struct DirNode {
     parents: Vec<(FileId, Name)>,
     is_root: bool,
     /// Whether it folds names.
-    folds: folding::Folds,
+    folds: folds::Folds,
 }
 
 /// What a name leads to.
@@ -224,7 +225,7 @@ impl Tree {
         let xattrs = sys::xattrs(&fd).map_err(|source| Error::unreadable(sys::fd_path(&fd), source))?;
         let dir = Arc::new(Dir::new(found.id, fd, DirState { stat: found.stat, xattrs }));
         self.ledger.register(Node::Dir(Arc::clone(&dir)));
-        let folds = folding::Folds::default();
+        let folds = folds::Folds::default();
         self.dirs.insert(found.id, DirNode { dir, entries: BTreeMap::new(), parents: Vec::new(), is_root, folds });
         self.unread.push(found.id);
         Ok(())

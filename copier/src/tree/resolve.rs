@@ -1,6 +1,6 @@
 //! Taking over names: each marked entry is looked at, and the model is made to agree with what is there.
 use super::find::New;
-use super::folding::Folds;
+use super::folds::Folds;
 use super::{Entry, Look, Tree};
 use crate::Error;
 use crate::marks::ledger::{EntryMark, Taken};

@@ -10,7 +10,7 @@
 //! has. So these directories are noted by identity, and any mark in one of them is one on the way.
 //!
 //! What another process than the target does outside of the sources is not shown to us, and is as it was at the last sync.
-use super::folding::{Folds, keeps_forms_apart};
+use super::folds::{Folds, keeps_forms_apart};
 use crate::base::sys;
 use crate::marks::node::Name;
 use hotbackup_event::FileId;

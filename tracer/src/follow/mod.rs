@@ -5,7 +5,7 @@
 //! - `ancestors`: keepers of the releases before the session's memory lay in the target.
 //! - `waiting`: calls with nobody to answer them.
 //! - `warden`: the supervisor's eye on its keepers. [`rescue`]: a target that nobody answers.
-//! - `blind_spots`, [`outsiders`], `mapped`, `newcomers`: what no call shows. [`outlook`]: all that can be known without touching it.
+//! - `blind_spots`, [`outsiders`], `reused`, `mapped`, `newcomers`: what no call shows. [`outlook`]: all that can be known without touching it.
 
 mod ancestors;
 mod begin;
@@ -17,6 +17,7 @@ pub mod options;
 pub mod outlook;
 pub mod outsiders;
 pub mod rescue;
+mod reused;
 pub mod session;
 mod unseen_calls;
 mod waiting;

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use hotbackup_event::FileId;
 use nix::fcntl::{OFlag, readlinkat};
 
+use super::reused;
 use crate::error::Error;
 use crate::helper::process::{self as helper, KEEPER};
 use crate::keeper::find;
@@ -142,6 +143,10 @@ pub(crate) fn others_listeners(process: &Process) -> Option<i32> {
 
 /// The files that any process which is not followed can write to.
 pub(crate) fn written_elsewhere(process: &Process) -> Vec<FileId> {
+    reused::settled(|| open_elsewhere(process))
+}
+
+fn open_elsewhere(process: &Process) -> Vec<FileId> {
     let all = processes(process);
     let followed = Followed::by(process, &all);
     let mut found = Vec::new();

@@ -6,8 +6,9 @@ use hotbackup_event::failpoint;
 use serde_json::Value;
 
 use crate::bench::{Bench, Release, patiently};
-use crate::common::backup::{HOTBACKUP, Outcome, Running, alone, start_command};
-use crate::common::process::wait_until;
+use crate::common::backup::{HOTBACKUP, Outcome, Running, alone, scratch, start_command};
+use crate::common::guest::{Guest, Linked};
+use crate::common::process::{path, status, wait_until};
 use crate::faults::target::Target;
 
 /// Fails unless the filter of another release lets a call go unseen.
@@ -141,4 +142,26 @@ fn what_the_earlier_releases_filter_lacks_is_told_beforehand() {
         assert!(check(&bench, &["--mapped", "1MiB", "--accept-unseen"]).0);
     }
     bench.assert_unharmed("told");
+}
+
+/// What a thread forbids itself afterwards others may do, and those that were started before: to take it for what the process may not do
+/// would be to call a backup right that has not seen all.
+#[test]
+fn what_a_thread_has_forbidden_itself_after_the_filter_is_unseen_all_the_same() {
+    let _alone = alone();
+    let scratch = scratch();
+    let [go, done] = ["go", "done"].map(|name| scratch.path().join(name));
+    let mut guest = Guest::start_in(scratch, "sandboxes_itself", Linked::Dynamically, &[path(&go), path(&done)]);
+    let take = |guest: &Guest, name: &str, lacking: bool| {
+        let mut command = Command::new(HOTBACKUP);
+        command.envs(lacking.then_some((failpoint::VARIABLE, LACKING)));
+        start_command(command, guest.pid(), &guest.beside(name), &["--source", path(&guest.dir)]).finish()
+    };
+    take(&guest, "attached", true).report();
+    std::fs::write(go, "").expect("written");
+    wait_until("its sandbox", || done.exists());
+    assert_eq!(status(guest.pid(), "Seccomp_filters").as_deref(), Some("2"));
+    let said = take(&guest, "refused", false).failure("unseen_calls");
+    assert!(said.contains("fchmod, mknodat:"), "{said}");
+    guest.assert_goes_on();
 }

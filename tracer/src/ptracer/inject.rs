@@ -246,11 +246,14 @@ fn seize(process: &Process, tid: i32) -> Result<Running, Attempt> {
 /// Whether a thread of the target carries a filter of ours, of whatever release: a listener of somebody else's is none of our
 /// business.
 pub(super) fn carries_our_filter(process: &Process, hold: &Hold<'_>) -> bool {
-    filters(process, hold).is_some_and(|filters| filters.iter().any(|filter| begins_as_ours(filter)))
+    shared_filters(process, hold).is_some()
 }
 
-/// The filters of the target, as a thread carries them that a stop does not disturb; `None` when they cannot be read.
-pub(super) fn filters(process: &Process, hold: &Hold<'_>) -> Option<Vec<Vec<sock_filter>>> {
+/// The filters that all threads of the target carry, and all that it has started since: ours, and those from before it, which are the
+/// same for all (TSYNC). Those after it are what a thread has put on itself, as a sandbox, or a child between fork and exec:
+/// what they forbid others may do. `None` when they cannot be read, or none is ours.
+pub(super) fn shared_filters(process: &Process, hold: &Hold<'_>) -> Option<Vec<Vec<sock_filter>>> {
+    // As a thread carries them that a stop does not disturb.
     site::candidates(process, || hold.progress()).into_iter().take(ATTEMPTS).find_map(|tid| {
         let stopped = trace::seize(Pid::from_raw(tid)).ok().filter(|running| running.interrupt().is_ok());
         let Some(Waited::Stopped(stopped)) = stopped.map(|running| wait_stopped(running, hold, LOOK_LIMIT)) else {
@@ -258,8 +261,15 @@ pub(super) fn filters(process: &Process, hold: &Hold<'_>) -> Option<Vec<Vec<sock
         };
         let filters = stopped.filters();
         let _ = stopped.detach();
-        Some(filters?.iter().map(|filter| in_our_form(filter)).collect())
+        up_to_ours(filters?.iter().map(|filter| in_our_form(filter)).collect())
     })
+}
+
+/// Of a thread's filters in the order in which they were installed.
+fn up_to_ours(mut filters: Vec<Vec<sock_filter>>) -> Option<Vec<Vec<sock_filter>>> {
+    let ours = filters.iter().position(|filter| begins_as_ours(filter))?;
+    filters.truncate(ours + 1);
+    Some(filters)
 }
 
 fn in_our_form(filter: &[libc::sock_filter]) -> Vec<sock_filter> {
@@ -321,6 +331,15 @@ fn wait_stopped(mut running: Running, hold: &Hold<'_>, limit: Duration) -> Waite
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_thread_has_put_on_itself_after_our_filter_does_not_count() {
+        let ours = crate::calls::filter::compile(false).unwrap();
+        let other = |k| vec![sock_filter { code: 0x06, jt: 0, jf: 0, k }];
+        let kept = up_to_ours(vec![other(1), ours.clone(), other(2), other(3)]);
+        assert_eq!(kept, Some(vec![other(1), ours]));
+        assert_eq!(up_to_ours(vec![other(1), other(2)]), None);
+    }
 
     #[test]
     fn a_thread_that_is_in_our_own_hands_is_not_somebody_elses() {

@@ -146,7 +146,7 @@ fn answer(process: &Process, memory: Option<&Memory>, progress: &Progress, reque
             Request::Place => Reply::Placed(place::is_with(process, std::process::id() as i32)),
             Request::Recognise => Reply::Recognised(inject::carries_our_filter(process, &hold)),
             Request::Unseen { eight_bytes_unseen } => {
-                let filters = inject::filters(process, &hold);
+                let filters = inject::shared_filters(process, &hold);
                 Reply::Unseen(filters.map(|filters| coverage::unseen(&filters, eight_bytes_unseen)))
             }
             Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),

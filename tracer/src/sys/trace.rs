@@ -101,7 +101,7 @@ impl Running {
 }
 
 impl Stopped {
-    /// The seccomp filters that the thread carries, newest first; `None` when they cannot be read (CAP_SYS_ADMIN and a
+    /// The seccomp filters that the thread carries, in the order in which they were installed; `None` when they cannot be read (CAP_SYS_ADMIN and a
     /// kernel with CONFIG_CHECKPOINT_RESTORE are needed).
     pub fn filters(&self) -> Option<Vec<Vec<libc::sock_filter>>> {
         const GET_FILTER: libc::c_uint = 0x420c; // PTRACE_SECCOMP_GET_FILTER, 4.4

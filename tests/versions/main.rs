@@ -29,4 +29,5 @@ mod bench;
 mod earlier;
 
 mod filters;
+mod settled;
 mod turns;

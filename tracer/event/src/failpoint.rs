@@ -88,8 +88,8 @@ pub const NAMES: &[&str] = &[
     "twin.acting",
 ];
 
-/// Those that no backup comes to: steps of the verbs on backups that are there.
-pub const OTHERS: &[&str] = &["discard.renamed"];
+/// Those that no usual backup comes to: steps of the verbs on backups that are there, and of replacing keepers of the layouts before.
+pub const OTHERS: &[&str] = &["discard.renamed", "ancestors.stopped"];
 
 /// Those of keepers that are born from the target, where ours cannot be put into its cgroups.
 pub const NAMES_OF_BIRTH: &[&str] =

@@ -5,6 +5,9 @@
 //! lets it go. So today's pair begins beside the one of before. Then that one is stopped, as a whole, and nobody is left waiting
 //! but one whose call it has in its hand: if there is such a one the pair goes on, and is stopped again. When there is none it is ended.
 //!
+//! Whoever stops them holds the supervisor's part of the new memory until they have ended. If he is killed in between, the new pair has
+//! them go on (`keeper/before.rs`).
+//!
 //! Whoever takes over in between would miss what they receive. So the new memory says that they may be there (`Layout::before`), from
 //! before the new pair begins until they have ended.
 
@@ -12,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -120,7 +124,11 @@ pub(super) fn settle(process: &Process, memory: &Memory) -> Result<(), Error> {
     let problem = "of an earlier release may live beside, and cannot be seen from here: back it up from the host";
     match memory.before.load(Ordering::SeqCst) {
         0 => Ok(()),
-        place if place == here() || !find_all(process).is_empty() => end(process, memory),
+        place if place == here() || !find_all(process).is_empty() => {
+            // Or today's keeper has those go on that are stopped.
+            let _part = find::take_part(memory, process.pid())?;
+            end(process, memory)
+        }
         _ => Err(Error::Keeper { pid: process.pid(), problem: problem.into() }),
     }
 }
@@ -129,6 +137,7 @@ pub(super) fn settle(process: &Process, memory: &Memory) -> Result<(), Error> {
 fn end(process: &Process, memory: &Memory) -> Result<(), Error> {
     for _ in 0..TRIES {
         let stopped = stop(process)?;
+        failpoint::hit("ancestors.stopped");
         let waiting = Waiting::look(process);
         if waiting.gone_on(process, IN_HAND) == waiting.count() {
             let ended = |(pid, keeper): &(i32, OwnedFd)| cgroups::end(process.proc(), *pid, keeper.as_fd());

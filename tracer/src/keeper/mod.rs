@@ -3,8 +3,10 @@
 //! - [`start`], `run`, `twin`: the keeper itself, one thread that no longer allocates once it runs, and its stand-in.
 //! - [`parent`]: whose children they are. `born`: those that the target itself has started.
 //! - [`spawn`]: starting one, out of the supervisor's session and cgroup.
+//! - `before`: having keepers of earlier releases go on that stand still.
 //! - [`find`]: finding the one of a target, and taking its listener over.
 
+mod before;
 mod born;
 pub(crate) mod find;
 pub(crate) mod parent;

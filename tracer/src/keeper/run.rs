@@ -21,9 +21,8 @@ use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::born;
 use super::twin::{Twin, wait_for_end};
-use super::{LOOK, LOOKS};
+use super::{LOOK, LOOKS, before, born};
 use crate::shared::control::{Control, Role};
 use crate::shared::memory::{CLOSED, Memory, SLOTS, SUPERVISOR_SLOTS, UNARMED};
 use crate::shared::roles::{self, Held, Part};
@@ -346,6 +345,7 @@ impl Keeper {
         } else if self.twin_looked_at.elapsed() >= LOOK {
             self.twin_looked_at = Instant::now();
             self.twin.look(&self.memory);
+            before::go_on(&self.target, &self.memory);
         }
         let limit = limit.min(LOOK);
         let on_listener = if calls { PollFlags::POLLIN } else { PollFlags::empty() };

@@ -26,13 +26,13 @@ mount -t tmpfs none /sys/fs/cgroup || exit 99
 exec \"$@\"";
 
 /// hotbackup in this cgroup, where it cannot reach any other.
-fn apart(group: &Group) -> Command {
+pub fn apart(group: &Group) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", APART, "sh"]).args(group.doors()).args(["--", HOTBACKUP]);
     command
 }
 
-fn side() -> Group {
+pub fn side() -> Group {
     let group = Group::named(&unique("side"));
     group.make();
     group
@@ -43,7 +43,7 @@ fn groups(pid: i32) -> String {
 }
 
 /// Fails unless a target's keepers were born from it.
-fn assert_born(target: i32) {
+pub fn assert_born(target: i32) {
     for keeper in keepers(target) {
         assert_eq!(groups(keeper), groups(target), "keeper {keeper} is in other cgroups than its target");
         let words = fs::read_to_string(format!("/proc/{keeper}/cmdline")).expect("it lives");

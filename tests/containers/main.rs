@@ -28,6 +28,7 @@ mod target;
 
 mod born;
 mod check;
+mod closing;
 mod ends;
 mod frozen;
 mod hostile;

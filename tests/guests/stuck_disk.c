@@ -1,6 +1,7 @@
 /* A file system that gets stuck: MOUNTPOINT SWITCHES. It holds the file `ballast`. While SWITCHES/stuck is there and
- * SWITCHES/free is not, no read of the file is answered, and no lookup of any other name; all else is. It ends when it is
- * killed, and then everything that waits for it fails. */
+ * SWITCHES/free is not, no read of the file is answered, and no lookup of any other name; all else is. While SWITCHES/deaf is
+ * there and SWITCHES/free is not, no flush is, by which each close waits. It ends when it is killed, and then everything that
+ * waits for it fails. */
 #include "guest.h"
 #include <dirent.h>
 #include <linux/fuse.h>
@@ -16,6 +17,7 @@ static const char *switches;
 static struct {
     uint64_t id;
     uint32_t bytes;
+    int error;
 } kept[KEPT];
 static int kept_count;
 
@@ -55,18 +57,16 @@ static void read_dir(uint64_t id, uint64_t offset) {
     answer(id, 0, out, offset ? 0 : FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + sizeof name - 1));
 }
 
-static void keep(uint64_t id, uint32_t bytes) {
+static void keep(uint64_t id, uint32_t bytes, int error) {
     MUST(kept_count < KEPT);
     kept[kept_count].id = id;
+    kept[kept_count].error = error;
     kept[kept_count++].bytes = bytes;
 }
 
-static void answer_kept(uint64_t id, uint32_t bytes) {
+static void answer_kept(uint64_t id, uint32_t bytes, int error) {
     static const char zeros[SIZE];
-    if (bytes)
-        answer(id, 0, zeros, bytes);
-    else
-        answer(id, ENOENT, NULL, 0);
+    answer(id, error, zeros, bytes);
 }
 
 static void serve(const struct fuse_in_header *in, const void *body) {
@@ -86,9 +86,9 @@ static void serve(const struct fuse_in_header *in, const void *body) {
             struct fuse_entry_out out = {.nodeid = BALLAST, .attr = attributes(BALLAST)};
             answer(in->unique, 0, &out, sizeof out);
         } else if (stuck) {
-            keep(in->unique, 0);
+            keep(in->unique, 0, ENOENT);
         } else {
-            answer_kept(in->unique, 0);
+            answer(in->unique, ENOENT, NULL, 0);
         }
         return;
     }
@@ -113,11 +113,9 @@ static void serve(const struct fuse_in_header *in, const void *body) {
         uint64_t left = asked->offset < SIZE ? SIZE - asked->offset : 0;
         uint32_t bytes = asked->size < left ? asked->size : (uint32_t)left;
         if (stuck)
-            keep(in->unique, bytes);
-        else if (bytes)
-            answer_kept(in->unique, bytes);
+            keep(in->unique, bytes, 0);
         else
-            answer(in->unique, 0, NULL, 0);
+            answer_kept(in->unique, bytes, 0);
         return;
     }
     case FUSE_WRITE: {
@@ -127,8 +125,13 @@ static void serve(const struct fuse_in_header *in, const void *body) {
     }
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
-    case FUSE_FLUSH:
         answer(in->unique, 0, NULL, 0);
+        return;
+    case FUSE_FLUSH:
+        if (is_on("deaf") && !is_on("free"))
+            keep(in->unique, 0, 0);
+        else
+            answer(in->unique, 0, NULL, 0);
         return;
     case FUSE_FORGET:
     case FUSE_BATCH_FORGET:
@@ -155,7 +158,7 @@ int main(int argc, char **argv) {
         if (kept_count && is_on("free"))
             while (kept_count) {
                 kept_count--;
-                answer_kept(kept[kept_count].id, kept[kept_count].bytes);
+                answer_kept(kept[kept_count].id, kept[kept_count].bytes, kept[kept_count].error);
             }
         if (n <= 0)
             continue;

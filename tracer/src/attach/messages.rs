@@ -1,4 +1,4 @@
-//! The messages, in the page, by which a thread of the target hands a descriptor on (unix(7)): see `birth.rs`.
+//! The messages, in the page, by which a thread of the target hands a descriptor on (unix(7)): see `birth/`.
 //!
 //! ```text
 //!   0     struct msghdr

@@ -5,7 +5,7 @@
 //!   288   the memory's name
 //!   352   struct sock_fprog
 //!   368   the filter
-//!   33152 what keepers are born by, see `birth.rs`; the rest is their stack
+//!   33152 what keepers are born by, see `birth/`; the rest is their stack
 //! ```
 
 use seccompiler::sock_filter;

@@ -132,6 +132,10 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
     let mut ptracer = Ptracer::start(process, options.keeper_program, None)?;
     // Where the one helper stands, the others will. Else they must be born from the target.
     let may_join = ptracer.is_with(process)?;
+    if !may_join {
+        birth::end_unborn(process);
+        birth::closable::check(process, &mut ptracer)?;
+    }
     let mut place = Place::map(process, &mut ptracer)?;
     // Somebody may have come as far as this before.
     let (memory, part) = match find::session_memory(process)? {

@@ -162,6 +162,12 @@ pub(crate) fn is_keeper_of_before(pid: i32, target: &Process) -> bool {
     words.get(1..4).is_some_and(|words| words == ours) && is_trusted(pid, target)
 }
 
+/// Whether process `pid` has the name of one of `kind` and no arguments, as one that is about to execute it.
+pub(crate) fn is_nameless(pid: i32, kind: Kind, target: &Process) -> bool {
+    let lives = || target.status(pid).is_some_and(|status| !status.is_dead());
+    words(pid, kind).is_some_and(|words| words.iter().all(String::is_empty)) && lives() && is_trusted(pid, target)
+}
+
 fn is_trusted(pid: i32, target: &Process) -> bool {
     let owner = procfs::stat(&pid.to_string()).map(|found| found.st_uid);
     let of_target = || target.status_field(target.pid(), "Uid")?.split_whitespace().next()?.parse().ok();

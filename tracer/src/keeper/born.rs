@@ -1,4 +1,4 @@
-//! What keepers begin with that were born from the target (`attach/birth.rs`): nobody who could be asked, perhaps no /proc of their
+//! What keepers begin with that were born from the target (`attach/birth/`): nobody who could be asked, perhaps no /proc of their
 //! own, and no right to take a descriptor from anybody. All comes by a socket.
 
 use std::ffi::CString;

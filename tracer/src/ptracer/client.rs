@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind::WouldBlock;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ use crate::target::process::Process;
 const RUN_LIMIT: Duration = Duration::from_secs(12);
 /// How long a round of pauses may take: the round itself is bounded to 20 ms.
 const PAUSE_LIMIT: Duration = Duration::from_millis(500);
+/// How long a descriptor may take to be closed.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// How long one may take to end.
 const END_LIMIT: Duration = Duration::from_millis(200);
 /// How often it is looked at whether the target was frozen meanwhile.
@@ -89,6 +91,25 @@ impl Ptracer {
             Reply::Unseen(found) => Ok(found),
             _ => Ok(None),
         }
+    }
+
+    /// Whether a copy of the target's descriptor `number` can be closed within a while; this ptracer ends if it cannot.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn closes(&mut self, process: &Process, number: RawFd) -> Result<bool, Error> {
+        let pid = process.pid();
+        let hope = || !process.is_given_up() && cgroups::check_thawed(process).is_ok();
+        let Some(running) = &mut self.running else {
+            return Err(Error::Ptracer { pid, problem: "it has ended".into() });
+        };
+        let Err(error) = running.ask(&Request::Close { number }, CLOSE_LIMIT, hope) else { return Ok(true) };
+        self.end();
+        if process.is_given_up() {
+            return Err(Error::GivenUp(pid));
+        }
+        cgroups::check_thawed(process)?;
+        if error.kind() == WouldBlock { Ok(false) } else { Err(Error::Ptracer { pid, problem: error.to_string() }) }
     }
 
     /// Stops threads, each for an instant; returns those that were stopped, or are gone. When the ptracer dies at it, that

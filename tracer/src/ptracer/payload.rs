@@ -17,7 +17,7 @@
 //!
 //! Results go to words of the page, and come from there as arguments. No instruction touches the flags: `mov`, `cqo`,
 //! `jrcxz`, `jmp`, and `syscall`, which restores them. A line may have a new task make calls of its own: what keepers are born
-//! by is drawn in `attach/birth.rs`.
+//! by is drawn in `attach/birth/`.
 
 use serde::{Deserialize, Serialize};
 

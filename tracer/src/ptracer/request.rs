@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Recognise,
     /// Say which calls the target's filters do not show that today's would.
     Unseen { eight_bytes_unseen: bool },
+    /// Close a copy of the target's descriptor with this number; it may be long until the answer.
+    Close { number: i32 },
     /// Stop these threads, each for an instant, and say which were.
     Pause { tids: Vec<i32> },
     /// Stop all threads, until the next request (which is [`Request::Thaw`]) or until the time is up.
@@ -45,6 +47,8 @@ pub(crate) enum Reply {
     Recognised(bool),
     /// These calls go unseen; nothing, when the filters cannot be read.
     Unseen(Option<Vec<String>>),
+    /// That has come to an end, or there is no such descriptor.
+    Closed,
     /// These threads were stopped for an instant, or are gone.
     Paused(Vec<i32>),
     /// All threads stand still; these wait for an answer.

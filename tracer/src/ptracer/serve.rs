@@ -17,6 +17,7 @@ use crate::helper::place;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::shared::memory::Memory;
 use crate::shared::roles::{Held, Part};
+use crate::sys::pidfd;
 use crate::target::process::Process;
 
 /// How long the ptracer of another supervisor may take to end.
@@ -49,6 +50,11 @@ fn run(arguments: &[String]) -> Result<i32, String> {
         let reply = match request {
             Request::Freeze { limit_us } => {
                 freeze(&process, memory, &progress, &mut supervisor, Duration::from_micros(limit_us))?
+            }
+            // No thread is held: the guard lets it take its time.
+            Request::Close { number } => {
+                drop(pidfd::get_fd(process.pidfd(), number));
+                Reply::Closed
             }
             request => answer(&process, memory, &progress, request),
         };
@@ -152,7 +158,7 @@ fn answer(process: &Process, memory: Option<&Memory>, progress: &Progress, reque
             Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),
             // Nothing is frozen.
             Request::Thaw => Reply::Thawed(false),
-            Request::Freeze { .. } => Reply::NotFrozen("it is asked for in another way".into()),
+            Request::Freeze { .. } | Request::Close { .. } => Reply::NotFrozen("it is asked for in another way".into()),
         }
     })
 }

@@ -14,7 +14,8 @@ use crate::common::backup::{self, HOTBACKUP, alone, number_from, scratch};
 use crate::common::guest::{Guest, Linked, compile};
 use crate::common::process::{assert_right, path, state, status, wait_until};
 use crate::faults::target::Target;
-use crate::holders::{holders, keepers, left};
+use crate::holders::{holders, keepers, kill_keepers, left};
+use crate::rescue::assert_rescues;
 use crate::runtime::unique;
 use crate::target::Boxed;
 
@@ -275,4 +276,34 @@ fn those_who_are_born_inherit_no_descriptor_no_blocked_and_no_ignored_signal() {
         assert_eq!(status(born, "Seccomp").as_deref(), Some("0"), "it carries a filter");
     }
     guest.assert_goes_on();
+}
+
+/// What the target starts now would wait for an answer itself. From another container a backup is refused before anything is touched, and a
+/// rescue answers for as long as that lives; from the host both are as ever.
+#[test]
+fn born_keepers_that_were_all_killed_are_not_born_again_and_that_is_said() {
+    let _alone = alone();
+    let mut target = Boxed::in_container();
+    begin(&mut target);
+    let sidecar = target.idle_sidecar();
+    let take = |target: &Boxed, name: &str| {
+        backup::start_command(sidecar.exec(HOTBACKUP), 1, &target.beside(name), &target.what()).finish()
+    };
+    assert!(right_or_refused(&take(&target, "first"), "first"), "the sidecar was refused");
+    assert_born(target.pid());
+    kill_keepers(target.pid());
+    let before = left(target.pid());
+    let said = take(&target, "refused").failure("cannot_outlive");
+    assert!(said.contains("its keepers were killed") && said.contains("hotbackup rescue"), "{said}");
+    assert_eq!((left(target.pid()), holders(target.pid())), (before, Vec::new()), "something was touched");
+    let checked =
+        sidecar.exec(HOTBACKUP).args(["check", "--pid", "1"]).args(&target.what()[..2]).output().expect("it starts");
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("its keepers were killed"), "{checked:?}");
+    assert_rescues(&mut target, &mut sidecar.exec(HOTBACKUP), 1);
+    sidecar.group.kill();
+    wait_until("the end of the sidecar's keepers", || holders(target.pid()).is_empty());
+    let pid = target.pid();
+    assert_rescues(&mut target, &mut Command::new(HOTBACKUP), pid);
+    let dest = target.beside("last");
+    assert!(right_or_refused(&backup::take(pid, &dest, &target.what()), "last"), "the host was refused");
 }

@@ -46,7 +46,7 @@ fn rescued(rescue: From) {
 }
 
 /// All that write wait. A rescue has them go on, says how many they were, and which process answers now, if it can be seen.
-fn assert_rescues(target: &mut Boxed, command: &mut Command, pid: i32) {
+pub fn assert_rescues(target: &mut Boxed, command: &mut Command, pid: i32) {
     let workers = |target: &Boxed| target.counts()[..WORKERS].to_vec();
     let mut last = workers(target);
     wait_until("a standstill", || {

@@ -71,9 +71,7 @@ fn attach_once(process: &Process, options: &Options) -> Result<Option<Attached>,
     if keeper.is_none() && target_listener(process).is_some() {
         // A pair that ends with us is worse than none that is waited for: a rescue may start one, which says so.
         if !Ptracer::start(process, options.keeper_program, None)?.is_with(process)? {
-            // What it starts now would carry the filter itself.
-            let why = "it has hotbackup's filter already, and its keepers were killed".into();
-            return Err(Error::CannotOutlive { pid: process.pid(), why });
+            return Err(Error::CannotOutlive { pid: process.pid(), why: rescue::NOT_BORN_AGAIN.into() });
         }
         // Its keepers were killed: what waits is answered first.
         if !ancestors::replace(process, options)? {

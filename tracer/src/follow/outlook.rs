@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::FileId;
 
-use super::{ancestors, blind_spots, outsiders, unseen_calls};
+use super::{ancestors, blind_spots, outsiders, rescue, unseen_calls};
 use crate::attach::preflight;
 use crate::error::Error;
 use crate::helper::place;
@@ -210,7 +210,7 @@ fn keepers(process: &Process) -> Result<String, String> {
 fn born_keepers(process: &Process) -> Result<String, String> {
     let refused = |why: &str| Err(Error::CannotOutlive { pid: process.pid(), why: why.into() }.to_string());
     if has_listener(process) {
-        return refused("it has hotbackup's filter already, and its keepers were killed");
+        return refused(rescue::NOT_BORN_AGAIN);
     }
     // Of the namespace of processes that this process is in; 2 refuses all.
     let is_forbidden = procfs::read("sys/vm/memfd_noexec").is_ok_and(|text| text.trim() == "2");

@@ -107,6 +107,10 @@ pub(super) fn revive(process: &Process, options: &Options) -> Result<(), Error> 
     Ok(())
 }
 
+/// Why none can be started where they would have to be born from the target.
+pub(super) const NOT_BORN_AGAIN: &str = "its keepers were killed, and what it starts now would carry hotbackup's filter, and wait for an answer itself (`hotbackup \
+     rescue` answers it from here, for as long as hotbackup's own cgroup lives)";
+
 /// What is wrong where the target has closed one of the two descriptors it got, and not the other.
 const NO_MEMORY: &str = "cannot be told to live or not, as the process has closed its session's memory: only one that is \
                          started anew can be followed";

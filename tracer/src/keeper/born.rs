@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hotbackup_event::failpoint;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, fcntl};
-use nix::unistd::execveat;
+use nix::unistd::{Whence, execveat, lseek};
 
 use crate::helper::process::{BORN, KEEPER, STANDARD};
 use crate::sys::process::{Forked, fork_single_threaded};
@@ -113,6 +113,7 @@ pub(super) fn begin() -> Result<OwnedFd, String> {
         return Err("a seccomp filter forbids it to answer (ioctl)".into());
     }
     let myself = pidfd::open(std::process::id() as i32).map_err(|errno| format!("pidfd_open: {errno}"))?;
+    lseek(std::io::stdin(), 0, Whence::SeekCur).map_err(|errno| format!("lseek: {errno}"))?;
     pidfd::may_signal(myself.as_fd()).map_err(|errno| format!("pidfd_send_signal: {errno}"))?;
     Ok(wake)
 }

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam::queue::ArrayQueue;
 use hotbackup_event::failpoint::hit;
 use nix::errno::Errno;
 
+use super::free::Free;
 use crate::error::Error;
 use crate::flight::inflight::{Call, InFlight, State};
 use crate::flight::unseen::Unseen;
@@ -41,7 +41,7 @@ pub(crate) struct Answering {
     pub received: AtomicU64,
     /// Longest time between receipt and answer, in nanoseconds.
     pub longest: AtomicU64,
-    free: ArrayQueue<usize>,
+    free: Free,
     held: Vec<Held>,
     began: Instant,
 }
@@ -57,10 +57,7 @@ struct Held {
 
 impl Answering {
     pub fn new(process: Process, memory: Memory, listener: OwnedFd, generation: Control) -> Self {
-        let free = ArrayQueue::new(SLOTS);
-        for slot in 0..SUPERVISOR_SLOTS {
-            let _ = free.push(slot);
-        }
+        let free = Free::all(SUPERVISOR_SLOTS);
         let unseen = (memory.eight_bytes_unseen.load(Ordering::SeqCst) != 0).then(Mutex::default);
         Self {
             process,
@@ -87,12 +84,12 @@ impl Answering {
 
     /// Receives one call into a free slot. Without one, the call waits in the kernel until a slot is free.
     pub fn receive(self: &Arc<Self>) -> Option<(Ticket, Notification)> {
-        let Some(slot) = self.free.pop() else {
+        let Some(slot) = self.free.take() else {
             std::thread::sleep(Duration::from_micros(50));
             return None;
         };
         if notify::receive(self.listener.as_fd(), self.memory.slot(slot)).is_err() {
-            let _ = self.free.push(slot);
+            self.free.give(slot);
             return None;
         }
         hit("receive.received");
@@ -107,7 +104,7 @@ impl Answering {
 
     /// The slot whose call has waited longest, if that is longer than `limit`.
     pub fn overdue(&self, limit: Duration) -> Option<(usize, Duration)> {
-        if self.free.len() == SUPERVISOR_SLOTS {
+        if self.free.count() == SUPERVISOR_SLOTS {
             return None; // none is held
         }
         let now = self.now();
@@ -136,7 +133,7 @@ impl Answering {
         if place.id() == id {
             place.clear();
         }
-        let _ = self.free.push(slot);
+        self.free.give(slot);
     }
 
     /// Answers all that is recorded, whoever has the tickets. Only once the backup is given up.

@@ -3,12 +3,14 @@
 //! All of it is atomics or is written by the kernel, so that two processes may look at it at any instant, also
 //! when one of them died in the middle of something.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::unistd::{Whence, lseek};
 use zerocopy::FromBytes;
 
 use super::control::{Control, Role};
@@ -175,6 +177,8 @@ impl Memory {
         let memory = Self::map(fd)?;
         memory.target_start.store(target.start, Ordering::SeqCst);
         memory.target_inner.store(target.inner, Ordering::SeqCst);
+        // What keepers answer by is there from now on, however little memory there may be later; the rest as it is used.
+        memory.slots[SUPERVISOR_SLOTS..].iter().for_each(Slot::clear);
         memory.begin_anew();
         memory.magic.store(MAGIC, Ordering::SeqCst);
         Ok(memory)
@@ -242,6 +246,16 @@ impl Memory {
         roles::is_held(self.fd().as_fd(), part)
     }
 
+    /// The calls that were received and are not answered, with their slots. What of the memory was never used is not looked at: it would
+    /// be there from then on, and count as this process's own.
+    pub fn recorded(&self) -> impl Iterator<Item = (&Slot, Notification)> {
+        used(self.fd())
+            .into_iter()
+            .flat_map(|slots| self.slots[slots].iter())
+            .filter(|slot| slot.id() != 0)
+            .map(|slot| (slot, slot.notification()))
+    }
+
     /// The memfd, to be passed on.
     pub fn fd(&self) -> &OwnedFd {
         self.0.fd()
@@ -262,17 +276,33 @@ impl Layout {
         &self.slots[index]
     }
 
-    /// The calls that were received and are not answered, with their slots.
-    pub fn recorded(&self) -> impl Iterator<Item = (&Slot, Notification)> {
-        self.slots.iter().filter(|slot| slot.id() != 0).map(|slot| (slot, slot.notification()))
-    }
-
     /// How long the supervisor may make no progress until the keeper takes over; in a hold it is less.
     pub fn set_lease(&self, lease: Duration) {
         let lease = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
         self.lease_ms.store(lease, Ordering::SeqCst);
         self.hold_lease_ms.store(HOLD_LEASE_MS.min(lease), Ordering::SeqCst);
     }
+}
+
+/// The slots that lie where the memory was ever used; all of them where that cannot be told. Nobody minds where the file is read: it is
+/// mapped by all.
+fn used(memory: &OwnedFd) -> Vec<Range<usize>> {
+    const SLOT: usize = size_of::<Slot>();
+    let (end, all) = (SLOTS_AT + SLOTS * SLOT, vec![0..SLOTS]);
+    let seek = |at: usize, whence| lseek(memory, at as i64, whence).map(|found| (found as usize).min(end));
+    let (mut at, mut found) = (SLOTS_AT, Vec::new());
+    loop {
+        match seek(at, Whence::SeekData) {
+            Ok(data) if data < end => {
+                let Ok(hole) = seek(data, Whence::SeekHole) else { return all };
+                found.push((data - SLOTS_AT) / SLOT..(hole - SLOTS_AT).div_ceil(SLOT));
+                at = hole.max(data + 1);
+            }
+            Ok(_) | Err(Errno::ENXIO) => break,
+            Err(_) => return all,
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -300,6 +330,23 @@ mod tests {
         assert_eq!(later.recorded().map(|(slot, _)| slot.id()).collect::<Vec<_>>(), [42]);
         later.begin_anew();
         assert!(later.reserved.iter().all(|word| word.load(Ordering::SeqCst) == u64::MAX), "none of ours");
+    }
+
+    #[test]
+    fn what_is_recorded_is_found_wherever_it_stands_and_nothing_else_is_used() {
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let fd = memfd_create(MEMORY_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let memory = Memory::begin(fd, Target { start: 1, inner: 2 }).unwrap();
+        let found = || memory.recorded().map(|(_, call)| call.id).collect::<Vec<_>>();
+        let pages = || nix::sys::stat::fstat(memory.fd()).unwrap().st_blocks / 8;
+        assert_eq!(found(), [0; 0]);
+        assert_eq!(pages(), 2, "the slots were used by a look");
+        for slot in [0, 31, 32, 1000, SLOTS - 1] {
+            let at = SLOTS_AT + slot * size_of::<Slot>();
+            nix::sys::uio::pwrite(memory.fd(), &(slot as u64 + 7).to_le_bytes(), at as i64).unwrap();
+        }
+        assert_eq!(found(), [7, 38, 39, 1007, SLOTS as u64 + 6]);
+        assert_eq!(pages(), 5);
     }
 
     /// `docs/protocol.md` has them: another version's keepers and supervisors rely on it.

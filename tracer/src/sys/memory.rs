@@ -47,8 +47,7 @@ impl<T: FromBytes + Sync> Region<T> {
         if nix::sys::stat::fstat(&fd)?.st_size < Self::LENGTH.get() as i64 {
             return Err(Errno::EINVAL);
         }
-        let (prot, flags) =
-            (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE);
+        let (prot, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice; the file is at least as long as a `T`.
         let pointer = unsafe { mmap(None, Self::LENGTH, prot, flags, fd.as_fd(), 0) }?;
         Ok(Self { pointer, fd, content: PhantomData })

@@ -78,7 +78,7 @@ fn assert_keeper_is_a_good_bystander(keeper: i32, target: &Guest) {
         assert!(ignored & 1 << (number - 1) != 0, "it does not ignore SIG{name}: {ignored:x}");
     }
     let resident = kibibytes(keeper, "VmRSS");
-    assert!(resident <= 2048, "keeper {keeper} has {resident} KiB in memory");
+    assert!(resident <= 1280, "keeper {keeper} has {resident} KiB in memory");
     let own = kibibytes(keeper, "RssAnon");
     assert!(own <= 256, "keeper {keeper} has {own} KiB for itself");
     assert_eq!(status(keeper, "Threads").as_deref(), Some("1"), "threads");

@@ -288,18 +288,19 @@ impl Layout {
 /// mapped by all.
 fn used(memory: &OwnedFd) -> Vec<Range<usize>> {
     const SLOT: usize = size_of::<Slot>();
-    let (end, all) = (SLOTS_AT + SLOTS * SLOT, vec![0..SLOTS]);
+    let end = SLOTS_AT + SLOTS * SLOT;
+    let all = || std::iter::once(0..SLOTS).collect();
     let seek = |at: usize, whence| lseek(memory, at as i64, whence).map(|found| (found as usize).min(end));
     let (mut at, mut found) = (SLOTS_AT, Vec::new());
     loop {
         match seek(at, Whence::SeekData) {
             Ok(data) if data < end => {
-                let Ok(hole) = seek(data, Whence::SeekHole) else { return all };
+                let Ok(hole) = seek(data, Whence::SeekHole) else { return all() };
                 found.push((data - SLOTS_AT) / SLOT..(hole - SLOTS_AT).div_ceil(SLOT));
                 at = hole.max(data + 1);
             }
             Ok(_) | Err(Errno::ENXIO) => break,
-            Err(_) => return all,
+            Err(_) => return all(),
         }
     }
     found

@@ -5,6 +5,7 @@ use std::fs::{self, DirEntry};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use hotbackup_copier::Source;
 use hotbackup_tracer::{FileId, Process};
@@ -80,13 +81,50 @@ impl Walk<'_> {
         if self.inodes.contains(&entry.ino())
             && let Ok(metadata) = entry.metadata()
         {
-            let dev = major(metadata.dev()) << 32 | minor(metadata.dev());
-            let is_it = |file: &&FileId| (file.dev, file.ino) == (dev, metadata.ino());
-            self.found.files.extend(self.wanted.iter().find(is_it).map(|&file| (file, name.clone())));
+            let found = identity(&metadata);
+            self.found.files.extend(self.wanted.contains(&found).then(|| (found, name.clone())));
         }
         if self.access && self.found.unreadable.is_none() {
             let readable = faccessat(AT_FDCWD, &entry.path(), AccessFlags::R_OK, AtFlags::AT_EACCESS);
             self.found.unreadable = readable.is_err().then_some(name);
         }
+    }
+}
+
+/// Device, inode and birth: the inode of a file that is gone may be this one's by now.
+fn identity(metadata: &fs::Metadata) -> FileId {
+    let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+    FileId {
+        dev: major(metadata.dev()) << 32 | minor(metadata.dev()),
+        ino: metadata.ino(),
+        btime_ns: born.map_or(0, |born| born.as_nanos() as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+
+    #[test]
+    fn a_file_is_told_from_one_that_had_its_inode_before() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "content").unwrap();
+        let file = identity(&fs::metadata(dir.path().join("file")).unwrap());
+        let root = OwnedFd::from(fs::File::open(dir.path()).unwrap());
+        let walk = |wanted: FileId| {
+            let mut walk = Walk {
+                pid: std::process::id() as i32,
+                wanted: &[wanted],
+                inodes: HashSet::from([wanted.ino]),
+                access: false,
+                seen: HashSet::new(),
+                found: Found::default(),
+            };
+            walk.directory(&PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())), Path::new("/"));
+            walk.found.files
+        };
+        assert_eq!(walk(file), [(file, PathBuf::from("/file"))]);
+        assert_eq!(walk(FileId { btime_ns: file.btime_ns.wrapping_sub(1), ..file }), []);
     }
 }

@@ -11,61 +11,10 @@ use std::time::Duration;
 
 mod common {
     pub mod backup;
+    pub mod package;
 }
 use common::backup::{HOTBACKUP, scratch};
-
-const CARGO_DEB: &str = "3.8.0";
-
-fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{said}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned() + &said
-}
-
-fn home() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// cargo-deb, built once into the target directory by whoever asks first.
-fn cargo_deb() -> PathBuf {
-    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tools");
-    fs::create_dir_all(&tools).expect("made");
-    let lock = fs::File::create(tools.join("lock")).expect("made");
-    lock.lock().expect("locked");
-    let program = tools.join("bin/cargo-deb");
-    if !program.exists() {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["install", "cargo-deb", "--locked", "--debug", "--version", CARGO_DEB, "--root"]).arg(&tools);
-        run(cargo.env_remove("CARGO_TARGET_DIR").env("CARGO_TARGET_DIR", tools.join("build")));
-        fs::remove_dir_all(tools.join("build")).expect("not needed any more");
-    }
-    program
-}
-
-/// Builds the package of this very build, under a version.
-fn package(version: &str, into: &Path) -> PathBuf {
-    let made = home().join("target/packaging");
-    run(Command::new(HOTBACKUP).arg("generate").arg(&made));
-    let deb = into.join(format!("{version}.deb"));
-    let mut cargo = Command::new(cargo_deb());
-    cargo.current_dir(home()).args([
-        "--no-build",
-        "--no-strip",
-        "--profile",
-        "dev",
-        "--deb-version",
-        version,
-        "--output",
-    ]);
-    run(cargo.arg(&deb));
-    deb
-}
+use common::package::{home, package, run};
 
 /// A root with a shell, in which packages are installed.
 struct Root(tempfile::TempDir);

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotbackup_archive::{Check, Plan, Schedule, Taken, Work, night};
+use hotbackup_archive::{Check, Night, Plan, Schedule, Taken, Work, night};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
@@ -45,7 +45,9 @@ fn run(target: &Arc<Target>, nightly: &Nightly) {
     let worker = Worker { target, mongod: nightly.mongod.as_deref() };
     if let Some(begun) = target.unfinished_night() {
         tracing::info!("the backup of {} that was begun at {begun} is gone on with", target.name());
-        target.note(night(&plan, &worker, Some(begun)));
+        let done = night(&plan, &worker, Some(begun));
+        tell(target, &done);
+        target.note(done);
     }
     let mut last = target.last_night().unwrap_or_else(Timestamp::now);
     loop {
@@ -65,15 +67,28 @@ fn run(target: &Arc<Target>, nightly: &Nightly) {
             continue;
         }
         let done = night(&plan, &worker, None);
-        for warning in &done.warnings {
-            tracing::warn!("{}: {warning}", target.name());
-        }
-        if let Some(words) = &done.message {
-            tracing::error!("the backup of {} by schedule failed: {words}", target.name());
-        }
+        tell(target, &done);
         // Times that passed meanwhile are not made up for.
         last = done.ended;
         target.note(done);
+    }
+}
+
+/// Logs how it went.
+fn tell(target: &Target, night: &Night) {
+    let (name, dest) = (target.name(), night.dest.display());
+    for warning in &night.warnings {
+        tracing::warn!(target_name = name, "{name}: {warning}");
+    }
+    for gone in &night.removed {
+        tracing::info!(target_name = name, "{name}: {} was removed, as no rule keeps it", gone.display());
+    }
+    match &night.message {
+        Some(words) => {
+            let cause = night.cause.as_deref().unwrap_or_default();
+            tracing::error!(target_name = name, %dest, cause, "the backup of {name} by schedule failed: {words}");
+        }
+        None => tracing::info!(target_name = name, %dest, "the backup of {name} by schedule is good: {dest}"),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind as Usage;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::prelude::*;
 
 use crate::exit::Cause;
 use crate::select::Which;
@@ -16,6 +17,7 @@ mod bar;
 pub mod draw;
 pub mod duration;
 mod generate;
+mod journal;
 pub mod out;
 pub mod reserve;
 mod service;
@@ -291,7 +293,10 @@ fn run() -> ExitCode {
 /// Has the log, and what a panic has to say, written as all else is: nobody who reads it can hold anything up.
 fn log() {
     const VARIABLE: &str = "HOTBACKUP_LOG";
-    let usual = || tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::ERROR.into());
+    let journal = journal::Journal::find();
+    // What a service does is read the morning after.
+    let level = if journal.is_some() { tracing::Level::INFO } else { tracing::Level::ERROR };
+    let usual = || tracing_subscriber::EnvFilter::builder().with_default_directive(level.into());
     let text = std::env::var_os(VARIABLE).unwrap_or_default();
     let filter = text.to_str().ok_or_else(|| "it is no text".to_owned());
     let filter = filter.and_then(|text| usual().parse(text).map_err(|error| error.to_string()));
@@ -299,7 +304,10 @@ fn log() {
         draw::say(&format!("hotbackup: warning: {VARIABLE} is ignored: {error}"));
         usual().parse_lossy("")
     });
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| out::Log).init();
+    match journal {
+        Some(journal) => tracing_subscriber::registry().with(filter).with(journal).init(),
+        None => tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| out::Log).init(),
+    }
     std::panic::set_hook(Box::new(|panic| {
         draw::say(&format!("hotbackup: {panic}\n{}", std::backtrace::Backtrace::capture()));
     }));
@@ -308,7 +316,9 @@ fn log() {
 /// Tells a failure, in words and, where asked for, in JSON.
 fn fail(json: bool, failure: &Failure) -> ExitCode {
     let Failure { cause, message } = failure;
-    let words = format!("hotbackup: {message}\n");
+    // In the journal an error is to be found as one (sd-daemon(3)).
+    let priority = if journal::is_ours() { "<3>" } else { "" };
+    let words = format!("{priority}hotbackup: {message}\n");
     if !json {
         let _ = out::ERR.deliver(words.into());
     } else {

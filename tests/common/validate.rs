@@ -25,10 +25,16 @@ pub fn assert_right(outcome: &Outcome, directoryperdb: bool, acks: &Acks) {
 /// whose documents are not exactly what some number of its operations leaves.
 pub fn check(backup: &Path, directoryperdb: bool, acks: &Acks, point: u64) -> Result<(), String> {
     let server = Mongod::start(&Opts { dbpath: backup.to_owned(), directoryperdb, ..Opts::default() });
-    let client = server.client();
-    tables(&client)?;
+    holds(&server.client(), acks, point)?;
+    server.stop();
+    Ok(())
+}
+
+/// The same of a server that runs on a backup, or on what was restored from one.
+pub fn holds(client: &Client, acks: &Acks, point: u64) -> Result<(), String> {
+    tables(client)?;
     for number in 0..CLIENTS {
-        let (least, most) = operations(&client, number)?;
+        let (least, most) = operations(client, number)?;
         let (acknowledged, sent) = acks.bounds(number, point);
         if most < acknowledged {
             return Err(format!(
@@ -39,7 +45,6 @@ pub fn check(backup: &Path, directoryperdb: bool, acks: &Acks, point: u64) -> Re
             return Err(format!("client {number}: {sent} operations sent before T, {least} in the backup"));
         }
     }
-    server.stop();
     Ok(())
 }
 

@@ -53,6 +53,7 @@ pub fn package(version: &str, into: &Path) -> PathBuf {
     cargo.current_dir(home()).args([
         "--no-build",
         "--no-strip",
+        "--fast",
         "--profile",
         "dev",
         "--deb-version",

@@ -37,9 +37,16 @@ pub fn set_up() -> Machine {
     let machine = Machine::boot();
     crate::common::load::fill(&machine.uri(27017), 4);
     bring(&machine, deb, "0.1.0-1");
-    for block in commands(DOCUMENT, "## From a new machine to a backup every night") {
-        println!("{block}\n{}", machine.run(&block));
+    let blocks = commands(DOCUMENT, "## From a new machine to a backup every night");
+    for (number, block) in blocks.iter().enumerate() {
+        println!("{block}\n{}", machine.run(block));
+        if number == 0 {
+            // Installed, and not yet told what to do: no failure that somebody would have to look at.
+            let said = ["ActiveState", "Result", "UnitFileState"].map(|property| machine.show("hotbackup", property));
+            assert_eq!(said, ["inactive", "exec-condition", "enabled"], "{}", machine.journal());
+        }
     }
+    assert_eq!(machine.show("hotbackup", "ActiveState"), "active");
     machine
 }
 

@@ -69,7 +69,8 @@ struct Entry {
 
 impl Entry {
     fn add(&mut self, name: &str, value: &str) {
-        let value = &value[..value.floor_char_boundary(LONGEST)];
+        let end = (0..=value.len().min(LONGEST)).rfind(|end| value.is_char_boundary(*end)).unwrap_or(0);
+        let value = &value[..end];
         self.bytes.extend(name.as_bytes());
         if value.contains('\n') {
             self.bytes.push(b'\n');

@@ -14,7 +14,7 @@ mod common {
     pub mod package;
 }
 use common::backup::{HOTBACKUP, scratch};
-use common::package::{home, package, run};
+use common::package::{as_version, home, package, run};
 
 /// A root with a shell, in which packages are installed.
 struct Root(tempfile::TempDir);
@@ -56,7 +56,8 @@ impl Root {
 #[test]
 fn a_package_is_installed_upgraded_removed_and_purged() {
     let scratch = scratch();
-    let (first, second) = (package("0.1.0-1", scratch.path()), package("0.1.0-2", scratch.path()));
+    let first = package("0.1.0-1", scratch.path());
+    let second = as_version(&first, "0.1.0-2", scratch.path());
     let root = Root::new();
     let text = |path: &Path| path.to_str().expect("a plain name").to_owned();
     root.dpkg(&["--install", &text(&first)]);

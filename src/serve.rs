@@ -51,6 +51,7 @@ struct State {
     progress: Progress,
     holding: Option<Instant>,
     held: Duration,
+    waited: Duration,
     /// Bytes copied at moments of the last few seconds.
     samples: VecDeque<(Instant, u64)>,
 }
@@ -117,6 +118,7 @@ impl Live {
             rate,
             eta_s: progress.bytes_due.checked_div(rate),
             hold_us: held.as_micros() as u64,
+            longest_wait_us: state.waited.as_micros() as u64,
             throttle: self.control.throttle(),
             cancelled: self.control.is_cancelled(),
             ..self.fixed.clone()
@@ -161,6 +163,11 @@ impl Monitor for Steerable<'_> {
         self.monitor.phase(phase);
     }
 
+    fn waited(&self, longest: Duration) {
+        self.live.state().waited = longest;
+        self.monitor.waited(longest);
+    }
+
     fn progress(&self, progress: &Progress) {
         {
             let mut state = self.live.state();
@@ -202,6 +209,7 @@ mod tests {
             |copied, due| Progress { bytes_copied: copied, bytes_due: due, bytes_total: 1000, ..Progress::default() };
         steerable.progress(&progress(0, 1000));
         steerable.progress(&progress(600, 400));
+        steerable.waited(Duration::from_micros(1234));
         steerable.phase(Phase::Hold);
         steerable.phase(Phase::Drain);
         let mut client = hotbackup_service::control::Client::connect(&socket).unwrap();
@@ -209,6 +217,7 @@ mod tests {
         let running = answer.targets[0].running.clone().unwrap();
         assert_eq!((running.phase.as_str(), running.percent, running.bytes_due), ("drain", 60.0, 400));
         assert_eq!((running.process, running.dest.as_str(), running.throttle), (7, "/b/x", Some(5)));
+        assert_eq!(running.longest_wait_us, 1234);
         assert!(running.rate > 0 && running.eta_s.is_some() && !running.cancelled);
         let rate = hotbackup_service::control::Request::Throttle { target: None, rate: None };
         assert!(client.ask(&rate).unwrap().ok);

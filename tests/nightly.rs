@@ -259,6 +259,109 @@ fn a_night_whose_server_is_not_there_is_told_by_its_cause() {
     assert_eq!(house.backups(), [""; 0]);
 }
 
+#[test]
+fn a_night_that_failed_is_tried_again_within_a_bound_and_each_try_is_told() {
+    let _alone = alone();
+    let house = House::new();
+    let target = format!("match = \"dbpath={}\"", house.at("db").display());
+    let serving = house.serve(&target, "schedule = \"15 2 * * *\"\nretries = 2\nretry_after = \"1s\"");
+    wait_until("the last try is over", || house.nights().len() == 4);
+    let time = |value: &Value| value.as_str().expect("a time").parse::<jiff::Timestamp>().expect("a time");
+    let nights = house.nights();
+    for (night, attempt) in nights[1..].iter().zip(1..) {
+        assert_eq!((&night["good"], &night["cause"]), (&false.into(), &"not_one_process".into()), "{night}");
+        assert_eq!(night["attempt"].as_u64().unwrap_or(1), attempt, "{night}");
+    }
+    for (failed, after, seconds) in [(&nights[1], &nights[2], 1), (&nights[2], &nights[3], 2)] {
+        let waits = time(&failed["retry"]).duration_since(time(&failed["ended"])).as_millis();
+        assert!((1..=seconds * 1000).contains(&waits), "{waits} ms: {failed}");
+        assert!(time(&after["begun"]) >= time(&failed["retry"]), "{failed}, then {after}");
+    }
+    assert!(nights[3]["retry"].is_null(), "that was the last: {}", nights[3]);
+    wait_until("the next night is told", || {
+        house.status()["next_ms"].is_u64() && house.status()["next_attempt"].is_null()
+    });
+    let status = house.status();
+    assert_eq!(
+        (&status["last"]["ok"], &status["last"]["kind"]),
+        (&false.into(), &"not_one_process".into()),
+        "{status}"
+    );
+    let text = String::from_utf8(house.run(&["status"]).stdout).expect("text");
+    assert!(text.contains("failed") && text.contains("no server has its data in"), "{text}");
+    let metrics = serving.get("/metrics");
+    for line in [
+        "hotbackup_backups_total{target=\"orders\",outcome=\"failure\",cause=\"not_one_process\"} 3",
+        "hotbackup_retries_total{target=\"orders\"} 2",
+        "hotbackup_retry_pending{target=\"orders\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "no {line:?} in\n{metrics}");
+    }
+}
+
+#[test]
+fn the_next_service_keeps_to_the_time_of_a_try_and_one_that_succeeds_ends_them() {
+    let _alone = alone();
+    let house = House::new();
+    let guest = Guest::start("rings", Linked::Dynamically, &["1", "16", "1000"]);
+    let target = format!("pid = {}\nsource = [{:?}]\nlease = \"20s\"", guest.pid(), guest.dir);
+    let ready = house.at("ready");
+    let nightly = format!(
+        "schedule = \"15 2 * * *\"\nretry_after = \"6h\"\nbefore = {{ command = [\"test\", \"-e\", {ready:?}] }}"
+    );
+    // The next night is more than six hours away, or this would wait for it: a try later than that is none.
+    let hour = jiff::Zoned::now().hour();
+    let nightly = nightly.replace("15 2", &format!("15 {}", (hour + 12) % 24));
+    let first = house.serve(&target, &nightly);
+    wait_until("it has failed", || house.nights().len() == 2);
+    let failed = house.nights().remove(1);
+    assert_eq!(failed["cause"], "hook_failed", "{failed}");
+    let retry: jiff::Timestamp = failed["retry"].as_str().expect("a time").parse().expect("a time");
+    let told = || {
+        let status = house.status();
+        (status["next_ms"].as_i64(), status["next_attempt"].as_u64())
+    };
+    let expected = (Some(retry.as_millisecond()), Some(2));
+    wait_until("it is told when it is tried again", || told() == expected);
+    assert!(first.get("/metrics").contains("hotbackup_retry_pending{target=\"orders\"} 1\n"));
+    let text = String::from_utf8(house.run(&["status"]).stdout).expect("text");
+    assert!(text.contains("try 2 of what failed"), "{text}");
+    first.kill();
+    let second = house.serve(&target, &nightly);
+    wait_until("the next service keeps to it", || told() == expected);
+    second.kill();
+    // The time has come, and so has what it failed for.
+    let history = house.at("state/orders/history");
+    let passed = fs::read_to_string(&history).expect("there").replace(&retry.to_string(), "2026-01-02T00:00:00Z");
+    fs::write(&history, passed).expect("written");
+    fs::write(&ready, "").expect("written");
+    let third = house.serve(&target, &nightly);
+    wait_until("it has succeeded", || house.nights().len() == 3);
+    let good = house.nights().remove(2);
+    assert_eq!((&good["good"], &good["attempt"]), (&true.into(), &2.into()), "{good}");
+    wait_until("the night after is told", || told().1.is_none() && told().0.is_some());
+    assert!(third.get("/metrics").contains("hotbackup_retry_pending{target=\"orders\"} 0\n"));
+    assert_eq!(house.backups().len(), 1);
+}
+
+#[test]
+fn a_night_that_a_person_has_cancelled_is_not_tried_again() {
+    let _alone = alone();
+    let house = House::new();
+    let guest = Guest::start("rings", Linked::Dynamically, &["1", "16", "1000"]);
+    // Nothing is copied with a rate of 0: it cannot end by itself.
+    let target = format!("pid = {}\nsource = [{:?}]\nthrottle = \"0\"\nlease = \"20s\"", guest.pid(), guest.dir);
+    let _serving = house.serve(&target, "schedule = \"15 2 * * *\"\nretry_after = \"1s\"");
+    wait_until("the backup runs", || house.status()["running"]["phase"] == "track");
+    assert!(house.run(&["cancel"]).status.success());
+    wait_until("the night is over", || house.nights().len() == 2);
+    let night = house.nights().remove(1);
+    assert_eq!((&night["cause"], &night["retry"]), (&"cancelled".into(), &Value::Null), "{night}");
+    wait_until("the next night is told", || house.status()["next_ms"].is_u64());
+    assert!(house.status()["next_attempt"].is_null());
+    assert_eq!(house.backups(), [""; 0]);
+}
+
 /// Content that a server finds wrong, and that was so when it was backed up: only a server can tell.
 #[test]
 fn what_only_a_server_finds_wrong_is_found_by_one() {

@@ -22,6 +22,7 @@
 //! | `retain` | which backups stay: a pure function of times |
 //! | `tidy` | removing the others, and what broken off ones left |
 //! | `schedule`, `hook` | when the next one is due; what is run before and after |
+//! | `retry` | whether a night that failed is tried again, and when: a pure function |
 //! | `night`, `history` | a backup as it is taken every night, and what became of each |
 //! | `users`, `restore` | who uses a directory; a backup put back |
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ mod name;
 mod night;
 mod restore;
 mod retain;
+mod retry;
 mod schedule;
 mod shelf;
 mod tidy;
@@ -47,6 +49,7 @@ pub use name::{at, of};
 pub use night::{Check, Night, Plan, Taken, Work, night};
 pub use restore::{Owner, Restored, restore};
 pub use retain::{Fate, Policy, Reason, plan};
+pub use retry::{Retry, Turn};
 pub use schedule::Schedule;
 pub use shelf::{Entry, Kind, LATEST, list, set_latest};
 pub use tidy::{Tidied, tidy};

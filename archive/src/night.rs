@@ -7,7 +7,7 @@
 //!          +------------+--------+-- failed: nothing older is removed, `latest` stays --------+
 //! ```
 //!
-//! The after-hook runs however it ended, and is told how. A backup that the check finds bad stays, marked, for whoever looks
+//! The after-hook runs however it ended, and is told how, and when it is tried again. A backup that the check finds bad stays, marked, for whoever looks
 //! into it; it is never `latest`, and takes no good one's place.
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Hook, Mark, Policy, mark, name, set_latest, tidy};
+use crate::{Error, Hook, Mark, Policy, Retry, Turn, mark, name, set_latest, tidy};
 
 /// What is done each time.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct Plan {
     pub after: Option<Hook>,
     /// Whether each backup is checked.
     pub check: Check,
+    /// Whether one that failed is tried again.
+    pub retry: Retry,
 }
 
 /// How a backup is checked when it is complete.
@@ -95,11 +97,38 @@ pub struct Night {
     /// Backups that were removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<PathBuf>,
+    /// Which try of this night it was, from 1.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub attempt: u32,
+    /// When it is tried again, if it failed and is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Timestamp>,
 }
 
-/// Takes one. Whatever happens is in what it returns. With a time, one that was begun then, and left unfinished by a service that
-/// ended, is gone on with: the before-hook ran then, and [`Work::take`] finds what has become of the backup.
-pub fn night(plan: &Plan, work: &dyn Work, resumed: Option<Timestamp>) -> Night {
+fn first() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_first(attempt: &u32) -> bool {
+    *attempt == 1
+}
+
+/// What a backup's check that could not be made is called, as a cause: another try makes the check, and no other backup.
+const NOT_CHECKED: &str = "check_failed";
+
+impl Night {
+    /// The try that comes after this one.
+    pub fn next_turn(&self, next: Option<Timestamp>) -> Turn {
+        let resumed = self.cause.as_deref().filter(|cause| *cause == NOT_CHECKED).map(|_| self.begun);
+        Turn { attempt: self.attempt.saturating_add(1), resumed, next }
+    }
+}
+
+/// Takes one. Whatever happens is in what it returns. One that was begun before, and left unfinished, is gone on with: the before-hook
+/// ran then, and [`Work::take`] finds what has become of the backup.
+pub fn night(plan: &Plan, work: &dyn Work, turn: &Turn) -> Night {
+    let resumed = turn.resumed;
     let begun = resumed.unwrap_or_else(Timestamp::now);
     let backup = name::of(begun);
     let mut night = Night {
@@ -112,21 +141,28 @@ pub fn night(plan: &Plan, work: &dyn Work, resumed: Option<Timestamp>) -> Night 
         message: None,
         warnings: Vec::new(),
         removed: Vec::new(),
+        attempt: turn.attempt,
+        retry: None,
     };
     match take(plan, work, OsStr::new(&backup), resumed.is_none(), &mut night) {
         Ok(()) => {
             night.good = true;
             clear(plan, &mut night);
         }
-        Err((cause, message)) => (night.cause, night.message) = (Some(cause), Some(message)),
+        Err((cause, message)) => {
+            night.retry = plan.retry.again(turn, &cause, Timestamp::now());
+            (night.cause, night.message) = (Some(cause), Some(message));
+        }
     }
     if let Some(hook) = &plan.after {
         let outcome = OsString::from(if night.good { "success" } else { "failure" });
         let message = OsString::from(night.message.clone().unwrap_or_default());
+        let retry = OsString::from(night.retry.map_or(String::new(), |at| at.to_string()));
         let variables = [
             ("HOTBACKUP_DEST", night.dest.as_os_str()),
             ("HOTBACKUP_OUTCOME", outcome.as_os_str()),
             ("HOTBACKUP_MESSAGE", message.as_os_str()),
+            ("HOTBACKUP_RETRY", retry.as_os_str()),
         ];
         let ran = hook.run(&variables);
         night.warnings.extend(ran.err().map(|error| error.to_string()));
@@ -151,7 +187,7 @@ fn take(plan: &Plan, work: &dyn Work, backup: &OsStr, anew: bool, night: &mut Ni
     if plan.check != Check::None {
         let problems = work.check(&dest, plan.check).map_err(|why| {
             let words = format!("the backup is complete, but could not be checked: {why}");
-            ("check_failed".to_owned(), words)
+            (NOT_CHECKED.to_owned(), words)
         })?;
         let found = Mark {
             checked: Timestamp::now(),

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hotbackup_archive::{Check, Hook, Night, Plan, Policy, Taken, Work, night, read_mark};
+use hotbackup_archive::{Check, Hook, Night, Plan, Policy, Retry, Taken, Turn, Work, night, read_mark};
 use hotbackup_copier::{Backup, Control, Monitor, Point, Quiesce, Source, Spec, Tuning};
 use jiff::tz::TimeZone;
 use tempfile::TempDir;
@@ -65,7 +65,15 @@ impl House {
         fs::create_dir(&source).and_then(|()| fs::create_dir(&shelf)).expect("made");
         fs::write(source.join("file"), "content").expect("written");
         let worker = Worker { source, fails: Cell::new(false), found: RefCell::new(Ok(Vec::new())) };
-        let plan = Plan { shelf, keep, zone: TimeZone::UTC, before: None, after: None, check: Check::Content };
+        let plan = Plan {
+            shelf,
+            keep,
+            zone: TimeZone::UTC,
+            before: None,
+            after: None,
+            check: Check::Content,
+            retry: Retry::default(),
+        };
         Self { worker, plan, scratch }
     }
 
@@ -77,7 +85,11 @@ impl House {
         while second() == before {
             std::thread::yield_now();
         }
-        night(&self.plan, &self.worker, None)
+        self.turn(&Turn::default())
+    }
+
+    fn turn(&self, turn: &Turn) -> Night {
+        night(&self.plan, &self.worker, turn)
     }
 
     fn latest(&self) -> Option<PathBuf> {
@@ -184,7 +196,60 @@ fn one_that_was_left_unfinished_is_gone_on_with_under_its_own_name() {
     let begun = "2026-11-29T021500Z";
     house.worker.take(&house.plan.shelf.join(begun)).expect("taken");
     fs::remove_dir_all(house.plan.shelf.join(begun)).expect("removed");
-    let night = night(&house.plan, &house.worker, hotbackup_archive::at(begun.as_ref()));
+    let night = house.turn(&Turn { resumed: hotbackup_archive::at(begun.as_ref()), ..Turn::default() });
     assert!(night.good && night.dest.ends_with(begun), "{night:#?}");
     assert_eq!(house.latest(), Some(night.dest));
+}
+
+#[test]
+fn a_night_that_failed_says_when_it_is_tried_again_and_the_after_hook_is_told() {
+    let mut house = House::new(Policy::default());
+    let told = house.scratch.path().join("told");
+    house.plan.after = hook(&format!("echo \"$HOTBACKUP_OUTCOME $HOTBACKUP_RETRY\" >> {}", told.display()));
+    house.plan.retry = Retry { times: 1, after: Duration::from_secs(600) };
+    house.worker.fails.set(true);
+    let first = house.night();
+    let at = first.retry.expect("it is tried again");
+    assert!((590..=610).contains(&(at.as_second() - first.ended.as_second())), "{first:#?}");
+    let turn = first.next_turn(None);
+    assert_eq!((turn.attempt, turn.resumed), (2, None), "from the beginning");
+    let second = house.turn(&turn);
+    assert_eq!((second.attempt, second.retry), (2, None), "once, and no more");
+    house.worker.fails.set(false);
+    let third = house.night();
+    assert!(third.good && third.retry.is_none());
+    assert_eq!(fs::read_to_string(&told).expect("written"), format!("failure {at}\nfailure \nsuccess \n"));
+}
+
+#[test]
+fn a_backup_that_could_not_be_checked_is_checked_again_and_not_taken_again() {
+    let mut house = House::new(Policy::default());
+    house.plan.retry = Retry { times: 1, after: Duration::from_secs(600) };
+    *house.worker.found.borrow_mut() = Err("no mongod here".into());
+    let first = house.night();
+    assert!(first.retry.is_some(), "{first:#?}");
+    *house.worker.found.borrow_mut() = Ok(Vec::new());
+    // It is there: taking another one under its name would be an error.
+    let taken = Cell::new(0);
+    let again = night(&house.plan, &Again { worker: &house.worker, asked: &taken }, &first.next_turn(None));
+    assert!(again.good && again.dest == first.dest && again.attempt == 2, "{again:#?}");
+    assert_eq!((taken.get(), house.backups(), house.latest()), (1, 1, Some(first.dest)));
+}
+
+/// What a service does with a backup that it has: nothing.
+struct Again<'a> {
+    worker: &'a Worker,
+    asked: &'a Cell<u32>,
+}
+
+impl Work for Again<'_> {
+    fn take(&self, dest: &Path) -> Result<Taken, (String, String)> {
+        self.asked.set(self.asked.get() + 1);
+        assert!(dest.join(".hotbackup/manifest.json").exists(), "it is the one that is there");
+        Ok(Taken::default())
+    }
+
+    fn check(&self, backup: &Path, how: Check) -> Result<Vec<String>, String> {
+        self.worker.check(backup, how)
+    }
 }

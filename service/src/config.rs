@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use hotbackup_archive::{Check, Hook, Policy, Schedule};
+use hotbackup_archive::{Check, Hook, Policy, Retry, Schedule};
+use jiff::SignedDuration;
 use serde::Deserialize;
 
 /// What a service is to do.
@@ -91,6 +92,12 @@ pub struct Nightly {
     pub check: Check,
     /// The server program, for `check = "server"`.
     pub mongod: Option<PathBuf>,
+    /// How often one that failed is tried again before the next time.
+    #[serde(default = "three")]
+    pub retries: u32,
+    /// How long after; twice as long after each further failure.
+    #[serde(default = "after_ten_minutes")]
+    pub retry_after: String,
     /// Run before.
     pub before: Option<HookConfig>,
     /// Run after, however it ended.
@@ -112,6 +119,14 @@ fn ten_minutes() -> u64 {
     600
 }
 
+fn three() -> u32 {
+    3
+}
+
+fn after_ten_minutes() -> String {
+    "10min".into()
+}
+
 impl HookConfig {
     pub(crate) fn hook(&self) -> Hook {
         Hook { command: self.command.clone(), timeout: Duration::from_secs(self.timeout_s) }
@@ -119,12 +134,26 @@ impl HookConfig {
 }
 
 impl Nightly {
+    /// How one that failed is tried again.
+    ///
+    /// # Errors
+    /// The time is none.
+    pub(crate) fn retry(&self) -> Result<Retry, String> {
+        let text = &self.retry_after;
+        let after = SignedDuration::from_str(text).ok().and_then(|after| Duration::try_from(after).ok());
+        let after = after.filter(|after| *after >= Duration::from_secs(1));
+        let after =
+            after.ok_or_else(|| format!("retry_after = {text:?} is no time from a second on, such as \"10min\""))?;
+        Ok(Retry { times: self.retries, after })
+    }
+
     /// What cannot be said by types.
     ///
     /// # Errors
     /// What is wrong.
     fn check(&self) -> Result<(), String> {
         Schedule::from_str(&self.schedule).map_err(|error| error.to_string())?;
+        self.retry()?;
         if self.check == Check::Server && !self.mongod.as_ref().is_some_and(|path| path.is_absolute()) {
             return Err("check = \"server\" needs mongod = \"/whole/path/of/mongod\", to start it".into());
         }
@@ -310,6 +339,18 @@ mod tests {
     }
 
     #[test]
+    fn a_night_that_failed_is_tried_again_unless_it_is_said_otherwise() {
+        let read = |more: &str| {
+            let text = format!("{TARGET}nightly = {{ schedule = \"@daily\"{more} }}\n");
+            Config::parse(&text).unwrap().targets.remove(0).nightly.unwrap().retry().unwrap()
+        };
+        assert_eq!(read(""), Retry { times: 3, after: Duration::from_secs(600) });
+        let other = read(", retries = 1, retry_after = \"1h 30m\"");
+        assert_eq!(other, Retry { times: 1, after: Duration::from_secs(5400) });
+        assert_eq!(read(", retries = 0").times, 0);
+    }
+
+    #[test]
     fn what_is_wrong_is_told() {
         let two = |more: &str| format!("{TARGET}[[target]]\nname = \"b\"\npid = 1\ndestination = \"{more}\"\n");
         for (text, words) in [
@@ -325,6 +366,9 @@ mod tests {
             (format!("{TARGET}nightly = {{ schedule = \"@daily\", check = \"server\" }}\n"), "needs mongod"),
             (format!("{TARGET}nightly = {{ schedule = \"@daily\", keep = {{ nights = 3 }} }}\n"), "nights"),
             (format!("{TARGET}nightly = {{ schedule = \"@daily\", before = {{ command = [] }} }}\n"), "a hook needs"),
+            (format!("{TARGET}nightly = {{ schedule = \"@daily\", retry_after = \"soon\" }}\n"), "retry_after"),
+            (format!("{TARGET}nightly = {{ schedule = \"@daily\", retry_after = \"0s\" }}\n"), "from a second on"),
+            (format!("{TARGET}nightly = {{ schedule = \"@daily\", retries = -1 }}\n"), "retries"),
             (two("/backup/a"), "of its own"),
             (two("/backup/a/b"), "of its own"),
             (two("/backup"), "of its own"),

@@ -19,9 +19,16 @@ impl Watch for Steer {
                 eta_s: running.eta_s,
                 throttle: running.throttle,
                 hold_us: Some(running.hold_us).filter(|held| *held > 0),
-                longest_wait_us: None,
+                longest_wait_us: Some(running.longest_wait_us).filter(|waited| *waited > 0),
             });
-            Target { name: status.target, process: status.process, running, next, history }
+            Target {
+                name: status.target,
+                process: status.process,
+                running,
+                next: next.map(|(at, _)| at),
+                next_attempt: status.next_attempt,
+                history,
+            }
         });
         Snapshot { time: Timestamp::now(), version: env!("CARGO_PKG_VERSION").into(), targets: targets.collect() }
     }

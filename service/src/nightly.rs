@@ -1,6 +1,9 @@
 //! Backups by schedule: for each target that has one, a thread that waits for the next time, and takes it as a night is taken
 //! ([`hotbackup_archive::night`]).
 //!
+//! One that failed is tried again, some times and not later than the next one is due, unless its cause is one that no try mends
+//! ([`hotbackup_archive::Retry`]). When it is stands in the history, so that the next service keeps to it.
+//!
 //! A time that passed while no service ran is made up for, once. A night that the last service left unfinished, its backup running or
 //! complete but not checked, is gone on with: all that it needs to know lies in the name of its backup, in the target's records, and
 //! in its history, where there is a line of each night that is over.
@@ -9,9 +12,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotbackup_archive::{Check, Night, Plan, Schedule, Taken, Work, night};
+use hotbackup_archive::{Check, Night, Plan, Schedule, Taken, Turn, Work, night};
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
 
 use crate::config::{HookConfig, Nightly};
 use crate::control::Ended;
@@ -32,8 +35,8 @@ pub(crate) fn start(target: &Arc<Target>) -> std::io::Result<()> {
 }
 
 fn run(target: &Arc<Target>, nightly: &Nightly) {
-    // It was read when the configuration was.
-    let Ok(schedule) = Schedule::from_str(&nightly.schedule) else { return };
+    // Both were read when the configuration was.
+    let (Ok(schedule), Ok(retry)) = (Schedule::from_str(&nightly.schedule), nightly.retry()) else { return };
     let plan = Plan {
         shelf: target.config().destination.clone(),
         keep: nightly.keep,
@@ -41,36 +44,52 @@ fn run(target: &Arc<Target>, nightly: &Nightly) {
         before: nightly.before.as_ref().map(HookConfig::hook),
         after: nightly.after.as_ref().map(HookConfig::hook),
         check: nightly.check,
+        retry,
     };
     let worker = Worker { target, mongod: nightly.mongod.as_deref() };
+    let after = |time: Timestamp| schedule.next_after(&time.to_zoned(TimeZone::system())).map(|due| due.timestamp());
+    let take = |turn: &Turn| {
+        let done = night(&plan, &worker, turn);
+        tell(target, &done);
+        target.note(done.clone());
+        done
+    };
+    let mut last = target.last_night();
+    let mut since = last.as_ref().map_or_else(Timestamp::now, |night| night.ended);
     if let Some(begun) = target.unfinished_night() {
         tracing::info!("the backup of {} that was begun at {begun} is gone on with", target.name());
-        let done = night(&plan, &worker, Some(begun));
-        tell(target, &done);
-        target.note(done);
+        let next = after(Timestamp::now());
+        let again = last.as_ref().filter(|night| night.retry.is_some()).map(|night| night.next_turn(next));
+        let turn = Turn { resumed: Some(begun), next, ..again.unwrap_or_default() };
+        last = Some(take(&turn));
+        since = Timestamp::now();
     }
-    let mut last = target.last_night().unwrap_or_else(Timestamp::now);
     loop {
         // A clock that was ahead, and is right again, must not put the next one off.
-        last = last.min(Timestamp::now());
-        let due = schedule.next_after(&last.to_zoned(TimeZone::system()));
-        target.set_next(due.as_ref().map(Zoned::timestamp));
-        let Some(due) = due else {
+        let now = Timestamp::now();
+        since = since.min(now);
+        let Some(due) = after(since) else {
+            target.set_next(None);
             tracing::error!("{:?} names no time: {} is not backed up by schedule", schedule.text(), target.name());
             return;
         };
-        while (last..due.timestamp()).contains(&Timestamp::now()) {
-            let left = Duration::try_from(Timestamp::now().duration_until(due.timestamp())).unwrap_or_default();
+        // Where both have passed the night itself comes, with all its tries.
+        let failed = last.as_ref().filter(|_| due > now);
+        let again = failed.and_then(|night| Some((night.retry.filter(|at| *at < due)?, night)));
+        let at = again.map_or(due, |(at, _)| at);
+        let next = after(at.max(now));
+        let turn = again.map_or(Turn { next, ..Turn::default() }, |(_, night)| night.next_turn(Some(due)));
+        target.set_next(Some((at, turn.attempt)));
+        while (since..at).contains(&Timestamp::now()) {
+            let left = Duration::try_from(Timestamp::now().duration_until(at)).unwrap_or_default();
             std::thread::sleep(left.clamp(Duration::from_millis(1), GLANCE));
         }
-        if Timestamp::now() < due.timestamp() {
+        if Timestamp::now() < at {
             continue;
         }
-        let done = night(&plan, &worker, None);
-        tell(target, &done);
         // Times that passed meanwhile are not made up for.
-        last = done.ended;
-        target.note(done);
+        last = Some(take(&turn));
+        since = Timestamp::now();
     }
 }
 
@@ -86,7 +105,14 @@ fn tell(target: &Target, night: &Night) {
     match &night.message {
         Some(words) => {
             let cause = night.cause.as_deref().unwrap_or_default();
-            tracing::error!(target_name = name, %dest, cause, "the backup of {name} by schedule failed: {words}");
+            let again = night
+                .retry
+                .map_or("it is not tried again before the next time".into(), |at| format!("it is tried again at {at}"));
+            let tried = night.attempt;
+            tracing::error!(
+                target_name = name, %dest, cause,
+                "the backup of {name} by schedule failed (try {tried}; {again}): {words}"
+            );
         }
         None => tracing::info!(target_name = name, %dest, "the backup of {name} by schedule is good: {dest}"),
     }

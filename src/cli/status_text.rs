@@ -38,7 +38,8 @@ fn target(status: &TargetStatus) -> String {
             let why = failed.message.as_deref().unwrap_or("for an unknown reason");
             line("last", format!("failed {} ago: {why}", span(failed.age_s)));
         }
-        line("next", status.next_ms.map_or("not planned".into(), |ms| rfc3339(ms * 1_000_000)));
+        let again = status.next_attempt.map_or(String::new(), |attempt| format!(", try {attempt} of what failed"));
+        line("next", status.next_ms.map_or("not planned".into(), |ms| rfc3339(ms * 1_000_000) + &again));
     }
     text
 }
@@ -47,13 +48,14 @@ fn progress(backup: &Running) -> String {
     let eta = backup.eta_s.map_or(String::new(), |seconds| format!(", {} left", span(seconds)));
     let cancelled = if backup.cancelled { ", cancelled" } else { "" };
     format!(
-        "{}{cancelled}, {:.1} % of {}, {} due, {} a second{eta}, writers held {:.2} ms so far",
+        "{}{cancelled}, {:.1} % of {}, {} due, {} a second{eta}, writers held {:.2} ms so far, longest wait {:.2} ms",
         backup.phase,
         backup.percent,
         human(backup.bytes_total),
         human(backup.bytes_due),
         human(backup.rate),
         backup.hold_us as f64 / 1e3,
+        backup.longest_wait_us as f64 / 1e3,
     )
 }
 
@@ -90,6 +92,8 @@ mod tests {
             service: true,
             process: Some(7),
             throttle: Some(1 << 20),
+            next_ms: Some(1000),
+            next_attempt: Some(2),
             last: Some(Ended { message: Some("the disk is full".into()), age_s: 60, ..Ended::default() }),
             last_good: Some(Ended {
                 dest: "/b/x".into(),
@@ -105,7 +109,7 @@ mod tests {
         };
         let expected = "main\n  process    7\n  backup     idle\n  rate       at most 1.0 MiB a second\n  \
                         last good  /b/x of 1970-01-01T00:00:00.000000Z, 2 h ago: 1.0 GiB in 3 files, writers held 1.50 ms\n  \
-                        last       failed 60 s ago: the disk is full\n  next       not planned\n";
+                        last       failed 60 s ago: the disk is full\n  next       1970-01-01T00:00:01.000000Z, try 2 of what failed\n";
         assert_eq!(text(&[status]), expected);
     }
 
@@ -120,11 +124,12 @@ mod tests {
             bytes_due: 1 << 30,
             rate: 64 << 20,
             eta_s: Some(16),
+            longest_wait_us: 2100,
             ..Running::default()
         };
         let status = TargetStatus { target: "pid 7".into(), running: Some(running), ..TargetStatus::default() };
         let expected = "pid 7\n  process    none\n  backup     to /b/x, for 5 s\n  \
-                        progress   track, 43.1 % of 2.0 GiB, 1.0 GiB due, 64.0 MiB a second, 16 s left, writers held 0.00 ms so far\n  \
+                        progress   track, 43.1 % of 2.0 GiB, 1.0 GiB due, 64.0 MiB a second, 16 s left, writers held 0.00 ms so far, longest wait 2.10 ms\n  \
                         rate       no limit\n";
         assert_eq!(text(&[status]), expected);
     }

@@ -93,6 +93,7 @@ pub(super) struct Watched<'a> {
 impl Monitor for Watched<'_> {
     fn phase(&self, phase: Phase) {
         self.tracer.set_holding(phase == Phase::Hold);
+        self.monitor.waited(self.tracer.longest_wait());
         self.monitor.phase(phase);
     }
 
@@ -114,6 +115,7 @@ impl Monitor for Watched<'_> {
     }
 
     fn progress(&self, progress: &Progress) {
+        self.monitor.waited(self.tracer.longest_wait());
         self.monitor.progress(progress);
     }
 

@@ -93,6 +93,8 @@ pub struct Opts {
     pub small_journal: bool,
     /// More arguments.
     pub args: Vec<String>,
+    /// Where it listens; at a free port, usually.
+    pub port: Option<u16>,
 }
 
 /// A running server, killed when dropped.
@@ -121,7 +123,8 @@ impl Mongod {
     }
 
     fn attempt(opts: &Opts) -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let port = opts.port.unwrap_or_else(free);
         let log = opts.dbpath.with_extension(format!("{port}.log"));
         let mut command = Command::new(program());
         command

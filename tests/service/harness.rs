@@ -1,6 +1,7 @@
 //! A service on a scratch directory, and who speaks to it.
 use std::fs::{self, DirBuilder};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -108,6 +109,17 @@ impl Serving {
     /// Where the port in front of mongod is.
     pub fn front(&self) -> String {
         self.ready["targets"][0]["listen"].as_str().expect("a port").to_owned()
+    }
+
+    /// What its HTTP port answers.
+    pub fn get(&self, what: &str) -> String {
+        let mut stream = TcpStream::connect(self.ready["http"].as_str().expect("an address")).expect("connected");
+        write!(stream, "GET {what} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        assert!(head.contains(" 200 "), "{head}");
+        body.to_owned()
     }
 
     /// Ends it as a service manager does.

@@ -14,7 +14,10 @@ mod servers;
 
 mod clients;
 mod front;
+mod front_restarts;
+mod long;
 mod malformed;
+mod others;
 mod restarts;
 mod selects;
 mod socket;

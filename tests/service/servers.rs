@@ -34,6 +34,12 @@ pub fn start_guarded(place: &Place) -> Mongod {
     server
 }
 
+/// Starts the same server again, where it listened before.
+pub fn again(place: &Place, address: &str) -> Mongod {
+    let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+    Mongod::start(&Opts { dbpath: place.path("db"), args: vec!["--auth".into()], port, ..Opts::default() })
+}
+
 /// Where a server listens.
 pub fn address(server: &Mongod) -> String {
     let uri = server.uri();

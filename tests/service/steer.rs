@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::common::backup::start_command;
 use crate::common::guest::Guest;
-use crate::harness::{Place, assert_published, guest, in_progress, must, newest, start_paused, until};
+use crate::harness::{Place, assert_published, guest, in_progress, let_go, must, newest, start_paused, until};
 
 fn said(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
@@ -120,4 +120,29 @@ fn of_several_backups_one_must_be_named() {
     assert!(second.is_running());
     good(&place.run(&["throttle", "--json", "none"]));
     second.finish().report();
+}
+
+#[test]
+fn the_longest_wait_so_far_is_shown_while_a_backup_runs() {
+    let (place, (_guest, target)) = (Place::new(), guest());
+    let service = place.serve(&format!("http = \"127.0.0.1:0\"\n{}", place.config(&target)));
+    let client = place.client();
+    start_paused(&client, "one");
+    let waited = |status: &Value| status["targets"][0]["running"]["longest_wait_us"].as_u64().expect("a number");
+    // The guest writes all the time, and each of its calls waits for an answer.
+    until("a call has waited", || waited(&good(&place.run(&["status", "--json"]))) > 0);
+    let text = String::from_utf8(place.run(&["status"]).stdout).expect("text");
+    let shown = text.split("longest wait ").nth(1).and_then(|rest| rest.split(' ').next()).expect("it is shown");
+    assert!(shown.parse::<f64>().expect("milliseconds") > 0.0, "{text}");
+    let told: Value = serde_json::from_str(&service.get("/status.json")).expect("JSON");
+    let told = waited(&told);
+    assert!(told > 0);
+    let metrics = service.get("/metrics");
+    let line = metrics.lines().find_map(|line| line.strip_prefix("hotbackup_waited_seconds{target=\"main\"} "));
+    assert!(line.expect("a metric").parse::<f64>().expect("seconds") >= told as f64 / 1e6, "it only grows\n{metrics}");
+    let_go(&client);
+    let ended = good(&place.run(&["status", "--json"]));
+    let longest = ended["targets"][0]["last_good"]["longest_wait_us"].as_u64().expect("a number");
+    assert!(longest >= told, "{longest} {told}");
+    assert!(service.get("/metrics").contains("hotbackup_waited_seconds{target=\"main\"} 0.0\n"));
 }

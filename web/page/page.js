@@ -126,7 +126,8 @@ function drawTarget(target, now) {
   if (target.running) card.append(drawRunning(target)); else charts.delete(target.name);
   card.append(facts([
     ['Last good backup', good ? `${span((now - Date.parse(good.begun)) / 1000)} ago` : 'none'],
-    ['Next', target.next === null ? 'not scheduled' : local(target.next)],
+    ['Next', target.next === null ? 'not scheduled'
+      : local(target.next) + (target.next_attempt ? `, try ${target.next_attempt}` : '')],
     ['Process', target.process === null ? '–' : String(target.process)],
   ]), drawHistory(target, now));
   return card;

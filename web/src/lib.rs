@@ -5,6 +5,7 @@
 //! whose name was made to lead here (DNS rebinding) can read it.
 #![forbid(unsafe_code)]
 
+mod door;
 mod metrics;
 mod serve;
 mod snapshot;

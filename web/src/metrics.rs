@@ -70,6 +70,8 @@ fn fill(registry: &mut Registry, snapshot: &Snapshot) {
     let (up, running, due, copied) = (Whole::default(), Whole::default(), Whole::default(), Whole::default());
     let (age, last, next) = (Real::default(), Real::default(), Real::default());
     let (took, bytes) = (Real::default(), Whole::default());
+    let (held, waited) = (Real::default(), Real::default());
+    let (retries, pending) = (Family::<Of, Counter>::default(), Whole::default());
     let ended = Family::<Ended, Counter>::default();
     let holds = Spread::new_with_constructor(of_holds);
     let waits = Spread::new_with_constructor(of_waits);
@@ -81,6 +83,10 @@ fn fill(registry: &mut Registry, snapshot: &Snapshot) {
         let now = target.running.as_ref();
         due.get_or_create(&of).set(now.map_or(0, |running| whole(running.bytes_due)));
         copied.get_or_create(&of).set(now.map_or(0, |running| whole(running.bytes_copied)));
+        held.get_or_create(&of).set(seconds(now.and_then(|running| running.hold_us).unwrap_or_default()));
+        waited.get_or_create(&of).set(seconds(now.and_then(|running| running.longest_wait_us).unwrap_or_default()));
+        pending.get_or_create(&of).set(target.next_attempt.is_some().into());
+        retries.get_or_create(&of).inc_by(target.history.iter().filter(|night| night.attempt > 1).count() as u64);
         if let Some(good) = target.last_good() {
             last.get_or_create(&of).set(good.begun.as_duration().as_secs_f64());
             age.get_or_create(&of).set(snapshot.time.duration_since(good.begun).as_secs_f64());
@@ -104,6 +110,16 @@ fn fill(registry: &mut Registry, snapshot: &Snapshot) {
     registry.register("backup_running", "Whether a backup is being taken", running);
     registry.register_with_unit("due", "What the backup that is being taken still has to copy", Unit::Bytes, due);
     registry.register_with_unit("copied", "What the backup that is being taken has copied", Unit::Bytes, copied);
+    registry.register_with_unit(
+        "held",
+        "How long the backup that is being taken has held writers",
+        Unit::Seconds,
+        held,
+    );
+    let words = "The longest that a call has waited during the backup that is being taken";
+    registry.register_with_unit("waited", words, Unit::Seconds, waited);
+    registry.register("retries", "Backups by schedule that were tried again, each try counted", retries);
+    registry.register("retry_pending", "Whether the next backup is another try of one that failed", pending);
     registry.register_with_unit(
         "last_good_backup_timestamp",
         "When the last good backup was begun",

@@ -1,4 +1,4 @@
-//! Answering requests: axum on a thread of its own, with bounds on what a request may take.
+//! Answering requests: axum on a thread of its own, with bounds on what a request may take. `door.rs` bounds who is connected.
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,10 +14,13 @@ use axum::routing::get;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::{Watch, metrics};
+use crate::{Watch, door, metrics};
 
 /// No request has a body, and none takes longer than this.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// So much of a target's history is told as JSON, the newest; the metrics count all of it.
+const HISTORY: usize = 400;
 
 /// Why it cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,8 @@ pub fn serve(address: SocketAddr, watch: Arc<dyn Watch>) -> Result<Server, Error
     std::thread::Builder::new().name("http".into()).spawn(move || {
         let served = runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, router).await
+            door::let_in(&listener, &router).await;
+            Ok::<(), io::Error>(())
         });
         if let Err(error) = served {
             tracing::error!("HTTP requests are not answered any more: {error}");
@@ -90,7 +94,11 @@ async fn ask(watch: Arc<dyn Watch>) -> Result<crate::Snapshot, StatusCode> {
 }
 
 async fn status(State(watch): State<Arc<dyn Watch>>) -> Result<impl IntoResponse, StatusCode> {
-    Ok(axum::Json(ask(watch).await?))
+    let mut snapshot = ask(watch).await?;
+    for target in &mut snapshot.targets {
+        target.history.drain(..target.history.len().saturating_sub(HISTORY));
+    }
+    Ok(axum::Json(snapshot))
 }
 
 async fn numbers(State(watch): State<Arc<dyn Watch>>) -> Result<impl IntoResponse, StatusCode> {

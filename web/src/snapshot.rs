@@ -31,6 +31,8 @@ pub struct Target {
     pub running: Option<Running>,
     /// When the next one is due.
     pub next: Option<Timestamp>,
+    /// Which try that is, if it is another one of a backup that failed: from 2.
+    pub next_attempt: Option<u32>,
     /// What was done, oldest first.
     pub history: Vec<Night>,
 }

@@ -51,6 +51,11 @@ pub trait Monitor: Sync {
     fn progress(&self, progress: &Progress) {
         let _ = progress;
     }
+    /// The longest that a call of the target has waited for its answer so far, before each [`Self::progress`] and
+    /// [`Self::phase`]. Told by the session, not by the copier.
+    fn waited(&self, longest: Duration) {
+        let _ = longest;
+    }
     /// All that was there has been copied once; what follows are changes. Told once.
     fn copied(&self) {}
     /// Whether the point in time may be fixed now. Asked over and over, from when all is ready for it, until it may: the target is

@@ -22,6 +22,9 @@ pub struct TargetStatus {
     pub last_good: Option<Ended>,
     /// When the next one is due, in milliseconds since 1970; null without a schedule.
     pub next_ms: Option<u64>,
+    /// Where that is another try of a backup that failed: which one, from 2.
+    #[serde(default)]
+    pub next_attempt: Option<u32>,
 }
 
 /// A backup that runs.
@@ -60,6 +63,9 @@ pub struct Running {
     pub eta_s: Option<u64>,
     /// How long writers have been held so far, in microseconds.
     pub hold_us: u64,
+    /// The longest that a call of the process has waited so far, in microseconds, hold included.
+    #[serde(default)]
+    pub longest_wait_us: u64,
     /// The rate allowed.
     pub throttle: Option<u64>,
     /// A cancel was asked for.

@@ -98,7 +98,7 @@ struct State {
     looked: Option<(Instant, Result<i32, String>)>,
     /// What became of every backup, oldest first; and when the next one is due.
     nights: Vec<Night>,
-    next: Option<Timestamp>,
+    next: Option<(Timestamp, u32)>,
 }
 
 /// The backup that runs.
@@ -303,8 +303,7 @@ impl Target {
         let process = self.look();
         let state = lock(&self.state);
         let now = now_ms();
-        let aged =
-            |(_, ended): &(Record, Ended)| Ended { age_s: now.saturating_sub(ended.ended_ms) / 1000, ..ended.clone() };
+        let aged = |(_, ended): &(Record, Ended)| aged(now, ended);
         TargetStatus {
             target: self.config.name.clone(),
             service: true,
@@ -312,9 +311,10 @@ impl Target {
             problem: process.err(),
             throttle: state.throttle,
             running: state.running.as_ref().map(|job| job.status(now, state.throttle)),
-            last: state.ended.last().map(aged),
+            last: state.last(now),
             last_good: state.ended.iter().rev().find(|(_, ended)| ended.ok && !state.found_bad(&ended.dest)).map(aged),
-            next_ms: state.next.and_then(|next| u64::try_from(next.as_millisecond()).ok()),
+            next_ms: state.next.and_then(|(next, _)| u64::try_from(next.as_millisecond()).ok()),
+            next_attempt: state.next.map(|(_, attempt)| attempt).filter(|attempt| *attempt > 1),
         }
     }
 
@@ -358,6 +358,11 @@ impl Target {
         self.changed.notify_all();
         self.note_by_hand(&ended);
     }
+}
+
+/// With its age.
+fn aged(now: u64, ended: &Ended) -> Ended {
+    Ended { age_s: now.saturating_sub(ended.ended_ms) / 1000, ..ended.clone() }
 }
 
 impl Job {

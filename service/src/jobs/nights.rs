@@ -1,11 +1,11 @@
 //! What became of each backup, by schedule or by hand: the target's history, and what of it is still to be done.
 use std::path::Path;
 
-use hotbackup_archive::{Night, Taken, at};
+use hotbackup_archive::{History, Night, Taken, at};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{GLANCE, State, Target, child};
+use super::{GLANCE, State, Target, aged, child};
 use crate::control::Ended;
 use crate::places::finished_backup;
 use crate::util::{lock, wait};
@@ -13,8 +13,31 @@ use crate::util::{lock, wait};
 impl State {
     /// Whether a check has found this backup bad.
     pub(super) fn found_bad(&self, dest: &str) -> bool {
-        let night = self.nights.iter().rev().find(|night| night.dest == Path::new(dest));
+        // As bytes: this is asked often, and paths compare slowly.
+        let night = self.nights.iter().rev().find(|night| night.dest.as_os_str() == dest);
         night.is_some_and(|night| !night.good)
+    }
+
+    /// The backup that ended last. A night that came to none, or whose backup was found bad, is one that failed.
+    pub(super) fn last(&self, now: u64) -> Option<Ended> {
+        let last = self.ended.last().map(|(_, ended)| ended);
+        let ms = |time: Timestamp| u64::try_from(time.as_millisecond()).unwrap_or_default();
+        let night = self.nights.last().filter(|night| !night.good);
+        let Some(night) = night.filter(|night| last.is_none_or(|last| ms(night.ended) >= last.ended_ms)) else {
+            return last.map(|last| aged(now, last));
+        };
+        let same = last.filter(|last| night.dest.as_os_str() == &*last.dest);
+        let known = same.cloned().unwrap_or_else(|| Ended {
+            dest: night.dest.to_string_lossy().into_owned(),
+            started_ms: ms(night.begun),
+            ended_ms: ms(night.ended),
+            ..Ended::default()
+        });
+        let failed = match known.ok || known.kind.is_none() {
+            true => Ended { ok: false, kind: night.cause.clone(), message: night.message.clone(), ..known },
+            false => known,
+        };
+        Some(aged(now, &failed))
     }
 }
 
@@ -24,7 +47,9 @@ impl Target {
         if let Err(error) = self.history.add(&night) {
             tracing::warn!("what became of {} will be forgotten at the service's end: {error}", night.dest.display());
         }
-        lock(&self.state).nights.push(night);
+        let nights = &mut lock(&self.state).nights;
+        nights.push(night);
+        nights.drain(..nights.len().saturating_sub(History::NIGHTS));
     }
 
     /// Adds one that was taken by hand. Of one by schedule more is known later.
@@ -46,6 +71,8 @@ impl Target {
             message: ended.message.clone(),
             warnings: Vec::new(),
             removed: Vec::new(),
+            attempt: 1,
+            retry: None,
         });
     }
 
@@ -67,19 +94,20 @@ impl Target {
         open.filter(|begun| over.is_none_or(|over| *begun > over)).max()
     }
 
-    /// When the last night by schedule was over.
-    pub(crate) fn last_night(&self) -> Option<Timestamp> {
+    /// The last night by schedule that is over.
+    pub(crate) fn last_night(&self) -> Option<Night> {
         let state = lock(&self.state);
-        state.nights.iter().filter(|night| self.scheduled(&night.dest).is_some()).map(|night| night.ended).max()
+        let all = state.nights.iter().filter(|night| self.scheduled(&night.dest).is_some());
+        all.max_by_key(|night| night.ended).cloned()
     }
 
-    /// Says when the next one is due.
-    pub(crate) fn set_next(&self, next: Option<Timestamp>) {
+    /// Says when the next one is due, and which try that is.
+    pub(crate) fn set_next(&self, next: Option<(Timestamp, u32)>) {
         lock(&self.state).next = next;
     }
 
     /// The history, oldest first, and when the next one is due.
-    pub(crate) fn nights(&self) -> (Vec<Night>, Option<Timestamp>) {
+    pub(crate) fn nights(&self) -> (Vec<Night>, Option<(Timestamp, u32)>) {
         let state = lock(&self.state);
         (state.nights.clone(), state.next)
     }

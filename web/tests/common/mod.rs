@@ -65,6 +65,8 @@ fn night(hours_ago: i64, message: Option<&str>) -> Night {
         message: message.map(str::to_owned),
         warnings: Vec::new(),
         removed: Vec::new(),
+        attempt: 1,
+        retry: None,
     }
 }
 
@@ -83,14 +85,16 @@ pub fn targets() -> Vec<Target> {
         longest_wait_us: Some(900),
     };
     let next = now().checked_add(14.hours()).ok();
-    let history = vec![night(58, None), night(34, Some("the destination is full")), night(10, None)];
+    let mut history = vec![night(58, None), night(34, Some("the destination is full")), night(10, None)];
+    history[2].attempt = 2;
     vec![
-        Target { name: "orders".into(), process: Some(4711), running: Some(running), next, history: history.clone() },
+        Target { name: "orders".into(), process: Some(4711), running: Some(running), next, next_attempt: Some(2), history: history.clone() },
         Target {
             name: "a-name-that-is-so-long-that-it-has-to-be-broken-somewhere-or-else-the-page-grows-wider-than-a-telephone <b>&".into(),
             process: Some(4712),
             running: None,
             next: None,
+            next_attempt: None,
             history: history[..2].to_vec(),
         },
         Target { name: "archive".into(), ..Target::default() },

@@ -1,4 +1,5 @@
 //! TLS towards clients and towards mongod.
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,13 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use crate::config::{Identity, ServerTls};
 
 type Provider = rustls::crypto::CryptoProvider;
+
+/// A number that nobody else knows.
+pub(crate) fn unguessable() -> io::Result<i32> {
+    let mut bytes = [0; 4];
+    provider().secure_random.fill(&mut bytes).map_err(|_| io::Error::other("there are no random numbers"))?;
+    Ok(i32::from_le_bytes(bytes))
+}
 
 /// Towards clients.
 pub(crate) fn towards_clients(identity: &Identity) -> Result<Arc<ServerConfig>, String> {

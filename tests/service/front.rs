@@ -1,9 +1,10 @@
 //! The port in front of mongod: who may back up is mongod's to say, and everything else passes.
+use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 
 use mongodb::bson::{Bson, Document, doc};
 
-use crate::harness::{Place, ask, assert_published, must};
+use crate::harness::{Place, ask, assert_published, in_progress, let_go, must, until};
 use crate::raw;
 use crate::servers::{address, client, start, start_guarded, stranger, target};
 
@@ -133,4 +134,52 @@ fn a_hello_that_streams_goes_on_streaming() {
         assert_eq!(next.header.response_to, last.header.id);
         last = next;
     }
+}
+
+#[test]
+fn a_client_whose_own_question_has_the_number_of_his_command_does_not_answer_ours_by_it() {
+    let place = Place::new();
+    let mut server = start_guarded(&place);
+    let service = place.serve(&place.config(&target(&place, &server, "127.0.0.1:0", "")));
+    // Nobody has logged in. mongod says so in answer to the first, which is not to be taken for an answer about the second; nor what
+    // it answers then for its word that there is no access control.
+    for before in [
+        vec![doc! {"connectionStatus": 1, "$db": "admin"}],
+        vec![doc! {"connectionStatus": 1, "showPrivileges": true, "$db": "admin"}, doc! {"ping": 1, "$db": "admin"}],
+        vec![doc! {"ping": 1, "$db": "admin"}, doc! {"connectionStatus": 1, "$db": "admin"}],
+    ] {
+        let mut stream = TcpStream::connect(service.front()).expect("connected");
+        stream.set_read_timeout(Some(crate::harness::LIMIT)).expect("set");
+        let throttle = doc! {"backupThrottle": 77, "$db": "admin"};
+        let all = before.iter().chain([&throttle]).flat_map(|body| raw::command(7, 0, body));
+        stream.write_all(&all.collect::<Vec<_>>()).expect("sent");
+        for body in &before {
+            let answer = raw::read(&mut stream).expect("an answer").body;
+            assert_eq!(answer.get("ok"), Some(&Bson::Double(1.0)), "{body}: {answer}");
+            assert_eq!(answer.contains_key("authInfo"), body.contains_key("connectionStatus"), "{body}: {answer}");
+        }
+        let answer = raw::read(&mut stream).expect("an answer").body;
+        assert_eq!(answer.get_i32("code").ok(), Some(13), "{answer}");
+    }
+    let status = must(&place.client(), doc! {"backupStatus": 1, "details": true});
+    assert_eq!(status.get_document("details").expect("details").get("throttle"), Some(&Bson::Null), "nothing was done");
+    server.assert_unharmed();
+}
+
+#[test]
+fn a_client_that_vanishes_from_the_port_leaves_its_backup_going_on() {
+    let place = Place::new();
+    let server = start(&place, &[]);
+    let service = place.serve(&place.config(&target(&place, &server, "127.0.0.1:0", "")));
+    let client = place.client();
+    must(&client, doc! {"backupThrottle": 0});
+    let mut lost = TcpStream::connect(service.front()).expect("connected");
+    lost.write_all(&raw::command(1, 0, &doc! {"backupStart": "kept", "$db": "admin"})).expect("sent");
+    until("the backup runs", || in_progress(&client));
+    // When the service has noticed that nobody listens any more, it closes its end.
+    lost.shutdown(std::net::Shutdown::Write).expect("closed");
+    assert_eq!(lost.read(&mut [0]).expect("the end"), 0);
+    assert!(in_progress(&client));
+    let_go(&client);
+    assert_published(&place.path("backups/kept"));
 }

@@ -9,6 +9,7 @@ use mongodb::bson::{Bson, Document, doc};
 use crate::harness::{
     Place, ask, assert_published, guest, in_progress, let_go, must, newest, running, start_paused, until,
 };
+use crate::raw;
 
 #[test]
 fn a_backup_is_started_watched_throttled_and_complete_when_it_is_answered() {
@@ -181,4 +182,21 @@ fn a_service_that_is_killed_finds_its_backup_again() {
     let status = must(&client, doc! {"backupStatus": 1, "details": true});
     assert_eq!(status.get_document("details").expect("details").get("throttle"), Some(&Bson::Int64(0)));
     guest.assert_alive();
+}
+
+#[test]
+fn a_hello_of_an_older_client_is_answered_as_it_was_asked() {
+    let (place, (_guest, target)) = (Place::new(), guest());
+    let _service = place.serve(&place.config(&target));
+    let mut stream = UnixStream::connect(place.path("main.sock")).expect("a socket");
+    let query = doc! {"isMaster": 1, "client": {"driver": {"name": "old", "version": "1"}}}.to_vec().expect("short");
+    let parts: [&[u8]; 5] = [&[0; 4], b"admin.$cmd\0", &[0; 4], &(-1_i32).to_le_bytes(), &query];
+    let answer = raw::ask(&mut stream, &raw::message(None, 9, raw::QUERY, &parts)).expect("an answer");
+    assert!(answer.legacy, "by OP_REPLY");
+    assert_eq!((answer.header.response_to, answer.body.get_bool("ismaster").ok()), (9, Some(true)), "{}", answer.body);
+    assert!(answer.body.get_i32("maxWireVersion").is_ok_and(|version| version >= 13), "{}", answer.body);
+    // And the connection goes on as one of today.
+    let status = raw::command(10, 0, &doc! {"backupStatus": 1, "$db": "admin"});
+    let answer = raw::ask(&mut stream, &status).expect("an answer");
+    assert_eq!((answer.legacy, answer.body.get_bool("inProgress").ok()), (false, Some(false)));
 }

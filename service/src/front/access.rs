@@ -49,9 +49,9 @@ pub(super) fn is_there_control() -> Document {
     doc! {"getCmdLineOpts": 1, "$db": "admin"}
 }
 
-/// Whether the answer to that says that there is none.
+/// Whether the answer to that says that there is none. It must be the answer to that, and not just any that says yes.
 pub(super) fn there_is_none(answer: &Document) -> bool {
-    is_ok(answer)
+    is_ok(answer) && answer.get_array("argv").is_ok()
 }
 
 /// A command that may not be given by anybody from elsewhere; but who speaks to a mongod without access control may, and, from its
@@ -147,8 +147,10 @@ mod tests {
         assert_eq!(verdict(&nobody), Verdict::Nobody);
         for answer in [doc! {}, doc! {"ok": 1.0}, doc! {"ok": 0.0, "code": 13}] {
             assert!(matches!(verdict(&answer), Verdict::MayNot(_)), "{answer}");
-            assert!(!there_is_none(&answer) || is_ok(&answer));
+            assert!(!there_is_none(&answer), "{answer}");
         }
+        assert!(!there_is_none(&nobody), "an answer to another question");
+        assert!(there_is_none(&doc! {"argv": ["mongod"], "parsed": {}, "ok": 1.0}));
         assert!(refuses_strangers(&doc! {"ok": 0.0, "code": 13}));
         for open in [doc! {"ok": 0.0, "code": 76}, doc! {"ok": 1.0}, doc! {}] {
             assert!(!refuses_strangers(&open), "{open}");

@@ -2,7 +2,8 @@
 //!
 //! Every message passes as it is, but for three kinds:
 //! - A command of ours, on `admin`, does not pass. mongod is asked on the same connection who its user is; then it is answered here.
-//!   The question carries the number of the client's own message, which nothing else of his that is under way has.
+//!   Whose answer is whose is told by numbers, and a client may give his messages any: so each question of ours has one that he cannot
+//!   guess. An answer to something of his own must never be taken for mongod's word about him.
 //! - The answer to a hello loses its `compression`, so that nothing is ever compressed. One that streams (`moreToCome`) is followed by
 //!   answers to the answer, which are taken for answers to the same hello.
 //! - A compressed message is not understood, as nobody has agreed on it: an error, and the end.
@@ -23,10 +24,13 @@ use super::link::Link;
 use super::upstream::{LONGEST_ANSWER, Upstream};
 use crate::commands::{self, Code, NAMES, Refusal, refusal};
 use crate::jobs::Target;
+use crate::tls;
 use crate::wire::{self, Header, MAX_COMMAND, Malformed, Peek, peek};
 
 /// mongod answers our question in this time, or the connection ends.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// So long a client may not take in what is said last.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Hellos that are under way: drivers have one. Those beyond are forgotten.
 const HELLOS: usize = 16;
 /// An answer to a hello.
@@ -51,6 +55,8 @@ pub(super) struct Relay<'a> {
 struct Question {
     /// The number of its message.
     id: i32,
+    /// The number under which mongod was asked.
+    asked: i32,
     body: Document,
     /// It was asked who it is, and that was nobody.
     nobody: bool,
@@ -80,13 +86,24 @@ impl<'a> Relay<'a> {
     pub fn run(mut self) {
         let Err(error) = self.turn_until_the_end();
         tracing::debug!("a client of {}'s port has gone: {error}", self.target.name());
-        // What was still to be said is said, if it is taken at once.
+        // What was still to be said is said, to who goes on reading: all that a server sends before it ends arrives.
         let rest = std::mem::take(&mut self.to_client.output);
-        let _ = self.client.write_all(&rest);
+        if !rest.is_empty() && self.patient().is_ok() {
+            let _ = self.client.write_all(&rest);
+        }
+        let _ = self.client.socket().set_nonblocking(true);
         self.client.close();
         if let Some(server) = &mut self.server {
             server.close();
         }
+    }
+
+    /// The client's socket waits from here on, and never for long: also TLS, which may want to read before it writes.
+    fn patient(&self) -> io::Result<()> {
+        let socket = self.client.socket();
+        socket.set_read_timeout(Some(LAST_WORDS))?;
+        socket.set_write_timeout(Some(LAST_WORDS))?;
+        socket.set_nonblocking(false)
     }
 
     fn turn_until_the_end(&mut self) -> Result<std::convert::Infallible, End> {
@@ -211,17 +228,19 @@ impl<'a> Relay<'a> {
             // mongod knows no such command, and says so in its own words.
             self.to_server.output.extend(bytes);
         } else if !message.more_to_come {
-            let id = message.header.id;
-            self.ask(id, &access::who())?;
-            self.question = Some(Question { id, body: message.body, nobody: false, since: Instant::now() });
+            let asked = self.ask(&access::who())?;
+            let (id, body) = (message.header.id, message.body);
+            self.question = Some(Question { id, asked, body, nobody: false, since: Instant::now() });
         }
         // What nobody wants an answer to is not done: who sent it would not learn that he may not.
         Ok(())
     }
 
-    fn ask(&mut self, id: i32, question: &Document) -> Result<(), End> {
-        self.to_server.output.extend(wire::encode(id, 0, false, question).ok_or(io::ErrorKind::InvalidData)?);
-        Ok(())
+    /// Asks mongod, under a number that nobody can guess, and gives that.
+    fn ask(&mut self, question: &Document) -> Result<i32, End> {
+        let number = tls::unguessable()?;
+        self.to_server.output.extend(wire::encode(number, 0, false, question).ok_or(io::ErrorKind::InvalidData)?);
+        Ok(number)
     }
 
     fn hear_server(&mut self) -> Result<bool, End> {
@@ -230,7 +249,7 @@ impl<'a> Relay<'a> {
             return Ok(false);
         }
         loop {
-            let (asked, hellos) = (self.question.as_ref().map(|question| question.id), &self.hellos);
+            let (asked, hellos) = (self.question.as_ref().map(|question| question.asked), &self.hellos);
             let step = self.to_client.step(&mut |header, _| {
                 if header.is_compressed() {
                     return Err(Malformed::Compressed);
@@ -257,7 +276,7 @@ impl<'a> Relay<'a> {
     fn answered(&mut self, bytes: &[u8]) -> Result<(), End> {
         let mut message = wire::parse(bytes).map_err(io::Error::other)?;
         let header = message.header;
-        if self.question.as_ref().is_none_or(|question| question.id != header.response_to) {
+        if self.question.as_ref().is_none_or(|question| question.asked != header.response_to) {
             self.hellos.retain(|id| *id != header.response_to);
             if message.more_to_come {
                 self.hellos.push_back(header.id);
@@ -282,8 +301,8 @@ impl<'a> Relay<'a> {
         };
         match verdict {
             Verdict::Nobody => {
-                self.ask(question.id, &access::is_there_control())?;
-                self.question = Some(Question { nobody: true, ..question });
+                let asked = self.ask(&access::is_there_control())?;
+                self.question = Some(Question { nobody: true, asked, ..question });
                 Ok(())
             }
             Verdict::MayNot(words) => self.answer(question.id, &refusal(&Refusal::new(Code::Unauthorized, words))),

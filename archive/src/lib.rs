@@ -52,5 +52,5 @@ pub use retain::{Fate, Policy, Reason, plan};
 pub use retry::{Retry, Turn};
 pub use schedule::Schedule;
 pub use shelf::{Entry, Kind, LATEST, list, set_latest};
-pub use tidy::{Tidied, tidy};
+pub use tidy::{Tidied, remove_leftovers, tidy};
 pub use users::{User, users_below};

@@ -101,6 +101,17 @@ mod tests {
     }
 
     #[test]
+    fn what_no_try_mends_are_causes_that_there_are_and_that_the_documents_name() {
+        let read =
+            |name: &str| std::fs::read_to_string(format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let (codes, service) = (read("exit-codes.md"), read("service.md"));
+        for cause in CANNOT_MEND {
+            assert!(codes.contains(&format!("| `{cause}` |")), "{cause}");
+            assert!(cause == "cancelled" || service.contains(&format!("`{cause}`")), "{cause}");
+        }
+    }
+
+    #[test]
     fn what_no_try_mends_is_not_tried_again() {
         for cause in ["cancelled", "dest_read_only", "untraceable", "source_unknown"] {
             assert_eq!(after(RETRY, Turn::default(), cause), None, "{cause}");

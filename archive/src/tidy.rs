@@ -2,7 +2,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use hotbackup_copier::{remove_backup, remove_leftovers};
+use hotbackup_copier::remove_backup;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -81,4 +81,11 @@ fn remove(shelf: &Path, name: &OsString) -> Result<(), Error> {
     }
     remove_backup(shelf, name)?;
     Ok(())
+}
+/// Removes what backups that were broken off have left in a directory, and nobody works in any more. Says what.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn remove_leftovers(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(hotbackup_copier::remove_leftovers(dir)?)
 }

@@ -60,6 +60,13 @@ impl Place {
     pub fn parent_path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.parent.as_raw_fd()).into()
     }
+
+    /// Whether a directory lies there in which a backup to this place was prepared.
+    pub fn has_staging(&self) -> bool {
+        let begins = [b".", self.name.as_bytes(), b".hotbackup-partial"].concat();
+        let Ok(entries) = fs::read_dir(self.parent_path()) else { return false };
+        entries.flatten().any(|entry| entry.file_name().as_bytes().starts_with(&begins))
+    }
 }
 
 /// A path for a new backup: nothing is there, or an empty directory.

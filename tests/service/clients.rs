@@ -164,7 +164,13 @@ fn the_seeds_session_of_three_commands_gives_what_the_seeds_documents_show() {
         refused.starts_with("Uncaught MongoServerError[Unauthorized]: not authorized on admin to take backups"),
         "{refused}"
     );
-    assert_eq!(place.left_but(&["typed"]), [""; 0]);
+    // The same at the Unix socket, where mongod is not asked.
+    let mut local = Shell::open(&place, &place.uri());
+    assert_eq!(local.show("use admin"), "switched to db admin");
+    assert_eq!(local.show("db.runCommand({backupStatus: 1})"), idle);
+    assert_eq!(local.show("db.runCommand({backupStart: 'local'})"), "{ ok: 1 }");
+    assert_published(&place.path("backups/local"));
+    assert_eq!(place.left_but(&["typed", "local"]), [""; 0]);
     server.assert_unharmed();
 }
 

@@ -200,3 +200,25 @@ fn a_hello_of_an_older_client_is_answered_as_it_was_asked() {
     let answer = raw::ask(&mut stream, &status).expect("an answer");
     assert_eq!((answer.legacy, answer.body.get_bool("inProgress").ok()), (false, Some(false)));
 }
+
+#[test]
+fn of_a_backup_that_is_killed_nothing_is_left_when_its_end_is_told() {
+    let (place, (mut guest, target)) = (Place::new(), guest());
+    let _service = place.serve(&place.config(&target));
+    let (one, two) = (place.client(), place.client());
+    must(&one, doc! {"backupThrottle": 0});
+    let waiting = std::thread::spawn(move || ask(&one, doc! {"backupStart": "never"}));
+    until("it tracks", || running(&two).get_str("phase").is_ok_and(|phase| phase == "track"));
+    assert_ne!(place.left_but(&[]), [""; 0], "it has begun to write");
+    let supervisor = running(&two).get_i64("supervisor").expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor as i32), nix::sys::signal::Signal::SIGKILL)
+        .expect("ours");
+    let (code, words) = waiting.join().expect("a client").expect_err("it was killed");
+    assert!(code == 96 && words.contains("was it killed?"), "{code} {words}");
+    assert_eq!(place.left_but(&[]), [""; 0]);
+    assert_eq!(newest(&two).get_str("kind").ok(), Some("died"));
+    must(&two, doc! {"backupThrottle": Bson::Null});
+    must(&two, doc! {"backupStart": "next"});
+    assert_published(&place.path("backups/next"));
+    guest.assert_goes_on();
+}

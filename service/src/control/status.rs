@@ -114,3 +114,26 @@ pub fn percent(total: u64, due: u64) -> f64 {
     }
     (total.saturating_sub(due) as f64 / total as f64 * 1000.0).floor() / 10.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_documented() {
+        let documents = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/service.md")).unwrap();
+        let contract = documents.split("### JSON").nth(1).unwrap();
+        let status = TargetStatus {
+            running: Some(Running::default()),
+            last: Some(Ended::default()),
+            last_good: Some(Ended::default()),
+            ..TargetStatus::default()
+        };
+        let all = serde_json::to_value(&status).unwrap();
+        for part in [&all, &all["running"], &all["last"]] {
+            for field in part.as_object().unwrap().keys() {
+                assert!(contract.contains(&format!("`{field}`")), "{field} is not in docs/service.md");
+            }
+        }
+    }
+}

@@ -31,6 +31,8 @@ use crate::util::{lock, now_ms, wait};
 
 /// Looking for the process takes a look at all of them: not more often than this.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So long what a backup that was killed has left is tried to be removed; the next one to the same place tries again.
+const MOMENT: Duration = Duration::from_secs(10);
 /// How often it is asked whether anybody still waits.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -333,6 +335,25 @@ impl Target {
         self.find()
     }
 
+    /// One that was killed could remove nothing itself: what it left is removed before its end is told, so that the disk is not full of it
+    /// when the next one begins. Its helpers, which end with it, have the directory for a moment longer.
+    fn clear_after(&self, ended: &Ended) {
+        let Ok(place) = new_backup(&self.config.destination, &ended.dest) else { return };
+        let began = Instant::now();
+        loop {
+            // What is opened must not be a link, as the way to an open directory is.
+            match hotbackup_archive::remove_leftovers(&place.parent_path().join(".")) {
+                Ok(removed) if !removed.is_empty() => tracing::info!("what was copied to {} is removed", ended.dest),
+                Ok(_) => {}
+                Err(error) => tracing::warn!("what the backup to {} left cannot be removed: {error}", ended.dest),
+            }
+            if !place.has_staging() || began.elapsed() > MOMENT {
+                return;
+            }
+            std::thread::sleep(GLANCE / 10);
+        }
+    }
+
     /// Notes the end of a backup.
     fn finish(&self, mut record: Record) {
         record.ended_ms = Some(now_ms());
@@ -343,6 +364,9 @@ impl Target {
         match &ended.message {
             None => tracing::info!("backup of {} to {} is complete", self.name(), ended.dest),
             Some(words) => tracing::warn!("backup of {} to {} failed: {words}", self.name(), ended.dest),
+        }
+        if ended.kind.as_deref() == Some(record::DIED) {
+            self.clear_after(&ended);
         }
         let mut state = lock(&self.state);
         if state.running.as_ref().is_some_and(|job| job.record.id == record.id) {

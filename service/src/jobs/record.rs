@@ -14,6 +14,8 @@ use crate::util::now_ms;
 
 /// How many are remembered of each target. The last good one always is.
 pub(super) const REMEMBERED: usize = 1000;
+/// The cause where a backup ended without a word.
+pub(super) const DIED: &str = "died";
 /// More of what a backup says is not read.
 const TAIL: u64 = 64 << 10;
 
@@ -104,7 +106,7 @@ impl Record {
         } else {
             let words = tail(&self.file(directory, "err")).unwrap_or_default();
             let words = words.trim().lines().last().unwrap_or_default().to_owned();
-            ended.kind = Some("died".into());
+            ended.kind = Some(DIED.into());
             ended.message = Some(format!("the backup ended without a word; was it killed? {words}").trim().to_owned());
         }
         ended

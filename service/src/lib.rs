@@ -27,5 +27,7 @@ mod util;
 pub mod wire;
 
 pub use config::{Config, Selector};
+#[doc(hidden)]
+pub use front::take_in;
 pub use host::Host;
 pub use service::{Error, Ready, Service};

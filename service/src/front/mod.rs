@@ -1,6 +1,7 @@
 //! Where clients come in: a Unix socket for each target, and a port in front of its mongod. A thread for each client, whose memory
 //! is bounded, as is their number.
 mod access;
+mod arriving;
 mod base;
 mod frames;
 mod link;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+pub use self::arriving::take_in;
 use self::base::keep_alive;
 use self::link::Link;
 use self::relay::Relay;

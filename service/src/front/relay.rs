@@ -340,7 +340,12 @@ impl<'a> Relay<'a> {
 }
 
 /// What becomes of a message of the client's. Notes the number of a hello, and of a command of ours that is too long.
-fn judge(header: Header, bytes: &[u8], hello: &mut Option<i32>, too_long: &mut Option<i32>) -> Result<Fate, Malformed> {
+pub(super) fn judge(
+    header: Header,
+    bytes: &[u8],
+    hello: &mut Option<i32>,
+    too_long: &mut Option<i32>,
+) -> Result<Fate, Malformed> {
     if header.is_compressed() {
         return Err(Malformed::Compressed);
     }

@@ -79,10 +79,10 @@ mod tests {
                 }
             }
             // The kind, and often the right length again, or all would be refused for that.
-            if bytes.len() >= HEADER && random.next() % 4 == 0 {
+            if bytes.len() >= HEADER && random.next().is_multiple_of(4) {
                 bytes[12..16].copy_from_slice(&[2013_i32, 2004, 2012, 1][random.next() % 4].to_le_bytes());
             }
-            if bytes.len() >= HEADER && random.next() % 2 == 0 {
+            if bytes.len() >= HEADER && random.next().is_multiple_of(2) {
                 let length = bytes.len() as i32;
                 bytes[..4].copy_from_slice(&length.to_le_bytes());
             }

@@ -179,6 +179,7 @@ fn keepers_start_and_live_where_there_is_no_file() {
             keeper_program: hotbackup::KEEPER_PROGRAM,
             lease: LEASE,
             show_all_writes: false,
+            at_sites: false,
             accept_unseen: false,
         };
         let tracer = Tracer::attach(target, &options, Arc::new(Observer)).unwrap_or_else(|error| panic!("{error}"));

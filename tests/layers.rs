@@ -32,8 +32,9 @@ const COPIER: [&str; 14] = [
 ];
 
 /// The same of `tracer/src`.
-const TRACER: [&str; 12] = [
-    "error", "sys", "shared", "target", "calls", "helper", "ptracer", "attach", "keeper", "flight", "receive", "follow",
+const TRACER: [&str; 13] = [
+    "error", "sys", "shared", "target", "calls", "helper", "ptracer", "attach", "keeper", "flight", "hot", "receive",
+    "follow",
 ];
 
 /// The same of `service/src`.

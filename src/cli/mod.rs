@@ -119,6 +119,10 @@ struct Backup {
     /// first backup since the process was started
     #[arg(long)]
     show_all_writes: bool,
+    /// How calls are captured: where they come from, by code of ours in the process, as far as that can be done (auto), or by
+    /// notifications alone (notify); counts only in the first backup since the process was started
+    #[arg(long, value_enum, default_value_t = Capture::from_environment(), hide_default_value = true)]
+    capture: Capture,
     /// Where `status`, `throttle` and `cancel` are to find this backup (default: a socket in the runtime directory)
     #[arg(long, value_name = "SOCKET", hide = true)]
     control: Option<PathBuf>,
@@ -138,6 +142,31 @@ struct Backup {
     /// Where the backup goes: a new directory, or an empty one
     #[arg(required_unless_present = "into")]
     dest: Option<PathBuf>,
+}
+
+/// What stands for the option where it is not given.
+const CAPTURE: &str = "HOTBACKUP_CAPTURE";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Capture {
+    Auto,
+    Notify,
+}
+
+impl Capture {
+    fn from_environment() -> Self {
+        let said = std::env::var(CAPTURE).unwrap_or_default();
+        if said == "auto" { Self::Auto } else { Self::Notify }
+    }
+}
+
+impl From<Capture> for crate::session::Capture {
+    fn from(capture: Capture) -> Self {
+        match capture {
+            Capture::Auto => Self::Auto,
+            Capture::Notify => Self::Notify,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

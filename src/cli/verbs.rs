@@ -41,6 +41,7 @@ pub(super) fn backup(flags: Backup) -> Result<(), Failure> {
         hold: flags.hold,
         lease: flags.lease,
         show_all_writes: flags.show_all_writes,
+        capture: flags.capture.into(),
         accept_unseen: flags.accept_unseen,
         reserve: flags.reserve.unwrap_or_default(),
     };

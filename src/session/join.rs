@@ -93,6 +93,7 @@ pub(super) struct Watched<'a> {
 impl Monitor for Watched<'_> {
     fn phase(&self, phase: Phase) {
         self.tracer.set_holding(phase == Phase::Hold);
+        self.tracer.set_tracking(matches!(phase, Phase::Attach | Phase::Track));
         self.monitor.waited(self.tracer.longest_wait());
         self.monitor.phase(phase);
     }
@@ -146,6 +147,10 @@ impl Quiesce for Grace<'_> {
 
     fn is_in_charge(&self) -> bool {
         !self.tracer.is_revoked()
+    }
+
+    fn marked(&self) -> Vec<Effect> {
+        self.tracer.marked()
     }
 
     fn unseen(&self, after_hold: bool) -> Vec<Effect> {

@@ -55,10 +55,22 @@ pub struct Options {
     pub lease: Duration,
     /// Have every write shown, also those of 8 bytes in a target with eventfds, if this is its first backup.
     pub show_all_writes: bool,
+    /// How calls are captured, if this is the process's first backup.
+    pub capture: Capture,
     /// Go on where the filter that the process has from an earlier release does not show all calls, and have the backup say so.
     pub accept_unseen: bool,
     /// What is left free on the destination's file system where a source is on it, too.
     pub reserve: Reserve,
+}
+
+/// How the process's calls are captured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Capture {
+    /// Where they come from, by code of ours in the process, as far as that can be done; the rest by notifications.
+    Auto,
+    /// By notifications alone.
+    #[default]
+    Notify,
 }
 
 impl Options {
@@ -78,6 +90,7 @@ impl Options {
             hold: tuning.hold_lease,
             lease: limits::LEASE,
             show_all_writes: false,
+            capture: Capture::default(),
             accept_unseen: false,
             reserve: tuning.reserve,
         }
@@ -155,6 +168,7 @@ pub fn backup_placed(
     let process = Process::open(options.pid)?;
     let mut tracer_options = tracer_options(options.lease, options.show_all_writes);
     tracer_options.accept_unseen = options.accept_unseen;
+    tracer_options.at_sites = options.capture == Capture::Auto;
     hotbackup_tracer::preflight::check(&process)?;
     let mut mounts = MountTable::of(&process)?;
     let sources = sources::open(&process, &options.sources, placing.into.is_empty())?;
@@ -238,5 +252,11 @@ fn explain(seen: hotbackup_copier::Error, lost: Option<hotbackup_tracer::Error>)
 }
 
 fn tracer_options(lease: Duration, show_all_writes: bool) -> hotbackup_tracer::Options {
-    hotbackup_tracer::Options { keeper_program: crate::KEEPER_PROGRAM, lease, show_all_writes, accept_unseen: false }
+    hotbackup_tracer::Options {
+        keeper_program: crate::KEEPER_PROGRAM,
+        lease,
+        show_all_writes,
+        at_sites: false,
+        accept_unseen: false,
+    }
 }

@@ -117,6 +117,7 @@ pub fn back_up_as(
         keeper_program: hotbackup::KEEPER_PROGRAM,
         lease: hotbackup_tracer::LEASE,
         show_all_writes: false,
+        at_sites: std::env::var("HOTBACKUP_CAPTURE").is_ok_and(|way| way == "auto"),
         accept_unseen: false,
     };
     let tracer = Tracer::attach(pid, &options, join).unwrap_or_else(|error| panic!("{error}"));

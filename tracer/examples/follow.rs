@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds = arguments.get(2).map_or(Ok(1), |text| text.parse())?;
     // This very program calls `helper_main`, too.
     let keeper_program = Program::new(std::fs::read(std::env::current_exe()?)?.leak());
-    let options = Options { keeper_program, lease: LEASE, show_all_writes: false, accept_unseen: false };
+    let options =
+        Options { keeper_program, lease: LEASE, show_all_writes: false, at_sites: false, accept_unseen: false };
     let tracer = Tracer::attach(pid, &options, Arc::new(Print))?;
     println!("stopped: {:?}, keeper {}", tracer.stopped(), tracer.keeper_pid());
     let began = std::time::Instant::now();

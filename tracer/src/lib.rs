@@ -13,6 +13,7 @@
 //! | `attach` | what must hold beforehand, and the injected lines that install the filter |
 //! | `keeper` | the process that answers when no supervisor does |
 //! | `flight` | which calls are on their way, their order, grace, the net under unseen writes |
+//! | `hot` | calls captured at their sites, by code of ours in the target |
 //! | `receive` | the listener's threads, tickets, answering |
 //! | `follow` | one target from attach to hand-over |
 //!
@@ -25,6 +26,7 @@ mod error;
 mod flight;
 mod follow;
 mod helper;
+mod hot;
 mod keeper;
 mod ptracer;
 mod receive;

@@ -10,6 +10,11 @@ pub trait Quiesce: Sync {
     /// backup fails with it.
     fn grace(&self) -> Result<(), String>;
 
+    /// What has been marked elsewhere since this, or [`Self::unseen`], was asked last: for counting, as no grace is over.
+    fn marked(&self) -> Vec<Effect> {
+        Vec::new()
+    }
+
     /// What may have been changed by calls that are not delivered, since this was last asked: each is marked after a
     /// grace. With `after_hold`, only what delivered calls do not explain.
     fn unseen(&self, after_hold: bool) -> Vec<Effect> {

@@ -133,6 +133,9 @@ impl<P: Send + 'static> Tracker<'_, P> {
 
     /// Bytes due, counted anew.
     fn due_bytes(&self) -> u64 {
+        for effect in self.context.quiesce.marked() {
+            self.context.ledger.mark(&effect);
+        }
         let files = self.context.ledger.files();
         files.iter().fold(0, |sum, file| (file.state().map.due() * BLOCK).saturating_add(sum))
     }

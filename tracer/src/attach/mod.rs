@@ -16,6 +16,7 @@ pub(crate) mod birth;
 mod messages;
 mod page;
 pub mod preflight;
+mod region;
 mod rights;
 
 use std::fs::File;

@@ -15,7 +15,7 @@ use seccompiler::sock_filter;
 use super::TABLE;
 use super::filter::{USER_NOTIF, compile, emulate};
 use super::ioctls::COMMANDS;
-use super::row::{CREAT, Row, TRUNC, Test, When, bits};
+use super::row::{CREAT, HOT, Row, Shape, TRUNC, Test, When, bits};
 
 /// In the place of a fingerprint: nobody has told.
 pub const NOT_TOLD: u64 = 0;
@@ -54,18 +54,20 @@ pub fn first(eight_bytes_unseen: bool) -> Vec<sock_filter> {
 }
 
 /// What a session that tells this of its filter does not show, if that can be told without reading the filter.
-pub fn unseen_by(told: u64, eight_bytes_unseen: bool) -> Option<Vec<String>> {
+pub fn unseen_by(told: u64, shape: Shape) -> Option<Vec<String>> {
+    let eight_bytes_unseen = shape.eight_bytes_unseen;
     let is_one_of = |filters: [Vec<sock_filter>; 2]| filters.iter().any(|filter| fingerprint(filter) == told);
-    if is_one_of([false, true].map(|unseen| compile(unseen).unwrap_or_default())) {
+    let today = |unseen| compile(Shape { eight_bytes_unseen: unseen, ..shape }).unwrap_or_default();
+    if is_one_of([false, true].map(today)) {
         return Some(Vec::new());
     }
     let is_first = told == NOT_TOLD || is_one_of([false, true].map(first));
-    is_first.then(|| unseen(&[first(eight_bytes_unseen)], eight_bytes_unseen))
+    is_first.then(|| unseen(&[first(eight_bytes_unseen)], shape))
 }
 
 /// The calls that today's filter shows, and these of a target, which are all in force, neither show nor forbid.
-pub fn unseen(filters: &[Vec<sock_filter>], eight_bytes_unseen: bool) -> Vec<String> {
-    let today = compile(eight_bytes_unseen).unwrap_or_default();
+pub fn unseen(filters: &[Vec<sock_filter>], shape: Shape) -> Vec<String> {
+    let today = compile(shape).unwrap_or_default();
     let goes_unseen = |nr: u32, arch: u32, args: [u64; 6]| {
         emulate(&today, nr, arch, args) == Some(USER_NOTIF)
             && !filters.iter().any(|filter| emulate(filter, nr, arch, args).is_some_and(stops))
@@ -73,7 +75,7 @@ pub fn unseen(filters: &[Vec<sock_filter>], eight_bytes_unseen: bool) -> Vec<Str
     let mut found = Vec::new();
     for row in TABLE {
         let nr = row.nr as u32;
-        match tests(row, eight_bytes_unseen) {
+        match tests(row, shape) {
             Tests::NotShown => {}
             Tests::Always => {
                 if !filters.iter().any(|filter| always_stops(filter, nr)) {
@@ -110,14 +112,22 @@ enum Tests {
     Any(Vec<Vec<Test>>),
 }
 
-fn tests(row: &Row, eight_bytes_unseen: bool) -> Tests {
+fn tests(row: &Row, shape: Shape) -> Tests {
+    let Shape { eight_bytes_unseen, region } = shape;
     let each = |tests: &[Test]| Tests::Any(tests.iter().map(|test| vec![*test]).collect());
     match row.when {
+        // From the region they pass; whence a call comes is nothing that is tried here.
+        When::Always | When::UnlessEightBytes if region.is_some() && HOT.contains(&row.nr) => {
+            Tests::Any(vec![Vec::new()])
+        }
         When::ForTheNet if !eight_bytes_unseen => Tests::NotShown,
+        When::Ends if !eight_bytes_unseen && region.is_none() => Tests::NotShown,
+        When::ForTheTable(_) if region.is_none() => Tests::NotShown,
+        When::ForTheTable(tests) if !tests.is_empty() => Tests::Any(vec![tests.to_vec()]),
         // Some are let pass, which today's filter tells.
         When::UnlessEightBytes if eight_bytes_unseen => Tests::Any(vec![Vec::new()]),
-        When::ForTheNet if row.nr == libc::SYS_close => Tests::Any(vec![Vec::new()]),
-        When::Always | When::UnlessEightBytes | When::ForTheNet => Tests::Always,
+        When::Ends if row.nr == libc::SYS_close => Tests::Any(vec![Vec::new()]),
+        When::Always | When::UnlessEightBytes | When::ForTheNet | When::Ends | When::ForTheTable(_) => Tests::Always,
         When::Any(tests) => each(tests),
         When::All(tests) => Tests::Any(vec![tests.to_vec()]),
         When::Opens(argument) => {
@@ -222,6 +232,11 @@ fn always_stops(program: &[sock_filter], nr: u32) -> bool {
 mod tests {
     use super::*;
 
+    const NO_NET: Shape = Shape { eight_bytes_unseen: false, region: None };
+    const NET: Shape = Shape { eight_bytes_unseen: true, region: None };
+    const HOT_NO_NET: Shape = Shape { region: Some(0x7f12_3456_0000), ..NO_NET };
+    const SHAPES: [Shape; 4] = [NO_NET, NET, HOT_NO_NET, Shape { region: Some(0x10_0000), ..NET }];
+
     /// Today's filter without some instructions' effect: each return that shows lets pass.
     fn blinded(program: &[sock_filter]) -> Vec<sock_filter> {
         let step = |step: &sock_filter| match (step.code, step.k) {
@@ -233,18 +248,18 @@ mod tests {
 
     #[test]
     fn todays_filter_lacks_nothing() {
-        for eight in [false, true] {
-            let program = compile(eight).unwrap();
-            assert_eq!(unseen_by(fingerprint(&program), eight), Some(Vec::new()));
-            assert_eq!(unseen(&[program], eight), [""; 0]);
+        for shape in SHAPES {
+            let program = compile(shape).unwrap();
+            assert_eq!(unseen_by(fingerprint(&program), shape), Some(Vec::new()), "{shape:?}");
+            assert_eq!(unseen(&[program], shape), [""; 0], "{shape:?}");
         }
     }
 
     #[test]
     fn a_filter_that_shows_nothing_lacks_every_row() {
-        for eight in [false, true] {
-            let found = unseen(&[blinded(&compile(eight).unwrap())], eight);
-            let rows = TABLE.iter().filter(|row| eight || !matches!(row.when, When::ForTheNet));
+        for shape in SHAPES {
+            let found = unseen(&[blinded(&compile(shape).unwrap())], shape);
+            let rows = TABLE.iter().filter(|row| !matches!(tests(row, shape), Tests::NotShown));
             for row in rows.filter(|row| row.nr != libc::SYS_ioctl) {
                 assert!(found.iter().any(|name| name == row.name), "{}: {found:?}", row.name);
             }
@@ -257,14 +272,14 @@ mod tests {
 
     #[test]
     fn one_return_that_lets_pass_is_found_wherever_it_stands() {
-        let program = compile(true).unwrap();
+        let program = compile(NET).unwrap();
         let returns = (0..program.len()).filter(|&at| (program[at].code, program[at].k) == (0x06, USER_NOTIF));
         for at in returns.step_by(3) {
             let mut one = program.clone();
             one[at] = blinded(&program[at..=at]).remove(0);
             // Some stand where no call comes: the compiler's own answer to a number that is none.
             let reached = TABLE.iter().any(|row| !always_stops_as(&program, &one, row.nr as u32));
-            assert!(!reached || !unseen(&[one], true).is_empty(), "instruction {at}");
+            assert!(!reached || !unseen(&[one], NET).is_empty(), "instruction {at}");
         }
     }
 
@@ -275,9 +290,9 @@ mod tests {
 
     #[test]
     fn what_another_filter_forbids_does_not_go_unseen() {
-        let nothing_shown = blinded(&compile(false).unwrap());
+        let nothing_shown = blinded(&compile(NO_NET).unwrap());
         let forbids_all = vec![sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0001 }];
-        assert_eq!(unseen(&[nothing_shown, forbids_all], false), [""; 0]);
+        assert_eq!(unseen(&[nothing_shown, forbids_all], NO_NET), [""; 0]);
     }
 
     /// A target that was attached to by the first release, which did not tell of what its filter is made.
@@ -289,14 +304,14 @@ mod tests {
             let call = |nr: i64, args| emulate(&first, nr as u32, X86_64, args);
             assert_eq!(call(libc::SYS_pwrite64, [0; 6]), Some(USER_NOTIF));
             assert_eq!(call(libc::SYS_read, [0; 6]), Some(0x7fff_0000));
-            let found = unseen_by(NOT_TOLD, eight).expect("it is known");
+            let found = unseen_by(NOT_TOLD, if eight { NET } else { NO_NET }).expect("it is known");
             assert!(found.iter().all(|name| !["write", "pwrite64", "rename", "close"].contains(&&**name)), "{found:?}");
-            assert_eq!(unseen_by(fingerprint(&first), eight), Some(found));
+            assert_eq!(unseen_by(fingerprint(&first), if eight { NET } else { NO_NET }), Some(found));
         }
     }
 
     #[test]
     fn of_a_filter_that_nobody_knows_nothing_is_said() {
-        assert_eq!([unseen_by(IN_DOUBT, false), unseen_by(12345, true)], [None, None]);
+        assert_eq!([unseen_by(IN_DOUBT, NO_NET), unseen_by(12345, NET)], [None, None]);
     }
 }

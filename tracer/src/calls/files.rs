@@ -79,6 +79,9 @@ pub(super) fn close_range(call: &mut Decoder<'_>) {
     call.closes_range(call.arg(0) as u32, call.arg(1) as u32);
 }
 
+/// It changes no file.
+pub(super) fn nothing(_: &mut Decoder<'_>) {}
+
 pub(super) fn fallocate(call: &mut Decoder<'_>) {
     let (mode, offset, length) = (call.arg(1) as i32, call.arg(2), call.arg(3));
     let Some(file) = call.file(call.fd(0)) else { return };

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   x32 call (bit 30 of the number set) ........ notify     (prologue, ours)
+//!   one of six calls, from the region of our code  allow   (ours; only where there is one)
 //!   jump to the group of the call's number                  (ours)
 //!   foreign architecture ........................ notify     (seccompiler's KILL, rewritten)
 //!   a row of the table whose argument test holds  notify     (seccompiler's Trace, rewritten)
@@ -23,7 +24,8 @@ use seccompiler::{
 };
 
 use super::TABLE;
-use super::row::{CREAT, TRUNC, Test, When, bits};
+use super::row::{CREAT, HOT, Shape, TRUNC, Test, When, bits};
+use crate::shared::board::REGION_BYTES;
 
 /// `SECCOMP_RET_USER_NOTIF`, 5.0.
 pub const USER_NOTIF: u32 = 0x7fc0_0000;
@@ -42,14 +44,14 @@ const GROUP: usize = 8;
 #[error("the system call filter could not be compiled: {0}")]
 pub struct CompileError(#[from] seccompiler::BackendError);
 
-/// Compiles the table into a BPF program. `eight_bytes_unseen`: writes of 8 bytes are not shown.
+/// Compiles the table into a BPF program.
 ///
 /// # Errors
 /// When the table does not compile.
-pub fn compile(eight_bytes_unseen: bool) -> Result<BpfProgram, CompileError> {
+pub fn compile(shape: Shape) -> Result<BpfProgram, CompileError> {
     let mut rules = BTreeMap::new();
     for row in TABLE.iter().filter(|row| !is_left_out(row.name)) {
-        if let Some(rule) = rules_of(row.when, eight_bytes_unseen)? {
+        if let Some(rule) = rules_of(row.when, shape)? {
             rules.insert(row.nr, rule);
         }
     }
@@ -66,7 +68,41 @@ pub fn compile(eight_bytes_unseen: bool) -> Result<BpfProgram, CompileError> {
     groups.push(compile_group(rules)?);
     let (starts, programs): (Vec<i64>, Vec<BpfProgram>) = groups.into_iter().unzip();
     let dispatch = dispatch(&starts, &programs);
-    Ok(prologue().into_iter().chain(dispatch).chain(programs.into_iter().flatten()).collect())
+    let passes = shape.region.map(passes).unwrap_or_default();
+    Ok(prologue().into_iter().chain(passes).chain(dispatch).chain(programs.into_iter().flatten()).collect())
+}
+
+/// Lets the calls of [`HOT`] pass that come from the region of code at `region`. The call's number is loaded, before and after.
+/// Only for those calls is the instruction pointer looked at: the kernel remembers which of the others are always allowed
+/// (`seccomp_is_const_allow`), and does so only where nothing but number and architecture is loaded on their way.
+fn passes(region: u64) -> BpfProgram {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    const LESS: u16 = (libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K) as u16;
+    const ALWAYS: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const ALLOW: u32 = 0x7fff_0000;
+    const ARCHITECTURE: u32 = 4;
+    const POINTER: u32 = 8;
+    const X86_64: u32 = 0xc000_003e;
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let asks = [
+        step(LOAD, 0, 0, ARCHITECTURE),
+        step(EQUAL, 0, 6, X86_64),
+        step(LOAD, 0, 0, POINTER + 4),
+        step(EQUAL, 0, 4, (region >> 32) as u32),
+        step(LOAD, 0, 0, POINTER),
+        step(LESS, 0, 0, region as u32),
+        step(AT_LEAST, 1, 0, REGION_BYTES as u32),
+        step(RETURN, 0, 0, ALLOW),
+        step(LOAD, 0, 0, 0),
+    ];
+    let count = HOT.len() as u8;
+    let mut all: BpfProgram = (0..count).map(|n| step(EQUAL, count - n, 0, HOT[usize::from(n)] as u32)).collect();
+    all.push(step(ALWAYS, 0, 0, asks.len() as u32));
+    all.extend(asks);
+    all
 }
 
 /// Jumps to the program of the group that the call's number, which is loaded, belongs to.
@@ -101,7 +137,8 @@ fn compile_group(rules: BTreeMap<i64, Vec<SeccompRule>>) -> Result<(i64, BpfProg
 }
 
 /// A row's rules, of which any must hold; no rule at all means always. `None`: the row is not in the filter.
-fn rules_of(when: When, eight_bytes_unseen: bool) -> Result<Option<Vec<SeccompRule>>, seccompiler::BackendError> {
+fn rules_of(when: When, shape: Shape) -> Result<Option<Vec<SeccompRule>>, seccompiler::BackendError> {
+    let Shape { eight_bytes_unseen, region } = shape;
     let condition = |test: &Test| {
         SeccompCondition::new(test.argument, Len::Dword, Op::MaskedEq(u64::from(test.mask)), u64::from(test.value))
     };
@@ -123,7 +160,10 @@ fn rules_of(when: When, eight_bytes_unseen: bool) -> Result<Option<Vec<SeccompRu
             vec![SeccompRule::new(vec![SeccompCondition::new(2, Len::Qword, Op::Ne, 8)?])?]
         }
         When::ForTheNet if !eight_bytes_unseen => return Ok(None),
-        When::UnlessEightBytes | When::ForTheNet => Vec::new(),
+        When::Ends if !eight_bytes_unseen && region.is_none() => return Ok(None),
+        When::ForTheTable(_) if region.is_none() => return Ok(None),
+        When::ForTheTable(tests) if !tests.is_empty() => vec![all(tests)?],
+        When::UnlessEightBytes | When::ForTheNet | When::Ends | When::ForTheTable(_) => Vec::new(),
     }))
 }
 
@@ -147,7 +187,13 @@ pub fn begins_as_ours(program: &[sock_filter]) -> bool {
 /// Runs a filter's program as the kernel would, and returns its answer; `None` when it holds an instruction that is not
 /// modelled here (seccomp_check_filter in the kernel lists those that may stand in a filter).
 pub fn emulate(program: &[sock_filter], nr: u32, arch: u32, args: [u64; 6]) -> Option<u32> {
+    emulate_at(program, 0, nr, arch, args)
+}
+
+/// The same for a call that comes from `pointer`.
+fn emulate_at(program: &[sock_filter], pointer: u64, nr: u32, arch: u32, args: [u64; 6]) -> Option<u32> {
     let mut data = [0u8; 64];
+    data[8..16].copy_from_slice(&pointer.to_le_bytes());
     data[0..4].copy_from_slice(&nr.to_le_bytes());
     data[4..8].copy_from_slice(&arch.to_le_bytes());
     for (index, arg) in args.iter().enumerate() {
@@ -179,6 +225,7 @@ pub fn emulate(program: &[sock_filter], nr: u32, arch: u32, args: [u64; 6]) -> O
                     0x03 => *scratch.get_mut(step.k as usize)? = x,
                     0x04 => acc = acc.wrapping_add(step.k),
                     0x07 => x = acc,
+                    0x14 => acc = acc.wrapping_sub(step.k),
                     0x44 => acc |= step.k,
                     0x54 => acc &= step.k,
                     0x60 => acc = *scratch.get(step.k as usize)?,
@@ -202,6 +249,8 @@ mod tests {
         emulate(program, nr, arch, args).expect("only instructions that are modelled")
     }
 
+    const NET: Shape = Shape { eight_bytes_unseen: true, region: None };
+    const REGION: u64 = 0x7f12_ffff_8000;
     const X86_64: u32 = 0xc000_003e;
     const I386: u32 = 0x4000_0003;
     const ALLOW: u32 = 0x7fff_0000;
@@ -210,7 +259,7 @@ mod tests {
     fn an_eight_byte_write_is_unseen_only_with_the_exception_and_its_net() {
         let opens = [libc::AT_FDCWD as u64, 0, libc::O_RDWR as u64, 0, 0, 0];
         for unseen in [true, false] {
-            let program = compile(unseen).unwrap();
+            let program = compile(Shape { eight_bytes_unseen: unseen, region: None }).unwrap();
             let call = |nr: i64, args: [u64; 6]| run(&program, nr as u32, X86_64, args);
             let shown_without = if unseen { ALLOW } else { USER_NOTIF };
             let shown_with = if unseen { USER_NOTIF } else { ALLOW };
@@ -224,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_close_that_we_inject_is_not_shown_and_any_other_is() {
-        let program = compile(true).unwrap();
+        let program = compile(NET).unwrap();
         let close = |number: u64| run(&program, libc::SYS_close as u32, X86_64, [number, 0, 0, 0, 0, 0]);
         let ours = u64::from(UNSHOWN_CLOSE) << 32;
         for number in [0, 7, u64::from(u32::MAX)] {
@@ -235,7 +284,7 @@ mod tests {
 
     #[test]
     fn reads_cost_nothing() {
-        let program = compile(false).unwrap();
+        let program = compile(Shape::default()).unwrap();
         let call = |nr: i64, args: [u64; 6]| run(&program, nr as u32, X86_64, args);
         assert_eq!(call(libc::SYS_read, [3, 0, 8, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_fsync, [3, 0, 0, 0, 0, 0]), ALLOW);
@@ -252,20 +301,24 @@ mod tests {
     fn every_row_is_shown_and_nothing_else() {
         let shown_with =
             |program: &[sock_filter], nr: i64, args: [u64; 6]| run(program, nr as u32, X86_64, args) == USER_NOTIF;
-        let program = compile(true).unwrap();
+        let program = compile(Shape { region: Some(REGION), ..NET }).unwrap();
         for nr in 0..600 {
             let row = crate::calls::row(nr);
             let tried =
                 [[0; 6], [0, !0, !0, 1, 0, 0], [0, 0x4004_9409, 0, 0, 0, 0], [0, 0, 9, 9, 0, 0], [5, 0, 0, 0, 0, 0]];
             let quotas = [[0x8000_0201, 0, 0, 0, 0, 0], [0, 0x8000_0201, 0, 0, 0, 0]];
-            let sometimes = tried.into_iter().chain(quotas).any(|args| shown_with(&program, nr, args));
+            let table = [
+                [u64::from(libc::CLONE_FILES as u32), libc::F_SETFL as u64, 0, 0, 0, 0],
+                [libc::CLONE_VM as u64, 0, 0, 0, 0, 0],
+            ];
+            let sometimes = tried.into_iter().chain(quotas).chain(table).any(|args| shown_with(&program, nr, args));
             assert_eq!(sometimes, row.is_some(), "call {nr}, {:?}", row.map(|row| row.name));
         }
     }
 
     #[test]
     fn advice_that_changes_no_file_costs_nothing() {
-        let program = compile(false).unwrap();
+        let program = compile(Shape::default()).unwrap();
         let call = |nr: i64, args: [u64; 6]| run(&program, nr as u32, X86_64, args);
         for advice in [libc::MADV_NORMAL, libc::MADV_DONTNEED, libc::MADV_FREE, libc::MADV_HUGEPAGE] {
             assert_eq!(call(libc::SYS_madvise, [0, 4096, advice as u64, 0, 0, 0]), ALLOW, "{advice}");
@@ -276,8 +329,32 @@ mod tests {
     }
 
     #[test]
+    fn only_six_calls_pass_and_only_from_the_region() {
+        let with = compile(Shape { region: Some(REGION), ..NET }).unwrap();
+        let without = compile(NET).unwrap();
+        let args = [7, 0, 9, 0, 0, 0];
+        for nr in 0..470 {
+            let at = |pointer| emulate_at(&with, pointer, nr, X86_64, args).unwrap();
+            let is_hot = HOT.contains(&i64::from(nr));
+            let elsewhere = at(0x1234);
+            let shown = run(&without, nr, X86_64, args);
+            assert!(
+                elsewhere == shown
+                    || crate::calls::row(i64::from(nr)).is_some_and(|row| matches!(row.when, When::ForTheTable(_))),
+                "{nr}"
+            );
+            for pointer in [REGION, REGION + 0xffff, REGION + 0x8000] {
+                assert_eq!(at(pointer), if is_hot { ALLOW } else { elsewhere }, "{nr} at {pointer:#x}");
+            }
+            let around = [REGION - 1, REGION + 0x1_0000, REGION ^ 1 << 32, REGION & 0xffff_ffff, 0];
+            assert!(around.into_iter().all(|pointer| at(pointer) == elsewhere), "{nr}");
+            assert_eq!(emulate_at(&with, REGION, nr, I386, args), Some(USER_NOTIF));
+        }
+    }
+
+    #[test]
     fn foreign_calls_are_shown_and_never_killed() {
-        let program = compile(false).unwrap();
+        let program = compile(Shape::default()).unwrap();
         assert_eq!(run(&program, 4, I386, [0; 6]), USER_NOTIF);
         assert_eq!(run(&program, X32_BIT | 1, X86_64, [0; 6]), USER_NOTIF);
         assert_eq!(run(&program, u32::MAX, X86_64, [0; 6]), ALLOW);

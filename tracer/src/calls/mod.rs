@@ -26,7 +26,7 @@ mod walk;
 
 use row::{bits, by_fd, by_path};
 
-pub use row::{Decode, Row, Test, When};
+pub use row::{Decode, HOT, Row, Shape, Test, When};
 
 // Numbers that libc does not name yet.
 const SYS_QUOTACTL_FD: i64 = 443; // 5.14
@@ -130,10 +130,24 @@ pub static TABLE: &[Row] = &[
     by_path(libc::SYS_fchdir, "fchdir", mounts::stands_elsewhere),
     // What moves a position, or ends a descriptor that has one.
     by_fd(libc::SYS_lseek, "lseek", files::lseek).when(When::ForTheNet),
-    by_fd(libc::SYS_close, "close", files::close).when(When::ForTheNet),
-    by_fd(libc::SYS_dup2, "dup2", files::dup2).when(When::ForTheNet),
-    by_fd(libc::SYS_dup3, "dup3", files::dup2).when(When::ForTheNet),
-    by_fd(libc::SYS_close_range, "close_range", files::close_range).when(When::ForTheNet),
+    by_fd(libc::SYS_close, "close", files::close).when(When::Ends),
+    by_fd(libc::SYS_dup2, "dup2", files::dup2).when(When::Ends),
+    by_fd(libc::SYS_dup3, "dup3", files::dup2).when(When::Ends),
+    by_fd(libc::SYS_close_range, "close_range", files::close_range).when(When::Ends),
+    // What else a descriptor table in the target depends on; these change no file.
+    by_fd(libc::SYS_fcntl, "fcntl", files::nothing).when(When::ForTheTable(&[bits(1, u32::MAX, libc::F_SETFL as u32)])),
+    by_fd(libc::SYS_unshare, "unshare", files::nothing).when(When::ForTheTable(&[bits(
+        0,
+        libc::CLONE_FILES as u32,
+        libc::CLONE_FILES as u32,
+    )])),
+    by_fd(libc::SYS_clone, "clone", files::nothing).when(When::ForTheTable(&[bits(
+        0,
+        (libc::CLONE_VM | libc::CLONE_FILES) as u32,
+        libc::CLONE_VM as u32,
+    )])),
+    by_fd(libc::SYS_clone3, "clone3", files::nothing).when(When::ForTheTable(&[])),
+    by_fd(libc::SYS_vfork, "vfork", files::nothing).when(When::ForTheTable(&[])),
 ];
 
 /// The row of system call `nr`.

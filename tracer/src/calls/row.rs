@@ -1,5 +1,7 @@
 //! What a row of the table is made of.
 
+use serde::{Deserialize, Serialize};
+
 use super::decode::Decoder;
 
 /// When a row's call is shown to us; otherwise it runs unseen.
@@ -17,7 +19,24 @@ pub enum When {
     UnlessEightBytes,
     /// Only if 8-byte writes are not shown: what the net under that exception needs.
     ForTheNet,
+    /// For the net, or for the descriptor table of `hot/`: what ends a descriptor.
+    Ends,
+    /// For the descriptor table alone, when all of these hold: what changes a descriptor's meaning, or whose it is.
+    ForTheTable(&'static [Test]),
 }
+
+/// What a filter is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Writes of 8 bytes are not shown.
+    pub eight_bytes_unseen: bool,
+    /// Calls of [`HOT`] made in the region of code that begins here are let pass, as they have been marked (`hot/`).
+    pub region: Option<u64>,
+}
+
+/// The calls that are let pass where they come from our own code in the target.
+pub const HOT: [i64; 6] =
+    [libc::SYS_write, libc::SYS_close, libc::SYS_pwrite64, libc::SYS_writev, libc::SYS_pwritev, libc::SYS_pwritev2];
 
 /// A test of one argument.
 #[derive(Debug, Clone, Copy)]

@@ -14,7 +14,7 @@ const PATIENCE_WITH_COPIES: Duration = Duration::from_secs(1);
 /// The same for a call of which nothing is known, because it began before we were there: once in a backup, and not in a hold.
 const PATIENCE_WITH_UNKNOWN: Duration = Duration::from_millis(250);
 /// How long a call may take until the backup is given up: a write to a frozen disk, say.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until every call pending now has finished.
 ///

@@ -233,7 +233,7 @@ fn waits_at_fifo(process: &Process, tid: i32, nr: i64) -> bool {
 
 /// Whether a thread asleep in call `nr` since before the filter may still change a file: a write to a pipe or a
 /// socket may sleep for ever, and changes none.
-fn changes_a_file(process: &Process, tid: i32, nr: i64, args: [u64; 6]) -> bool {
+pub(crate) fn changes_a_file(process: &Process, tid: i32, nr: i64, args: [u64; 6]) -> bool {
     use crate::calls::{Decode, ioctls, row};
     let Some(row) = row(nr) else { return false };
     let opens = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;

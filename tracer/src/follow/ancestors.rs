@@ -23,6 +23,7 @@ use super::lock;
 use super::options::Options;
 use super::waiting::Waiting;
 use crate::attach::Place;
+use crate::calls::Shape;
 use crate::calls::coverage::IN_DOUBT;
 use crate::error::Error;
 use crate::helper::process as helper;
@@ -79,7 +80,8 @@ pub(super) fn replace(process: &Process, options: &Options) -> Result<bool, Erro
     };
     let _part = find::take_part(&memory, pid)?;
     // The net under writes of 8 bytes, unless they are seen to be shown.
-    let unseen = ptracer.unseen(process, false)?.is_none_or(|calls| calls.iter().any(|call| call == "write"));
+    let unseen =
+        ptracer.unseen(process, Shape::default())?.is_none_or(|calls| calls.iter().any(|call| call == "write"));
     ptracer.end();
     memory.eight_bytes_unseen.store(u32::from(unseen), Ordering::SeqCst);
     memory.filter.store(IN_DOUBT, Ordering::SeqCst);
@@ -108,7 +110,7 @@ fn make_memory(process: &Process, ptracer: &mut Ptracer) -> Result<Memory, Error
         pid: process.pid(),
         problem: format!("of an earlier release cannot be replaced: {why}"),
     };
-    let memory = Memory::begin(memory, process.name()).map_err(problem)?;
+    let memory = Memory::begin(memory, process.name(), false).map_err(problem)?;
     if let Ok(wake) = pidfd::get_fd(process.pidfd(), session.wake) {
         memory.target_wake.store(session.wake, Ordering::SeqCst);
         memory.wake_id.store(find::eventfd_id(&wake).unwrap_or(0), Ordering::SeqCst);

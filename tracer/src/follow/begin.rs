@@ -12,7 +12,7 @@ use super::{ancestors, lock, rescue, unseen_calls};
 use crate::attach::birth::{self, Socket};
 use crate::attach::{NotInstalled, Place, preflight};
 use crate::calls::coverage::{self, IN_DOUBT};
-use crate::calls::filter;
+use crate::calls::{Shape, filter};
 use crate::error::Error;
 use crate::helper::process::{self as helper, KEEPER, PARENT};
 use crate::keeper::find::{self, Adopted, TakenOver};
@@ -147,11 +147,14 @@ fn prepare<'a>(process: &'a Process, options: &Options) -> Result<Ready<'a>, Err
             failpoint::hit("attach.session-made");
             let memory = find::made_at(process, session.memory)?;
             let problem = |why: NotOurs| Error::Keeper { pid, problem: format!("has no memory to share: {why}") };
-            let memory = Memory::begin(memory, process.name()).map_err(problem)?;
+            let memory = Memory::begin(memory, process.name(), options.at_sites).map_err(problem)?;
             let part = find::take_part(&memory, pid)?;
             if let Ok(wake) = pidfd::get_fd(process.pidfd(), session.wake) {
                 memory.target_wake.store(session.wake, Ordering::SeqCst);
                 memory.wake_id.store(find::eventfd_id(&wake).unwrap_or(0), Ordering::SeqCst);
+            }
+            if options.at_sites {
+                place.make_region(&mut ptracer, &memory, session.memory)?;
             }
             (memory, part)
         }
@@ -196,7 +199,8 @@ fn install(process: &Process, ready: Ready<'_>, options: &Options) -> Result<Att
     let eight_bytes_unseen = !options.show_all_writes && has_eventfds();
     // A thread that is on its way already may install another one, of an earlier attempt: the net does no harm.
     memory.eight_bytes_unseen.fetch_or(u32::from(eight_bytes_unseen), Ordering::SeqCst);
-    let program = filter::compile(eight_bytes_unseen)
+    let region = memory.region.load(Ordering::SeqCst);
+    let program = filter::compile(Shape { eight_bytes_unseen, region: (region != 0).then_some(region) })
         .map_err(|error| Error::Keeper { pid, problem: format!("has no filter to keep: {error}") })?;
     let no_new_privs = preflight::needs_no_new_privs(process);
     // A supervisor before us may have left a thread on its way to a filter: then nothing is ever proven.

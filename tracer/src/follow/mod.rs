@@ -8,6 +8,7 @@
 //! - `blind_spots`, [`outsiders`], `reused`, `mapped`, `newcomers`: what no call shows. [`outlook`]: all that can be known without touching it.
 
 mod ancestors;
+mod at_sites;
 mod begin;
 mod blind_spots;
 mod lock;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hotbackup_event::{Effect, FileId, failpoint};
 use nix::fcntl::Flock;
 
+use super::at_sites::{self, AtSites};
 use super::begin::{self, Attached};
 use super::lock::lock;
 use super::mapped::{self, Sharers};
@@ -20,6 +21,7 @@ use crate::error::Error;
 use crate::flight::grace;
 use crate::flight::unseen::{Look, Unseen};
 use crate::helper::process::{self as helper, PTRACER};
+use crate::hot::Source;
 use crate::ptracer::client::Ptracer;
 use crate::receive::answering::Answering;
 use crate::receive::listener::Receivers;
@@ -38,6 +40,7 @@ pub struct Tracer {
     /// Until the target is handed over.
     receivers: Mutex<Option<Receivers>>,
     warden: Warden,
+    _sites: Option<AtSites>,
     ptracer: Arc<Mutex<Ptracer>>,
     /// Which processes were looked at for mappings of the target's files.
     sharers: Mutex<Sharers>,
@@ -97,7 +100,9 @@ impl Tracer {
         let Attached { memory, listener, generation, wake, part, ptracer, unseen_calls, stopped } = attached;
         memory.supervisor_listener.store(listener.as_raw_fd(), Ordering::SeqCst);
         let generation = Control { role: Role::Supervised, generation };
-        let shared = Arc::new(Answering::new(process, memory, listener, generation));
+        let hot = Source::new(&process, &memory, generation, options.at_sites);
+        let hot = hot.map_err(Error::os(pid, "mapping the board of"))?;
+        let shared = Arc::new(Answering::new(process, memory, listener, generation, hot));
         let ptracer = Arc::new(Mutex::new(ptracer));
         let receivers = Receivers::start(&shared, ptracer.clone(), sink.clone()).map_err(threads)?;
         failpoint::hit("attach.receiving");
@@ -111,6 +116,7 @@ impl Tracer {
         let newcomers = Newcomers::new(&shared.process, &children);
         let wake = Wake::new(wake);
         let warden = Warden::start(shared.clone(), options.keeper_program, wake.clone()).map_err(threads)?;
+        let sites = AtSites::start(&shared, &ptracer).map_err(threads)?;
         let receivers = Mutex::new(Some(receivers));
         let (sharers, looked_again) = (Mutex::default(), AtomicBool::new(false));
         let wants_all_writes = options.show_all_writes;
@@ -119,6 +125,7 @@ impl Tracer {
             wake,
             receivers,
             warden,
+            _sites: sites,
             ptracer,
             sharers,
             sink,
@@ -139,7 +146,11 @@ impl Tracer {
     /// # Errors
     /// Says which thread has been in which call for how long.
     pub fn grace(&self) -> Result<(), String> {
-        grace::wait(&self.shared.process, &self.shared.inflight, &self.ptracer)?;
+        let process = &self.shared.process;
+        grace::wait(process, &self.shared.inflight, &self.ptracer)?;
+        if let Some(hot) = &self.shared.hot {
+            hot.begin_or_wait(process, &self.ptracer, grace::LIMIT, || at_sites::others(process))?;
+        }
         self.tell_missed_look();
         // Once more after the first one: a call may have been on its way, unseen, when we attached.
         if !self.looked_again.swap(true, Ordering::SeqCst) {
@@ -187,6 +198,7 @@ impl Tracer {
             unseen.lock().unwrap_or_else(PoisonError::into_inner).look(process, inflight, look)
         };
         let mut effects = self.shared.unseen.as_ref().map(look_at).unwrap_or_default();
+        effects.extend(self.marked());
         if look == Look::Unexplained {
             effects.extend(blind_spots::others(process));
         }
@@ -210,6 +222,24 @@ impl Tracer {
         if holding {
             self.wake.rouse();
         }
+    }
+
+    /// Says whether marks are enough for now, or calls must wait for more: then all are notified, also those that are captured at
+    /// their sites. What has been captured there by then is known after the next grace.
+    pub fn set_tracking(&self, tracking: bool) {
+        if let Some(hot) = &self.shared.hot {
+            hot.set_tracking(tracking);
+        }
+    }
+
+    /// How many call sites are captured in the target itself; `None` where that is not done.
+    pub fn sites(&self) -> Option<u64> {
+        self.shared.hot.as_ref().map(Source::patched)
+    }
+
+    /// What was marked in the target since this was asked last.
+    pub fn marked(&self) -> Vec<Effect> {
+        self.shared.hot.as_ref().map(Source::collect).unwrap_or_default()
     }
 
     /// Hands the target to its keeper, when nothing more is to be seen: first nothing more is received, then the keeper

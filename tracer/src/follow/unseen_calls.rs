@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::options::Options;
 use crate::attach::preflight;
-use crate::calls::coverage;
+use crate::calls::{Shape, coverage};
 use crate::error::Error;
 use crate::ptracer::client::Ptracer;
 use crate::shared::memory::Memory;
@@ -28,7 +28,7 @@ pub(super) fn find(
     options: &Options,
 ) -> Result<Vec<String>, Error> {
     let told = by_memory(memory);
-    let read = || ptracer.unseen(process, has_net(memory));
+    let read = || ptracer.unseen(process, shape(memory));
     let (calls, remedy) = match told.map_or_else(read, |calls| Ok(Some(calls)))? {
         Some(calls) => (calls, None),
         None => (vec![UNKNOWN.into()], Some(preflight::remedy_for_filters(process))),
@@ -59,11 +59,13 @@ pub(super) fn is_unknown(memory: &Memory) -> bool {
 }
 
 fn by_memory(memory: &Memory) -> Option<Vec<String>> {
-    coverage::unseen_by(memory.filter.load(Ordering::SeqCst), has_net(memory))
+    coverage::unseen_by(memory.filter.load(Ordering::SeqCst), shape(memory))
 }
 
-fn has_net(memory: &Memory) -> bool {
-    memory.eight_bytes_unseen.load(Ordering::SeqCst) != 0
+fn shape(memory: &Memory) -> Shape {
+    let region = memory.region.load(Ordering::SeqCst);
+    let eight_bytes_unseen = memory.eight_bytes_unseen.load(Ordering::SeqCst) != 0;
+    Shape { eight_bytes_unseen, region: (region != 0).then_some(region) }
 }
 
 fn words(calls: &[String], remedy: Option<&'static str>) -> String {

@@ -23,6 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::twin::{Twin, wait_for_end};
 use super::{LOOK, LOOKS, before, born};
+use crate::shared::board::Mode;
 use crate::shared::control::{Control, Role};
 use crate::shared::memory::{CLOSED, Memory, SLOTS, SUPERVISOR_SLOTS, UNARMED};
 use crate::shared::roles::{self, Held, Part};
@@ -232,6 +233,8 @@ impl Keeper {
         if Control::load(&self.memory.control) != control {
             return true;
         }
+        // Nobody takes marks any more. One later than us has the last word.
+        self.memory.set_mode(control, Mode::Direct);
         self.answer_slots();
         self.memory.kept.store(control.generation, Ordering::SeqCst);
         let mut slots_looked_at = Instant::now();

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::payload::Call;
 use super::request::{Reply, Request};
+use crate::calls::Shape;
 use crate::error::Error;
 use crate::helper::process::{self as helper, PTRACER};
 use crate::helper::program::Program;
 use crate::shared::memory::Memory;
 use crate::sys::pidfd;
 use crate::target::cgroups;
-use crate::target::process::Process;
+use crate::target::process::{Process, Registers};
 
 /// How long a thread may take to be found, stopped and redirected.
 const RUN_LIMIT: Duration = Duration::from_secs(12);
@@ -86,8 +87,8 @@ impl Ptracer {
     ///
     /// # Errors
     /// When the ptracer cannot be asked.
-    pub fn unseen(&mut self, process: &Process, eight_bytes_unseen: bool) -> Result<Option<Vec<String>>, Error> {
-        match self.ask(process, &Request::Unseen { eight_bytes_unseen }, RUN_LIMIT)? {
+    pub fn unseen(&mut self, process: &Process, shape: Shape) -> Result<Option<Vec<String>>, Error> {
+        match self.ask(process, &Request::Unseen { shape }, RUN_LIMIT)? {
             Reply::Unseen(found) => Ok(found),
             _ => Ok(None),
         }
@@ -122,6 +123,14 @@ impl Ptracer {
                 tracing::warn!(%error, "threads could not be stopped for an instant");
                 Vec::new()
             }
+        }
+    }
+
+    /// The same, with where they stood; nothing for those that are gone.
+    pub fn look(&mut self, process: &Process, tids: Vec<i32>) -> Vec<(i32, Option<Registers>)> {
+        match self.ask(process, &Request::Look { tids }, PAUSE_LIMIT) {
+            Ok(Reply::Looked(found)) => found,
+            Ok(_) | Err(_) => Vec::new(),
         }
     }
 

@@ -10,15 +10,15 @@ use nix::unistd::Pid;
 
 use super::guard::Hold;
 use crate::sys::trace::{self, Running, Waited};
-use crate::target::process::{Process, ThreadState};
+use crate::target::process::{Process, Registers, ThreadState};
 
 /// How long one round may take: a thread that does not stop is tried again.
 const ROUND: Duration = Duration::from_millis(20);
 /// SECCOMP_MODE_FILTER in /proc/TID/status.
 const FILTERED: &str = "2";
 
-/// Stops these threads, and returns those that did stop or are gone.
-pub(super) fn pause(process: &Process, hold: &Hold<'_>, tids: Vec<i32>) -> Vec<i32> {
+/// Stops these threads, and returns those that did stop, with where they stood, or are gone.
+pub(super) fn pause(process: &Process, hold: &Hold<'_>, tids: Vec<i32>) -> Vec<(i32, Option<Registers>)> {
     crate::sys::process::hurry();
     let mut over = Vec::new();
     let mut seized: HashMap<i32, Running> = HashMap::new();
@@ -26,12 +26,12 @@ pub(super) fn pause(process: &Process, hold: &Hold<'_>, tids: Vec<i32>) -> Vec<i
         hold.progress();
         // A number that came back as another program's thread: ours is over, and that one is not to be touched.
         if process.status_field(tid, "Seccomp").as_deref() != Some(FILTERED) {
-            over.push(tid);
+            over.push((tid, None));
             continue;
         }
         match trace::seize(Pid::from_raw(tid)) {
             Ok(running) if running.interrupt().is_ok() => drop(seized.insert(tid, running)),
-            Ok(_) | Err(Errno::ESRCH) => over.push(tid),
+            Ok(_) | Err(Errno::ESRCH) => over.push((tid, None)),
             Err(_) => {} // somebody else traces it: look again later
         }
     }
@@ -42,10 +42,11 @@ pub(super) fn pause(process: &Process, hold: &Hold<'_>, tids: Vec<i32>) -> Vec<i
             match running.poll() {
                 Waited::Stopped(stopped) => {
                     failpoint::hit("grace.thread-held");
+                    let at = stopped.registers().ok().map(|all| Registers { ip: all.rip, sp: all.rsp });
                     let _ = stopped.detach();
-                    over.push(tid);
+                    over.push((tid, at));
                 }
-                Waited::Gone => over.push(tid),
+                Waited::Gone => over.push((tid, None)),
                 // It sleeps in a call: in a new one that is held, perhaps, and would not stop. Which one it is can be read
                 // from outside.
                 Waited::Running(_) if matches!(process.thread_state(tid), ThreadState::Sleeping { .. }) => {}

@@ -4,7 +4,9 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::payload::Call;
+use crate::calls::Shape;
 use crate::error::Error;
+use crate::target::process::Registers;
 
 /// A request, one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,11 +25,13 @@ pub(crate) enum Request {
     /// Say whether the target carries our filter.
     Recognise,
     /// Say which calls the target's filters do not show that today's would.
-    Unseen { eight_bytes_unseen: bool },
+    Unseen { shape: Shape },
     /// Close a copy of the target's descriptor with this number; it may be long until the answer.
     Close { number: i32 },
     /// Stop these threads, each for an instant, and say which were.
     Pause { tids: Vec<i32> },
+    /// The same, and say where they stood.
+    Look { tids: Vec<i32> },
     /// Stop all threads, until the next request (which is [`Request::Thaw`]) or until the time is up.
     Freeze { limit_us: u64 },
     /// Let them go on.
@@ -51,6 +55,8 @@ pub(crate) enum Reply {
     Closed,
     /// These threads were stopped for an instant, or are gone.
     Paused(Vec<i32>),
+    /// These threads were stopped for an instant, there; nothing for those that are gone.
+    Looked(Vec<(i32, Option<Registers>)>),
     /// All threads stand still; these wait for an answer.
     Frozen(Vec<i32>),
     /// They do not, and why.

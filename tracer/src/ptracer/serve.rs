@@ -151,11 +151,14 @@ fn answer(process: &Process, memory: Option<&Memory>, progress: &Progress, reque
             },
             Request::Place => Reply::Placed(place::is_with(process, std::process::id() as i32)),
             Request::Recognise => Reply::Recognised(inject::carries_our_filter(process, &hold)),
-            Request::Unseen { eight_bytes_unseen } => {
+            Request::Unseen { shape } => {
                 let filters = inject::shared_filters(process, &hold);
-                Reply::Unseen(filters.map(|filters| coverage::unseen(&filters, eight_bytes_unseen)))
+                Reply::Unseen(filters.map(|filters| coverage::unseen(&filters, shape)))
             }
-            Request::Pause { tids } => Reply::Paused(pause::pause(process, &hold, tids)),
+            Request::Pause { tids } => {
+                Reply::Paused(pause::pause(process, &hold, tids).into_iter().map(|(tid, _)| tid).collect())
+            }
+            Request::Look { tids } => Reply::Looked(pause::pause(process, &hold, tids)),
             // Nothing is frozen.
             Request::Thaw => Reply::Thawed(false),
             Request::Freeze { .. } | Request::Close { .. } => Reply::NotFrozen("it is asked for in another way".into()),

@@ -17,6 +17,7 @@ use super::free::Free;
 use crate::error::Error;
 use crate::flight::inflight::{Call, InFlight, State};
 use crate::flight::unseen::Unseen;
+use crate::hot::Source;
 use crate::shared::control::Control;
 use crate::shared::memory::{Memory, SLOTS, SUPERVISOR_SLOTS};
 use crate::sys::notify::{self, Notification};
@@ -29,6 +30,8 @@ pub(crate) struct Answering {
     pub listener: OwnedFd,
     pub inflight: InFlight,
     pub generation: Control,
+    /// Calls captured at their sites, where there is a region of code for it in the target.
+    pub hot: Option<Source>,
     /// The net under 8-byte writes, when those are not shown.
     pub unseen: Option<Mutex<Unseen>>,
     pub stop: AtomicBool,
@@ -56,7 +59,7 @@ struct Held {
 }
 
 impl Answering {
-    pub fn new(process: Process, memory: Memory, listener: OwnedFd, generation: Control) -> Self {
+    pub fn new(process: Process, memory: Memory, listener: OwnedFd, generation: Control, hot: Option<Source>) -> Self {
         let free = Free::all(SUPERVISOR_SLOTS);
         let unseen = (memory.eight_bytes_unseen.load(Ordering::SeqCst) != 0).then(Mutex::default);
         Self {
@@ -65,6 +68,7 @@ impl Answering {
             listener,
             inflight: InFlight::default(),
             generation,
+            hot,
             unseen,
             stop: AtomicBool::new(false),
             probed: AtomicBool::new(false),

@@ -160,6 +160,9 @@ fn dispatch(
         ));
     }
     let Some(row) = row else { return };
+    if let Some(hot) = &shared.hot {
+        hot.notice(&shared.process, ticket.tid, &stopped);
+    }
     if data.nr == libc::SYS_ftruncate as i32 && data.args[0] == u64::MAX {
         shared.probed.store(true, Ordering::SeqCst);
     }

@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::unistd::{Whence, lseek};
 use zerocopy::FromBytes;
 
+use super::board::{Board, Mode, ModeWord, stamp};
 use super::control::{Control, Role};
 use super::roles::{self, Held, Part};
 use crate::sys::memory::Region;
@@ -28,6 +29,11 @@ pub const SUPERVISOR_SLOTS: usize = SLOTS - 2;
 pub const MEMORY_NAME: &str = "hotbackup-session";
 /// Names this layout; another version's keeper is not taken over.
 pub const MAGIC: u64 = 0x686f_7462_6b70_0005;
+/// The same with a [`Board`] behind the slots, by which calls may go past the filter: a release that does not know of it would miss
+/// them.
+pub const MAGIC_WITH_BOARD: u64 = 0x686f_7462_6b70_0006;
+/// Where that begins.
+pub const BOARD_AT: u64 = size_of::<Layout>() as u64;
 
 /// What the memory is sealed with: nobody can make it shorter or longer, or undo that.
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
@@ -150,18 +156,27 @@ pub struct Layout {
     pub before: AtomicU32,
     /// What the filter was made of: see `calls/coverage.rs`. 0: nobody has told.
     pub filter: AtomicU64,
+    /// Where in the target the region of code is from which the filter lets calls pass; 0: there is none.
+    pub region: AtomicU64,
+    /// Where the target has mapped the board.
+    pub board: AtomicU64,
+    /// Where the word is that a forked child finds zero.
+    pub own: AtomicU64,
     reserved: [AtomicU64; RESERVED],
     slots: [Slot; SLOTS],
 }
 
 /// Words are added in the place of reserved ones, which are zero.
-const RESERVED: usize = 492;
+const RESERVED: usize = 489;
 /// Where the slots begin.
 const SLOTS_AT: usize = 4096;
 const _: () = assert!(std::mem::offset_of!(Layout, slots) == SLOTS_AT, "the slots stand where they always do");
 
 /// The shared memory, mapped.
-pub struct Memory(Region<Layout>);
+pub struct Memory {
+    layout: Region<Layout>,
+    mode: Option<Region<ModeWord>>,
+}
 
 impl Memory {
     /// How long it is.
@@ -171,16 +186,21 @@ impl Memory {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn begin(fd: OwnedFd, target: Target) -> Result<Self, NotOurs> {
-        nix::unistd::ftruncate(&fd, Self::LENGTH as i64).map_err(NotOurs::Os)?;
+    pub fn begin(fd: OwnedFd, target: Target, with_board: bool) -> Result<Self, NotOurs> {
+        let (magic, length) = match with_board {
+            true => (MAGIC_WITH_BOARD, Self::LENGTH + size_of::<Board>() as u64),
+            false => (MAGIC, Self::LENGTH),
+        };
+        nix::unistd::ftruncate(&fd, length as i64).map_err(NotOurs::Os)?;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).map_err(NotOurs::Os)?;
-        let memory = Self::map(fd)?;
+        let mut memory = Self::map(fd)?;
         memory.target_start.store(target.start, Ordering::SeqCst);
         memory.target_inner.store(target.inner, Ordering::SeqCst);
         // What keepers answer by is there from now on, however little memory there may be later; the rest as it is used.
         memory.slots[SUPERVISOR_SLOTS..].iter().for_each(Slot::clear);
         memory.begin_anew();
-        memory.magic.store(MAGIC, Ordering::SeqCst);
+        memory.magic.store(magic, Ordering::SeqCst);
+        memory.map_mode()?;
         Ok(memory)
     }
 
@@ -189,9 +209,10 @@ impl Memory {
     /// # Errors
     /// Why it is none of ours.
     pub fn open(fd: OwnedFd) -> Result<Self, NotOurs> {
-        let memory = Self::map(fd)?;
+        let mut memory = Self::map(fd)?;
+        memory.map_mode()?;
         match memory.magic.load(Ordering::SeqCst) {
-            MAGIC => Ok(memory),
+            MAGIC | MAGIC_WITH_BOARD => Ok(memory),
             0 => Err(NotOurs::Unused),
             _ => Err(NotOurs::AnotherVersion),
         }
@@ -202,7 +223,32 @@ impl Memory {
         if !SealFlag::from_bits_truncate(seals).contains(SEALS) {
             return Err(NotOurs::Unsealed);
         }
-        Ok(Self(Region::open(fd).map_err(NotOurs::Os)?))
+        Ok(Self { layout: Region::open(fd).map_err(NotOurs::Os)?, mode: None })
+    }
+
+    fn map_mode(&mut self) -> Result<(), NotOurs> {
+        if self.magic.load(Ordering::SeqCst) == MAGIC_WITH_BOARD {
+            let fd = self.fd().try_clone().map_err(|_| NotOurs::Os(Errno::EMFILE))?;
+            self.mode = Some(Region::open_at(fd, BOARD_AT).map_err(NotOurs::Os)?);
+        }
+        Ok(())
+    }
+
+    /// The whole board, if there is one that the target has mapped.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn board(&self) -> Result<Option<Region<Board>>, Errno> {
+        if self.mode.is_none() || self.region.load(Ordering::SeqCst) == 0 {
+            return Ok(None);
+        }
+        let fd = self.fd().try_clone().map_err(|_| Errno::EMFILE)?;
+        Region::open_at(fd, BOARD_AT).map(Some)
+    }
+
+    /// Where calls from patched sites go, as long as nobody later says otherwise. Whether it is so.
+    pub fn set_mode(&self, control: Control, mode: Mode) -> bool {
+        self.mode.as_ref().is_none_or(|word| word.set_mode(stamp(control), mode))
     }
 
     /// As it is before an attach.
@@ -258,7 +304,7 @@ impl Memory {
 
     /// The memfd, to be passed on.
     pub fn fd(&self) -> &OwnedFd {
-        self.0.fd()
+        self.layout.fd()
     }
 }
 
@@ -266,7 +312,7 @@ impl std::ops::Deref for Memory {
     type Target = Layout;
 
     fn deref(&self) -> &Layout {
-        &self.0
+        &self.layout
     }
 }
 
@@ -317,7 +363,7 @@ mod tests {
         use nix::sys::memfd::{MFdFlags, memfd_create};
         let fd = memfd_create(MEMORY_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
         let put = |at: i64, word: u64| nix::sys::uio::pwrite(&fd, &word.to_le_bytes(), at).unwrap();
-        for at in (160..SLOTS_AT as i64).step_by(8) {
+        for at in (184..SLOTS_AT as i64).step_by(8) {
             put(at, u64::MAX);
         }
         for (at, word) in [(0, MAGIC), (8, 7 << 32 | 2), (16, 1234), (24, 77), (4096 + 3 * 128, 42)] {
@@ -382,6 +428,9 @@ mod tests {
             offset_of!(Layout, socket_id),
             offset_of!(Layout, before),
             offset_of!(Layout, filter),
+            offset_of!(Layout, region),
+            offset_of!(Layout, board),
+            offset_of!(Layout, own),
             offset_of!(Layout, slots),
         ];
         let page = include_str!("../../../docs/protocol.md");

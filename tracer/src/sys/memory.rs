@@ -44,12 +44,20 @@ impl<T: FromBytes + Sync> Region<T> {
     /// # Errors
     /// `EINVAL` when it is too short, else the kernel's.
     pub fn open(fd: OwnedFd) -> Result<Self, Errno> {
-        if nix::sys::stat::fstat(&fd)?.st_size < Self::LENGTH.get() as i64 {
+        Self::open_at(fd, 0)
+    }
+
+    /// The same of what lies `offset` bytes, whole pages, behind its beginning; pages come when they are used.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_at(fd: OwnedFd, offset: u64) -> Result<Self, Errno> {
+        if nix::sys::stat::fstat(&fd)?.st_size < (Self::LENGTH.get() as u64 + offset) as i64 {
             return Err(Errno::EINVAL);
         }
         let (prot, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED);
-        // SAFETY: a new mapping at an address of the kernel's choice; the file is at least as long as a `T`.
-        let pointer = unsafe { mmap(None, Self::LENGTH, prot, flags, fd.as_fd(), 0) }?;
+        // SAFETY: a new mapping at an address of the kernel's choice; the file is at least as long as a `T` behind the offset.
+        let pointer = unsafe { mmap(None, Self::LENGTH, prot, flags, fd.as_fd(), offset as i64) }?;
         Ok(Self { pointer, fd, content: PhantomData })
     }
 }

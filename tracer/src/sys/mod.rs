@@ -14,6 +14,7 @@ pub mod process;
 pub mod procfs;
 pub mod stat;
 pub mod trace;
+pub mod trampoline;
 
 use nix::errno::Errno;
 

@@ -55,6 +55,16 @@ pub fn share_descriptors(a: i32, b: i32) -> Result<bool, Errno> {
     check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_FILES, 0, 0) }).map(|order| order == 0)
 }
 
+/// Whether two processes share their memory (kcmp(2), 3.5).
+///
+/// # Errors
+/// As [`share_descriptors`].
+pub fn share_memory(a: i32, b: i32) -> Result<bool, Errno> {
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_VM, 0, 0) }).map(|order| order == 0)
+}
+
 /// Keeps this process out of the swap: what it has used so far, the room that its stack and heap may need, and whatever it
 /// comes to use. The rest of its program, most of it the C library's, need not be there. Not where that is permitted for
 /// so little that a stack could not grow any more: to be paged out makes an answer late, and no more than that.

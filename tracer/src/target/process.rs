@@ -39,6 +39,15 @@ pub enum ThreadState {
     Gone,
 }
 
+/// Where a thread stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Registers {
+    /// Its instruction pointer.
+    pub ip: u64,
+    /// Its stack pointer.
+    pub sp: u64,
+}
+
 /// What /proc/TID/status said.
 pub struct Status(String);
 
@@ -256,6 +265,32 @@ impl Process {
             // Not told: then nothing is proven.
             Err(_) => ThreadState::Running,
         }
+    }
+
+    /// What thread `tid` is doing, with its stack pointer and its instruction pointer where these can be told.
+    pub fn thread_at(&self, tid: i32) -> (ThreadState, Option<Registers>) {
+        match read_below(self.proc(), &format!("{tid}/syscall")) {
+            Ok(text) => {
+                let hex = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
+                let mut last = text.split_whitespace().rev().map(hex);
+                let registers = match (last.next(), last.next()) {
+                    (Some(Some(ip)), Some(Some(sp))) => Some(Registers { ip, sp }),
+                    _ => None,
+                };
+                (parse_state(&text), registers)
+            }
+            Err(errno) if LookError::of(errno as i32).is_nothing() => (ThreadState::Gone, None),
+            Err(_) => (ThreadState::Running, None),
+        }
+    }
+
+    /// A word of the memory of thread `tid`, of this process or a child.
+    pub fn word(&self, tid: i32, address: u64) -> Option<u64> {
+        use std::os::unix::fs::FileExt;
+        let memory = File::from(open_below(self.proc(), &format!("{tid}/mem"), OFlag::O_RDONLY).ok()?);
+        let mut word = [0; 8];
+        memory.read_exact_at(&mut word, address).ok()?;
+        Some(u64::from_ne_bytes(word))
     }
 
     /// /proc/TID/status.

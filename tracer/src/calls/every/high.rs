@@ -1,6 +1,6 @@
 //! The calls from 200 on.
 
-use super::verdict::Verdict::{self, Cannot, Fails, Net, Shown};
+use super::verdict::Verdict::{self, Cannot, Fails, Net, Shown, Table};
 
 /// Number, name, verdict, reason.
 #[rustfmt::skip]
@@ -77,7 +77,7 @@ pub(super) static CALLS: &[(i64, &str, Verdict, &str)] = &[
     (269, "faccessat", Cannot, "reads names, status or attributes"),
     (270, "pselect6", Cannot, "waits, or says what is ready"),
     (271, "ppoll", Cannot, "waits, or says what is ready"),
-    (272, "unshare", Cannot, "the mounts and the root of the calling thread alone: they are looked at with each of its paths"),
+    (272, "unshare", Table, "the mounts and the root of the calling thread alone: they are looked at with each of its paths"),
     (273, "set_robust_list", Cannot, "the thread's own registers, lists and tables"),
     (274, "get_robust_list", Cannot, "who or where the caller is"),
     (275, "splice", Shown, "writes content from another descriptor"),
@@ -153,7 +153,7 @@ pub(super) static CALLS: &[(i64, &str, Verdict, &str)] = &[
     (432, "fsmount", Cannot, "makes a mount that is nowhere yet: move_mount, which is shown, puts it somewhere"),
     (433, "fspick", Cannot, "changes how a file system or a mount works, not what is there or where; owners are mapped only in a mount that is nowhere yet"),
     (434, "pidfd_open", Cannot, "who or where the caller is"),
-    (435, "clone3", Cannot, "a child or thread carries the filter"),
+    (435, "clone3", Table, "a child or thread carries the filter"),
     (436, "close_range", Net, "ends a descriptor: shown where writes of 8 bytes are not; elsewhere each call's descriptor is looked at when it comes"),
     (437, "openat2", Shown, "makes or cuts a file, in the scope that its flags give"),
     (438, "pidfd_getfd", Cannot, "fetches a descriptor of another process: it is looked at when a call uses it. (A ring that is fetched is that process's, and writes for it)"),

@@ -1,6 +1,6 @@
 //! The calls below 200.
 
-use super::verdict::Verdict::{self, Cannot, Fails, Net, Shown};
+use super::verdict::Verdict::{self, Cannot, Fails, Net, Shown, Table};
 
 /// Number, name, verdict, reason.
 #[rustfmt::skip]
@@ -61,9 +61,9 @@ pub(super) static CALLS: &[(i64, &str, Verdict, &str)] = &[
     (53, "socketpair", Cannot, "pipes, sockets and the like are no files of a source"),
     (54, "setsockopt", Cannot, "pipes, sockets and the like are no files of a source"),
     (55, "getsockopt", Cannot, "pipes, sockets and the like are no files of a source"),
-    (56, "clone", Cannot, "a child or thread carries the filter"),
+    (56, "clone", Table, "a child or thread carries the filter"),
     (57, "fork", Cannot, "a child or thread carries the filter"),
-    (58, "vfork", Cannot, "a child or thread carries the filter"),
+    (58, "vfork", Table, "a child or thread carries the filter"),
     (59, "execve", Cannot, "another program carries the filter; it has no mapping of the one before"),
     (60, "exit", Cannot, "an end closes and unmaps; it changes no file (core files: see design.md)"),
     (61, "wait4", Cannot, "waits for a child"),
@@ -77,7 +77,7 @@ pub(super) static CALLS: &[(i64, &str, Verdict, &str)] = &[
     (69, "msgsnd", Cannot, "messages and semaphores, in no directory"),
     (70, "msgrcv", Cannot, "messages and semaphores, in no directory"),
     (71, "msgctl", Cannot, "messages and semaphores, in no directory"),
-    (72, "fcntl", Cannot, "F_SETFL changes O_APPEND, F_DUPFD and F_DUPFD_CLOEXEC make another number for the same open file: both are looked at with each write. A flag that another thread changes while a write is on its way is not waited for (as lseek). The rest are locks, leases, seals of memory, hints and sizes of pipes"),
+    (72, "fcntl", Table, "F_SETFL changes O_APPEND, F_DUPFD and F_DUPFD_CLOEXEC make another number for the same open file: both are looked at with each write. A flag that another thread changes while a write is on its way is not waited for (as lseek). The rest are locks, leases, seals of memory, hints and sizes of pipes"),
     (73, "flock", Cannot, "locks"),
     (74, "fsync", Cannot, "writes back what is there already"),
     (75, "fdatasync", Cannot, "writes back what is there already"),

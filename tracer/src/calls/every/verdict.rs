@@ -9,6 +9,8 @@ pub enum Verdict {
     Fails,
     /// It is shown where the net under writes of 8 bytes needs it.
     Net,
+    /// It changes no file; it is shown where calls are captured in the target, whose table of descriptors it changes.
+    Table,
     /// It changes nothing unseen.
     Cannot,
 }

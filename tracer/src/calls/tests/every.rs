@@ -24,9 +24,11 @@ fn what_is_shown_is_what_the_filter_shows() {
     let rows: BTreeMap<i64, _> = TABLE.iter().map(|row| (row.nr, row)).collect();
     for answer in all() {
         let row = rows.get(&answer.nr);
-        let is_for_the_net = row.is_some_and(|row| matches!(row.when, When::ForTheNet));
+        let is_for_the_net = row.is_some_and(|row| matches!(row.when, When::ForTheNet | When::Ends));
+        let is_for_the_table = row.is_some_and(|row| matches!(row.when, When::ForTheTable(_)));
         assert_eq!(row.is_some(), answer.verdict != Verdict::Cannot, "{answer:?}");
         assert_eq!(is_for_the_net, answer.verdict == Verdict::Net, "{answer:?}");
+        assert_eq!(is_for_the_table, answer.verdict == Verdict::Table, "{answer:?}");
         assert!(row.is_none_or(|row| row.name == answer.name), "{answer:?}");
     }
     let answers = answers();

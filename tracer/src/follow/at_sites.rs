@@ -1,0 +1,58 @@
+//! The thread that patches call sites and fills the descriptor table, while the receiver goes on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::outsiders;
+use crate::ptracer::client::Ptracer;
+use crate::receive::answering::Answering;
+use crate::sys::process::share_memory;
+use crate::target::process::Process;
+
+/// How often it looks at what nobody tells of.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The thread, until this is dropped.
+pub(super) struct AtSites {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AtSites {
+    /// Starts it, where calls are captured at their sites.
+    pub fn start(shared: &Arc<Answering>, ptracer: &Arc<Mutex<Ptracer>>) -> std::io::Result<Option<Self>> {
+        let Some(hot) = &shared.hot else { return Ok(None) };
+        let (tasks, stop) = (hot.tasks(), Arc::new(AtomicBool::new(false)));
+        let (shared, ptracer, stopped) = (shared.clone(), ptracer.clone(), stop.clone());
+        let work = move || {
+            let Some(hot) = &shared.hot else { return };
+            while !stopped.load(Ordering::SeqCst) && !shared.stop.load(Ordering::SeqCst) {
+                if let Ok(first) = tasks.recv_timeout(LOOK) {
+                    let all: Vec<_> = std::iter::once(first).chain(tasks.try_iter()).collect();
+                    hot.work(&shared.process, &ptracer, &all);
+                }
+                hot.look_at_spawned(&shared.process);
+            }
+        };
+        let thread = std::thread::Builder::new().name("sites".into()).spawn(work)?;
+        Ok(Some(Self { stop, thread: Some(thread) }))
+    }
+}
+
+impl Drop for AtSites {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// The threads of other processes that carry the target's code, and whether one of those shares its memory.
+pub(super) fn others(process: &Process) -> (Vec<i32>, bool) {
+    let children = outsiders::followed_children(process);
+    let shares =
+        |pid: &i32| share_memory(process.pid(), *pid) != Ok(false) && !process.list(&format!("{pid}/task")).is_empty();
+    let apart = children.iter().any(shares);
+    (children.iter().flat_map(|pid| process.list(&format!("{pid}/task"))).collect(), apart)
+}

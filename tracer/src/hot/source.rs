@@ -1,0 +1,346 @@
+//! The source itself: what the receiver tells it, what the threads of a supervisor have it do.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use hotbackup_event::{Effect, FileId};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::site::{self, Places};
+use super::table::is_over;
+use crate::calls::HOT;
+use crate::ptracer::client::Ptracer;
+use crate::shared::board::{BLOCK, Board, Mode, REGION_BYTES};
+use crate::shared::control::Control;
+use crate::shared::memory::{BOARD_AT, Memory};
+use crate::sys::memory::Region;
+use crate::sys::notify::{CallData, Notification};
+use crate::target::process::Process;
+
+/// How long a grace for the table may take; it is tried again with the next call.
+const TABLE_LIMIT: Duration = Duration::from_millis(200);
+
+/// What is to be done in a thread that may wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Task {
+    /// A call came from behind this address: look whether its site can be patched.
+    Patch { ip: u64, nr: i64 },
+    /// Find out what a descriptor is, which now is known as `was`; some call writes up to `end`.
+    Fill { fd: u32, tid: i32, was: u32, end: u64 },
+}
+
+/// A call that closes numbers, or changes what they mean.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closer {
+    pub call: CallData,
+    pub first: u32,
+    pub last: u32,
+}
+
+/// What becomes of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Site {
+    /// It was told to whoever patches; or it cannot be patched.
+    Told,
+    Patched,
+}
+
+pub(super) struct State {
+    /// What the trampolines were told last.
+    pub mode: Mode,
+    /// Threads are looked at because a counter stays.
+    pub stuck: bool,
+    pub serial: u32,
+    /// Each thread's last call that closes something, until its next call.
+    pub closers: HashMap<i32, Closer>,
+    /// Calls that make a task which shares the memory and not the descriptors, until it executes a program.
+    spawning: HashMap<i32, CallData>,
+    sites: HashMap<u64, Site>,
+    /// The copier tracks; in the hold and the drain all is notified.
+    tracking: bool,
+    /// Every thread has been seen outside once.
+    begun: bool,
+    /// There are tasks that share the memory and not the descriptors, or that cannot be told.
+    apart: bool,
+}
+
+/// The files that have maps, by their number, with the words that are theirs.
+#[derive(Default)]
+pub(super) struct Maps {
+    pub files: Vec<(FileId, Range<usize>)>,
+    pub by_file: HashMap<FileId, u32>,
+    pub words: usize,
+}
+
+/// Calls captured at their sites in one target.
+pub(crate) struct Source {
+    pub(super) board: Region<Board>,
+    pub(super) region: Range<u64>,
+    places: Places,
+    control: Control,
+    pub(super) state: Mutex<State>,
+    pub(super) gracing: Mutex<()>,
+    maps: Mutex<Maps>,
+    tasks: (Sender<Task>, Receiver<Task>),
+    patched: AtomicU64,
+}
+
+impl Source {
+    /// Begins with everything notified; `None` where there is no region of code in the target. Not `wanted`: all stays notified.
+    ///
+    /// # Errors
+    /// The board could not be mapped: then calls may go unseen.
+    pub fn new(process: &Process, memory: &Memory, control: Control, wanted: bool) -> Result<Option<Self>, Errno> {
+        let Some(board) = memory.board()? else { return Ok(None) };
+        let word = |word: &AtomicU64| word.load(Ordering::SeqCst);
+        let start = word(&memory.region);
+        let region = start..start.saturating_add(REGION_BYTES);
+        let places = Places { region: start, board: word(&memory.board), own: word(&memory.own) };
+        board.word.set_mode(crate::shared::board::stamp(control), Mode::Notify);
+        board.descriptors.iter().for_each(|entry| entry.store(0, Ordering::SeqCst));
+        board.maps.iter().for_each(|map| map.blocks.store(0, Ordering::SeqCst));
+        // What a supervisor before us has not taken is of no use to anybody.
+        let bits = BOARD_AT + std::mem::offset_of!(Board, bits) as u64;
+        let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if fallocate(memory.fd(), punch, bits as i64, size_of_val(&board.bits) as i64).is_err() {
+            board.bits.iter().for_each(|word| word.store(0, Ordering::SeqCst));
+        }
+        let patched = site::patched(process, &places);
+        let count = AtomicU64::new(patched.len() as u64);
+        let state = State {
+            mode: Mode::Notify,
+            stuck: false,
+            serial: 0,
+            closers: HashMap::new(),
+            spawning: HashMap::new(),
+            sites: patched.into_iter().map(|ip| (ip, Site::Patched)).collect(),
+            tracking: true,
+            begun: false,
+            apart: !wanted,
+        };
+        let (state, gracing, maps) = (Mutex::new(state), Mutex::default(), Mutex::default());
+        Ok(Some(Self { board, region, places, control, state, gracing, maps, tasks: unbounded(), patched: count }))
+    }
+
+    /// The receiver tells of a call before it is let go. Quick, and waits for nobody but a mode that is being set.
+    pub fn notice(&self, process: &Process, tid: i32, stopped: &Notification) {
+        let data = &stopped.data;
+        let nr = i64::from(data.nr);
+        let mut state = self.state();
+        // A thread does one call at a time: its last is over.
+        state.closers.remove(&tid);
+        if state.spawning.remove(&tid).is_some() {
+            self.settle(&mut state);
+        }
+        if let Some(closer) = Self::closes(data) {
+            self.empty(closer.first, closer.last);
+            state.closers.insert(tid, closer);
+        }
+        if makes_tables(process, tid, data) {
+            let waits = nr == libc::SYS_vfork || flags(process, tid, data).is_some_and(|all| all & VFORK != 0);
+            match waits {
+                true => {
+                    state.spawning.insert(tid, *data);
+                }
+                false => state.apart = true,
+            }
+            self.settle(&mut state);
+        }
+        if !HOT.contains(&nr) {
+            return;
+        }
+        match state.sites.get(&data.ip) {
+            None if !state.apart => {
+                state.sites.insert(data.ip, Site::Told);
+                let _ = self.tasks.0.send(Task::Patch { ip: data.ip, nr });
+            }
+            Some(Site::Patched) if nr != libc::SYS_close && state.begun && !state.apart => {
+                let end = (nr == libc::SYS_pwrite64).then(|| data.args[3].saturating_add(data.args[2]));
+                let task = self.offer(&mut state, tid, data.args[0] as u32, end);
+                let _ = task.map(|task| self.tasks.0.send(task));
+            }
+            _ => {}
+        }
+    }
+
+    /// What is to be done, as it comes.
+    pub fn tasks(&self) -> Receiver<Task> {
+        self.tasks.1.clone()
+    }
+
+    /// Does what has come up.
+    pub fn work(&self, process: &Process, ptracer: &Mutex<Ptracer>, tasks: &[Task]) {
+        let mut filling = Vec::new();
+        for task in tasks {
+            match *task {
+                Task::Patch { ip, nr } => self.patch(process, ptracer, ip, nr),
+                // Others' numbers are others' descriptors.
+                Task::Fill { fd, tid, was, end } => {
+                    let is_its_own = process.has_thread(tid) && process.shares_descriptors(tid);
+                    filling.push((fd, tid, was, if is_its_own { Some(end) } else { None }));
+                }
+            }
+        }
+        if filling.is_empty() {
+            return;
+        }
+        let quiet = self.grace(process, ptracer, TABLE_LIMIT).is_ok();
+        for (fd, tid, was, end) in filling {
+            match end.filter(|_| quiet) {
+                Some(end) => self.fill(process, fd, tid, was, end),
+                None => self.withdraw(fd, was),
+            }
+        }
+    }
+
+    /// Tasks that were made with memory of ours may have become programs of their own.
+    pub fn look_at_spawned(&self, process: &Process) {
+        let waiting: Vec<(i32, CallData)> = self.state().spawning.iter().map(|(tid, call)| (*tid, *call)).collect();
+        let over: Vec<i32> =
+            waiting.into_iter().filter(|(tid, call)| is_over(process, *tid, call)).map(|(tid, _)| tid).collect();
+        if !over.is_empty() {
+            self.change(|state| state.spawning.retain(|tid, _| !over.contains(tid)));
+        }
+    }
+
+    fn patch(&self, process: &Process, ptracer: &Mutex<Ptracer>, ip: u64, nr: i64) {
+        match site::patch(process, ptracer, &self.places, ip, nr) {
+            Ok(()) => {
+                self.patched.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(call = nr, "a call site is captured in the target");
+                self.state().sites.insert(ip, Site::Patched);
+            }
+            Err(why) => tracing::debug!(call = nr, why, "a call site stays notified"),
+        }
+    }
+
+    /// How many sites are patched.
+    pub fn patched(&self) -> u64 {
+        self.patched.load(Ordering::Relaxed)
+    }
+
+    /// Every thread, of the target and those that carry its code, is seen outside; then marking may begin. Later it is a grace
+    /// like others. `apart`: others share the target's memory.
+    ///
+    /// # Errors
+    /// As [`Self::grace`].
+    pub fn begin_or_wait(
+        &self,
+        process: &Process,
+        ptracer: &Mutex<Ptracer>,
+        limit: Duration,
+        children: impl FnOnce() -> (Vec<i32>, bool),
+    ) -> Result<(), String> {
+        if self.state().begun {
+            return self.grace(process, ptracer, limit);
+        }
+        let (mut tids, apart) = children();
+        let threads = process.threads();
+        let have_their_own = threads.iter().any(|tid| !process.shares_descriptors(*tid));
+        tids.extend(threads);
+        if !self.all_outside(process, ptracer, tids, limit)? {
+            self.board.reset_counters();
+        }
+        let _one_at_a_time = self.gracing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(|state| {
+            state.begun = true;
+            state.apart |= apart || have_their_own;
+        });
+        Ok(())
+    }
+
+    /// Whether the copier tracks, or holds and drains.
+    pub fn set_tracking(&self, tracking: bool) {
+        self.change(|state| state.tracking = tracking);
+    }
+
+    /// What has been marked since the last time.
+    pub fn collect(&self) -> Vec<Effect> {
+        let maps = self.maps();
+        let mut effects = Vec::new();
+        for (file, words) in &maps.files {
+            let mut run: Option<(u64, u64)> = None;
+            let mut end_run = |run: &mut Option<(u64, u64)>| {
+                if let Some((first, last)) = run.take() {
+                    effects.push(Effect::Content { file: *file, start: first * BLOCK, end: (last + 1) * BLOCK });
+                }
+            };
+            for (index, word) in self.board.bits[words.clone()].iter().enumerate() {
+                if word.load(Ordering::SeqCst) == 0 {
+                    continue;
+                }
+                let mut bits = word.swap(0, Ordering::SeqCst);
+                while bits != 0 {
+                    let block = index as u64 * 64 + u64::from(bits.trailing_zeros());
+                    bits &= bits - 1;
+                    match &mut run {
+                        Some((_, last)) if *last + 1 == block => *last = block,
+                        run => {
+                            end_run(run);
+                            *run = Some((block, block));
+                        }
+                    }
+                }
+            }
+            end_run(&mut run);
+        }
+        effects
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        self.settle(&mut state);
+    }
+
+    /// The mode follows from the rest.
+    fn settle(&self, state: &mut State) {
+        let may = state.tracking && state.begun && !state.apart && !state.stuck && state.spawning.is_empty();
+        let is_marking = matches!(state.mode, Mode::Mark0 | Mode::Mark1);
+        if may != is_marking {
+            self.set(state, if may { Mode::Mark0 } else { Mode::Notify });
+        }
+    }
+
+    pub(super) fn set(&self, state: &mut State, mode: Mode) {
+        // If somebody else has the last word we are revoked, which is found out elsewhere.
+        self.board.word.set_mode(crate::shared::board::stamp(self.control), mode);
+        state.mode = mode;
+    }
+
+    pub(super) fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const VFORK: u64 = libc::CLONE_VFORK as u64;
+
+/// The flags of a call that makes a task; `None` where they cannot be read.
+fn flags(process: &Process, tid: i32, data: &CallData) -> Option<u64> {
+    match i64::from(data.nr) {
+        libc::SYS_clone => Some(data.args[0]),
+        // The first word of struct clone_args.
+        libc::SYS_clone3 => process.word(tid, data.args[0]),
+        _ => None,
+    }
+}
+
+/// Whether a call may lead to a task that shares the memory and not the descriptors.
+fn makes_tables(process: &Process, tid: i32, data: &CallData) -> bool {
+    const SHARES: u64 = (libc::CLONE_VM | libc::CLONE_FILES) as u64;
+    const UNSHARE: u64 = 2; // CLOSE_RANGE_UNSHARE
+    match i64::from(data.nr) {
+        libc::SYS_vfork => true,
+        libc::SYS_unshare => data.args[0] & libc::CLONE_FILES as u64 != 0,
+        libc::SYS_close_range => data.args[2] & UNSHARE != 0,
+        libc::SYS_clone | libc::SYS_clone3 => {
+            flags(process, tid, data).is_none_or(|flags| flags & SHARES == libc::CLONE_VM as u64)
+        }
+        _ => false,
+    }
+}

@@ -187,5 +187,6 @@ impl<F: Fn(Phase) + Sync> Monitor for Phases<'_, F> {
         self.tracer.set_holding(false);
         (self.at_phase)(phase);
         self.tracer.set_holding(phase == Phase::Hold);
+        self.tracer.set_tracking(matches!(phase, Phase::Attach | Phase::Track));
     }
 }

@@ -51,7 +51,7 @@ impl When {
             Self::At(moment) => back_up(pid, source, dest, moment, change),
             Self::BeforeCopying => {
                 let change = Mutex::new(Some(change));
-                let how = How { point: Point::End, tuning: Tuning::default(), rate: None };
+                let how = How { point: Point::End, tuning: Tuning::default(), rate: None, at_sites: false };
                 back_up_as(pid, source, dest, how, |phase| {
                     if phase == Phase::Track
                         && let Some(change) = change.lock().expect("one thread").take()

@@ -74,7 +74,7 @@ pub fn back_up(
             change();
         }
     };
-    let how = How { point: moment.point(), tuning: moment.tuning(), rate: None };
+    let how = How { point: moment.point(), tuning: moment.tuning(), rate: None, at_sites: false };
     let report = back_up_as(pid, source, dest, how, at_phase)?;
     assert!(change.lock().expect("one thread").is_none(), "the change was not made");
     if moment == Moment::BeforeASync {
@@ -92,6 +92,8 @@ pub struct How {
     pub tuning: Tuning,
     /// Bytes per second.
     pub rate: Option<u64>,
+    /// Whether calls are captured at their sites.
+    pub at_sites: bool,
 }
 
 /// Takes a backup of `source`, and calls `at_phase` at the beginning of each phase.
@@ -117,7 +119,7 @@ pub fn back_up_as(
         keeper_program: hotbackup::KEEPER_PROGRAM,
         lease: hotbackup_tracer::LEASE,
         show_all_writes: false,
-        at_sites: std::env::var("HOTBACKUP_CAPTURE").is_ok_and(|way| way == "auto"),
+        at_sites: how.at_sites,
         accept_unseen: false,
     };
     let tracer = Tracer::attach(pid, &options, join).unwrap_or_else(|error| panic!("{error}"));

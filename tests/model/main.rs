@@ -74,6 +74,20 @@ fn so_it_is_when_the_threads_never_pause() {
     states_that_existed(&Settings { pause_us: 0, ..here() });
 }
 
+/// By code of ours in the guest; where a thread has descriptors of its own, all are notified.
+#[test]
+fn so_it_is_when_calls_are_captured_at_their_sites() {
+    let mut settings = Settings { sites: true, ..here() };
+    settings.without.insert("own-descriptors".into());
+    states_that_existed(&settings);
+}
+
+#[test]
+fn so_it_is_when_they_are_and_threads_have_descriptors_of_their_own() {
+    let usual = here();
+    states_that_existed(&Settings { sites: true, pause_us: 0, backups: usual.backups.div_ceil(2), ..usual });
+}
+
 #[test]
 fn so_it_is_when_8_byte_writes_are_not_shown() {
     // In a guest that does more than this all the time, nearly every backup is refused.

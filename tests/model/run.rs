@@ -32,7 +32,8 @@ pub fn run(settings: &Settings, damage: Option<Damage>) -> Result<Tally, String>
             break;
         }
         std::thread::sleep(Duration::from_millis(random.below(60)));
-        let how = how(&mut random);
+        // The first decides whether there is a region for it; then both ways take turns.
+        let how = How { at_sites: settings.sites && number % 4 != 3, ..how(&mut random) };
         let said = format!("backup {number} with {settings}, {how:?}");
         let before = run.live.steps();
         let taken = back_up_as(run.live.pid(), &run.dir, &run.dest, how, |_| {});
@@ -108,7 +109,7 @@ fn how(random: &mut Random) -> How {
         ..Tuning::default()
     };
     let rate = random.one_of(&[None, None, Some(30 << 20), Some(100 << 20)]);
-    How { point: random.one_of(&[Point::End, Point::Start]), tuning, rate }
+    How { point: random.one_of(&[Point::End, Point::Start]), tuning, rate, at_sites: false }
 }
 
 /// The run of one guest.
@@ -267,7 +268,7 @@ fn a_backup_put_together_from_two_is_not_cut_at_one_place() {
     let settings = Settings::new(crate::common::backup::seed(), crate::disks::Disk::Here, 2);
     let mut run = Run::new(&settings);
     let mut cuts = [(); 2].map(|()| {
-        let how = How { point: Point::End, tuning: Tuning::default(), rate: None };
+        let how = How { point: Point::End, tuning: Tuning::default(), rate: None, at_sites: settings.sites };
         back_up_as(run.live.pid(), &run.dir, &run.dest, how, |_| {}).expect("a backup");
         run.live.assert_goes_on();
         run.live.rest(true);

@@ -20,6 +20,8 @@ pub struct Settings {
     pub eventfd: bool,
     /// The file system.
     pub on: Disk,
+    /// Whether calls are captured at their sites, in three of four backups.
+    pub sites: bool,
     /// How many backups are taken.
     pub backups: u64,
     /// Kinds of calls that are left out: see `KINDS` in `tests/guests/random_calls_kinds.h`.
@@ -30,7 +32,7 @@ impl Settings {
     /// Everything that the guest can do, except what makes each backup slow.
     pub fn new(seed: u64, on: Disk, backups: u64) -> Self {
         let without = BTreeSet::from(["far".to_owned()]);
-        Self { seed, threads: 4, pause_us: 100, eventfd: false, on, backups, without }
+        Self { seed, threads: 4, pause_us: 100, eventfd: false, on, sites: false, backups, without }
     }
 
     /// The kinds that are left out, for the guest.
@@ -41,10 +43,10 @@ impl Settings {
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, threads, pause_us, eventfd, on, backups, .. } = self;
+        let Self { seed, threads, pause_us, eventfd, on, sites, backups, .. } = self;
         write!(
             f,
-            "seed={seed} threads={threads} pause={pause_us} eventfd={eventfd} on={on} backups={backups} without={}",
+            "seed={seed} threads={threads} pause={pause_us} eventfd={eventfd} on={on} sites={sites} backups={backups} without={}",
             self.left_out()
         )
     }
@@ -65,6 +67,7 @@ impl FromStr for Settings {
                 "threads" => settings.threads = value.parse().map_err(|_| wrong(part))?,
                 "pause" => settings.pause_us = number()?,
                 "eventfd" => settings.eventfd = value.parse().map_err(|_| wrong(part))?,
+                "sites" => settings.sites = value.parse().map_err(|_| wrong(part))?,
                 "on" => settings.on = value.parse().map_err(|_| wrong(part))?,
                 "backups" => settings.backups = number()?,
                 "without" => {
@@ -81,6 +84,7 @@ impl FromStr for Settings {
 fn settings_are_read_as_they_are_printed() {
     let mut settings = Settings::new(7, Disk::Btrfs, 3);
     settings.eventfd = true;
+    settings.sites = true;
     settings.without.insert("rename".into());
     assert_eq!(settings.to_string().parse(), Ok(settings.clone()));
     settings.without.clear();

@@ -56,7 +56,7 @@ fn moved_by(how: &str) {
             }
         };
         let tuning = Tuning { hold_budget: Duration::from_secs(5), ..Tuning::default() };
-        let settings = How { point: Point::End, tuning, rate: None };
+        let settings = How { point: Point::End, tuning, rate: None, at_sites: false };
         let result = back_up_as(guest.pid(), &dir, &dest, settings, |phase| match phase {
             Phase::Track => {
                 fs::write(&trigger, "").expect("written");

@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_a_thread_has_put_on_itself_after_our_filter_does_not_count() {
-        let ours = crate::calls::filter::compile(false).unwrap();
+        let ours = crate::calls::filter::compile(crate::calls::Shape::default()).unwrap();
         let other = |k| vec![sock_filter { code: 0x06, jt: 0, jf: 0, k }];
         let kept = up_to_ours(vec![other(1), ours.clone(), other(2), other(3)]);
         assert_eq!(kept, Some(vec![other(1), ours]));

@@ -383,7 +383,7 @@ mod tests {
     fn what_is_recorded_is_found_wherever_it_stands_and_nothing_else_is_used() {
         use nix::sys::memfd::{MFdFlags, memfd_create};
         let fd = memfd_create(MEMORY_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
-        let memory = Memory::begin(fd, Target { start: 1, inner: 2 }).unwrap();
+        let memory = Memory::begin(fd, Target { start: 1, inner: 2 }, false).unwrap();
         let found = || memory.recorded().map(|(_, call)| call.id).collect::<Vec<_>>();
         let pages = || nix::sys::stat::fstat(memory.fd()).unwrap().st_blocks / 8;
         assert_eq!(found(), [0; 0]);

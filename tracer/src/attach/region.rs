@@ -65,6 +65,11 @@ impl Place<'_> {
     }
 }
 
+/// Aligned to its length, so that the upper half of an address tells as much everywhere in it: the filter compares halves.
+fn aligned(place: u64) -> u64 {
+    place & !(REGION_BYTES - 1)
+}
+
 /// A free place for the region within reach of the C library, or of the program itself where there is none.
 fn near_the_sites(process: &Process) -> Option<u64> {
     let maps = process.read_file("maps").ok()?;
@@ -78,13 +83,13 @@ fn near_the_sites(process: &Process) -> Option<u64> {
     let near = code().find(|mapping| is_library(mapping)).or_else(|| code().next())?;
     let ends = std::iter::once(LOWEST).chain(all.iter().map(|mapping| mapping.end));
     let starts = all.iter().map(|mapping| (mapping.start, mapping.path));
-    let holes = ends.zip(starts).filter(|(end, (start, _))| *start >= end + REGION_BYTES + 2 * GUARD);
+    let holes = ends.zip(starts).filter(|(end, (start, _))| *start >= end + 2 * REGION_BYTES + 2 * GUARD);
     // At the upper end of a hole below the code, else some way above.
     let places = holes.filter_map(|(end, (start, path))| {
         if start <= near.start {
-            Some(start - GUARD - REGION_BYTES)
+            Some(start - GUARD - REGION_BYTES).map(aligned)
         } else {
-            let place = end + ABOVE;
+            let place = aligned(end + ABOVE);
             let is_stack = path.starts_with("[stack");
             let last = if is_stack { start.saturating_sub(1 << 30) } else { start - GUARD };
             (place + REGION_BYTES <= last).then_some(place)

@@ -250,7 +250,7 @@ mod tests {
     }
 
     const NET: Shape = Shape { eight_bytes_unseen: true, region: None };
-    const REGION: u64 = 0x7f12_ffff_8000;
+    const REGION: u64 = 0x7f12_ffff_0000;
     const X86_64: u32 = 0xc000_003e;
     const I386: u32 = 0x4000_0003;
     const ALLOW: u32 = 0x7fff_0000;

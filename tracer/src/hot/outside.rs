@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 
 use crate::flight::inflight::changes_a_file;
 use crate::ptracer::client::Ptracer;
+use crate::sys::notify::CallData;
 use crate::target::process::{Process, Registers, ThreadState, open_below};
 
 /// How long a thread may be seen on a processor before it is stopped for an instant.
@@ -91,4 +92,13 @@ fn was_interrupted(process: &Process, tid: i32, sp: u64, region: &Range<u64>) ->
         let [ip, flags, segments] = [words[0], words[1], words[2]];
         region.contains(&ip) && flags & 2 != 0 && segments & 0xffff == CODE_SEGMENT
     })
+}
+
+/// Whether a call that was let go is over. Where that cannot be told it is not.
+pub(super) fn is_over(process: &Process, tid: i32, call: &CallData) -> bool {
+    match process.thread_state(tid) {
+        ThreadState::Gone => true,
+        ThreadState::Running | ThreadState::Stopped => false,
+        ThreadState::Sleeping { nr, args } => nr != i64::from(call.nr) || args != call.args,
+    }
 }

@@ -11,8 +11,8 @@ use hotbackup_event::{Effect, FileId};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::outside::is_over;
 use super::site::{self, Places};
-use super::table::is_over;
 use crate::calls::HOT;
 use crate::ptracer::client::Ptracer;
 use crate::shared::board::{BLOCK, Board, Mode, REGION_BYTES};

@@ -21,10 +21,11 @@ use std::sync::atomic::Ordering;
 
 use hotbackup_event::FileId;
 
+use super::outside::is_over;
 use super::source::{Closer, Source, State, Task};
 use crate::shared::board::{BLOCK, DESCRIPTORS, MAPS, WORDS, entry};
 use crate::sys::notify::CallData;
-use crate::target::process::{Process, ThreadState, read_below};
+use crate::target::process::{Process, read_below};
 
 /// What a map has at least, beside twice the file's size: room to grow without another.
 const ROOM: u64 = 256 << 20;
@@ -131,14 +132,5 @@ impl Source {
             _ => None,
         };
         numbers.map(|(first, last)| Closer { call: *data, first, last })
-    }
-}
-
-/// Whether a call that was let go is over. Where that cannot be told it is not.
-pub(super) fn is_over(process: &Process, tid: i32, call: &CallData) -> bool {
-    match process.thread_state(tid) {
-        ThreadState::Gone => true,
-        ThreadState::Running | ThreadState::Stopped => false,
-        ThreadState::Sleeping { nr, args } => nr != i64::from(call.nr) || args != call.args,
     }
 }

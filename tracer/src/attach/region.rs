@@ -87,7 +87,7 @@ fn near_the_sites(process: &Process) -> Option<u64> {
     // At the upper end of a hole below the code, else some way above.
     let places = holes.filter_map(|(end, (start, path))| {
         if start <= near.start {
-            Some(start - GUARD - REGION_BYTES).map(aligned)
+            Some(aligned(start - GUARD - REGION_BYTES))
         } else {
             let place = aligned(end + ABOVE);
             let is_stack = path.starts_with("[stack");

@@ -91,6 +91,9 @@ pub const NAMES: &[&str] = &[
 /// Those that no usual backup comes to: steps of the verbs on backups that are there, and of replacing keepers of the layouts before.
 pub const OTHERS: &[&str] = &["discard.renamed", "ancestors.stopped"];
 
+/// Those of capturing calls at their sites, which is done where it is asked for.
+pub const NAMES_OF_SITES: &[&str] = &["site.stub-written", "site.copied", "site.replaced", "site.marking"];
+
 /// Those of keepers that are born from the target, where ours cannot be put into its cgroups.
 pub const NAMES_OF_BIRTH: &[&str] =
     &["birth.gifts-made", "birth.program-written", "birth.born", "birth.ready", "birth.gifts-taken"];
@@ -208,7 +211,7 @@ mod armed {
                 _ => return None,
             };
             let left = AtomicU32::new(fields.next().map_or(Some(1), |count| count.parse().ok())?);
-            let mut all = super::NAMES.iter().chain(super::OTHERS).chain(super::NAMES_OF_BIRTH);
+            let mut all = super::NAMES.iter().chain(super::OTHERS).chain(super::NAMES_OF_BIRTH).chain(super::NAMES_OF_SITES);
             let known = all.any(|known| *known == name) && fields.next().is_none();
             known.then_some(Armed { name, signal, left, once })
         };

@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hotbackup_event::failpoint::hit;
 use nix::fcntl::OFlag;
 
 use crate::ptracer::client::Ptracer;
@@ -113,6 +114,7 @@ pub(super) fn patch(
     if written != code {
         return Err("the region does not keep what is written");
     }
+    hit("site.stub-written");
     let mut ptracer = ptracer.lock().unwrap_or_else(PoisonError::into_inner);
     let replaced = replace(process, &mut ptracer, &memory, places, page, (site - page, jump));
     if replaced.is_err()
@@ -157,6 +159,7 @@ fn replace(
     let before = read()?;
     let mut changed = before.clone();
     changed[at as usize..(at + SITE) as usize].copy_from_slice(&jump);
+    hit("site.copied");
     memory.write_all_at(&changed, copy).map_err(|_| "its copy cannot be written to")?;
     if read()? != before {
         return Err("its page changes");
@@ -165,7 +168,10 @@ fn replace(
     let protect = Call::new(libc::SYS_mprotect, [copy, PAGE, execute]);
     let replace = Call::new(libc::SYS_mremap, [copy, PAGE, PAGE, moves, page]).unless_failed().into(results[1]);
     match run(process, ptracer, memory, vec![protect, replace], results[1])? {
-        0.. => Ok(()),
+        0.. => {
+            hit("site.replaced");
+            Ok(())
+        }
         _ => Err("memory may not be made executable in it"),
     }
 }

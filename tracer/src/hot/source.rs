@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
+use hotbackup_event::failpoint::hit;
 use hotbackup_event::{Effect, FileId};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -304,6 +305,9 @@ impl Source {
         let is_marking = matches!(state.mode, Mode::Mark0 | Mode::Mark1);
         if may != is_marking {
             self.set(state, if may { Mode::Mark0 } else { Mode::Notify });
+            if may {
+                hit("site.marking");
+            }
         }
     }
 

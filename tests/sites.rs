@@ -1,0 +1,153 @@
+//! Calls captured at their sites, by code of ours in the target: they are marked, and nobody is notified of them; whoever is killed,
+//! at any step of it, the target goes on; and what is published is right. (What every backup is held against while threads do
+//! all that a program can do to descriptors is in `model/`.)
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hotbackup_tracer::{Event, Look, Options, Sink, Ticket, Tracer};
+use nix::sys::signal::Signal;
+
+mod common {
+    pub mod backup;
+    pub mod guest;
+    pub mod process;
+    pub mod random;
+}
+use common::backup::{self, alone, number_from, seed};
+use common::guest::{Guest, Linked};
+use common::process::{path, wait_until};
+use common::random::Random;
+
+const RINGS: usize = 4;
+
+/// Threads that write as quickly as they can.
+fn rings(linked: Linked) -> Guest {
+    Guest::start("rings", linked, &["4", "64", "0"])
+}
+
+fn options(at_sites: bool) -> Options {
+    Options {
+        keeper_program: hotbackup::KEEPER_PROGRAM,
+        lease: hotbackup_tracer::LEASE,
+        show_all_writes: false,
+        at_sites,
+        accept_unseen: false,
+    }
+}
+
+/// Lets everything go.
+struct Nobody;
+
+impl Sink for Nobody {
+    fn deliver(&self, _: Event, ticket: Ticket) {
+        drop(ticket);
+    }
+    fn found(&self, _: Event) {}
+    fn blind(&self, cause: String) {
+        panic!("{cause}");
+    }
+    fn wait_until_released(&self) {}
+    fn lost(&self, cause: hotbackup_tracer::Error) {
+        panic!("{cause}");
+    }
+}
+
+/// Calls that wrote, by the kernel's own count (proc_pid_io(5)).
+fn writes(guest: &Guest) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{}/io", guest.pid())).expect("it runs");
+    io.lines().find_map(|line| line.strip_prefix("syscw: ")?.parse().ok()).expect("a count")
+}
+
+/// Waits until of so many writes none in a thousand is shown, as `shown` counts them.
+fn wait_until_unshown(guest: &Guest, of: u64, shown: impl Fn() -> u64) {
+    wait_until("its writes go by without being shown", || {
+        let (before, shown_before, limit) = (writes(guest), shown(), Instant::now() + Duration::from_secs(5));
+        while writes(guest) < before + of {
+            assert!(Instant::now() < limit, "it has stopped writing");
+            std::thread::yield_now();
+        }
+        (shown() - shown_before) * 1000 <= writes(guest) - before
+    });
+}
+
+#[test]
+fn writes_at_captured_sites_are_marked_and_not_shown_neither_then_nor_between_backups() {
+    let _alone = alone();
+    for linked in [Linked::Dynamically, Linked::Statically] {
+        let mut guest = rings(linked);
+        let tracer = Tracer::attach(guest.pid(), &options(true), Arc::new(Nobody)).expect("attached");
+        tracer.grace().expect("a first grace");
+        wait_until_unshown(&guest, 20_000, || tracer.received());
+        assert!(tracer.sites().is_some_and(|sites| sites > 0), "{:?}", tracer.sites());
+        // Marks are there, of each of the files, and come again.
+        for _ in 0..3 {
+            tracer.grace().expect("a grace");
+            tracer.unseen(Look::Mark);
+            let before = writes(&guest);
+            wait_until("it writes", || writes(&guest) > before + 10_000);
+            let marked = tracer.marked();
+            let mut files: Vec<_> = marked.iter().map(|effect| effect.subject().ino).collect();
+            files.sort_unstable();
+            files.dedup();
+            assert_eq!(files.len(), 3 * RINGS, "{linked:?}: {marked:?}");
+        }
+        drop(tracer);
+        let answered = || hotbackup_tracer::rescue(guest.pid(), &options(true)).expect("it is kept").answered;
+        wait_until_unshown(&guest, 20_000, answered);
+        // One that does not want it sees every write.
+        let tracer = Tracer::attach(guest.pid(), &options(false), Arc::new(Nobody)).expect("attached");
+        tracer.grace().expect("a first grace");
+        let (before, seen) = (writes(&guest), tracer.received());
+        wait_until("it writes", || writes(&guest) > before + 1000);
+        assert!(tracer.received() >= seen + (writes(&guest) - before) / 2, "some go by unseen");
+        drop(tracer);
+        guest.assert_goes_on();
+    }
+}
+
+#[test]
+fn whoever_is_killed_at_any_step_of_it_the_target_goes_on_and_the_next_backup_is_right() {
+    let _alone = alone();
+    let steps = ["hold.parked", "hold.quiet", "hold.fixed", "drain.claimed", "handover.deaf", "handover.kept"];
+    let steps = hotbackup_event::failpoint::NAMES_OF_SITES.iter().chain(&steps);
+    for (round, step) in steps.enumerate() {
+        let mut guest = rings(if round % 2 == 0 { Linked::Dynamically } else { Linked::Statically });
+        let source = ["--source", path(&guest.dir), "--capture", "auto"];
+        let met = guest.beside("met");
+        let point = format!("{step}:kill@{}", met.display());
+        backup::start_failing(guest.pid(), &guest.beside("killed"), &source, &point).finish();
+        assert!(met.exists(), "{step} was not come to");
+        guest.assert_goes_on();
+        back_up(&mut guest, "next", &source);
+        guest.assert_goes_on();
+    }
+}
+
+#[test]
+fn it_is_killed_at_random_instants_and_the_target_goes_on_and_later_backups_are_right() {
+    let _alone = alone();
+    let mut random = Random::new(seed());
+    let mut guest = rings(Linked::Dynamically);
+    for round in 0..number_from("HOTBACKUP_FAULTS", 60) / 3 {
+        let way = random.one_of(&["auto", "auto", "notify"]);
+        let point = random.one_of(&["end", "start"]);
+        let source = ["--source", path(&guest.dir), "--capture", way, "--point", point];
+        let running = backup::start(guest.pid(), &guest.beside(&format!("killed{round}")), &source);
+        std::thread::sleep(Duration::from_micros(random.below(900_000)));
+        running.signal(Signal::SIGKILL);
+        let _ = running.finish();
+        guest.assert_goes_on();
+        if round % 4 == 3 {
+            back_up(&mut guest, &format!("right{round}"), &source);
+        }
+    }
+}
+
+fn back_up(guest: &mut Guest, name: &str, source: &[&str]) {
+    let outcome = backup::take(guest.pid(), &guest.beside(name), source);
+    common::process::assert_right(&outcome, RINGS);
+    fs::remove_dir_all(guest.beside(name)).expect("the backup can be removed");
+}

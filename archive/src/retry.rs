@@ -7,13 +7,11 @@ use jiff::Timestamp;
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
 /// What comes out the same however often it is tried, until a person changes something; and what a person has ended.
-const CANNOT_MEND: [&str; 22] = [
+const CANNOT_MEND: [&str; 19] = [
     "usage",
     "not_permitted",
     "kernel_too_old",
     "cannot_follow",
-    "several_processes",
-    "cannot_outlive",
     "own_limit",
     "dest_not_empty",
     "dest_inside_source",
@@ -26,7 +24,6 @@ const CANNOT_MEND: [&str; 22] = [
     "symlink_loop",
     "source_unknown",
     "source_contains_itself",
-    "untraceable",
     "mapped_too_large",
     "unseen_calls",
     "cancelled",

@@ -84,12 +84,16 @@ fn run(target: &Arc<Target>, nightly: &Nightly) {
             let left = Duration::try_from(Timestamp::now().duration_until(at)).unwrap_or_default();
             std::thread::sleep(left.clamp(Duration::from_millis(1), GLANCE));
         }
-        if Timestamp::now() < at {
+        let now = Timestamp::now();
+        // The clock was set back; or it stood still until the night itself was due, which comes with all its tries.
+        if now < at || again.is_some() && now >= due {
             continue;
         }
-        // Times that passed meanwhile are not made up for.
-        last = Some(take(&turn));
-        since = Timestamp::now();
+        let done = take(&turn);
+        // Times that passed meanwhile are not made up for, but for one that a failed try has come to.
+        let overtaken = again.is_some() && !done.good && Timestamp::now() >= due;
+        since = if overtaken { now } else { Timestamp::now() };
+        last = Some(done);
     }
 }
 

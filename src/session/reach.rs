@@ -82,7 +82,12 @@ impl Walk<'_> {
             && let Ok(metadata) = entry.metadata()
         {
             let found = identity(&metadata);
-            self.found.files.extend(self.wanted.contains(&found).then(|| (found, name.clone())));
+            // Some are known by device and inode alone.
+            let is_it = |wanted: &&FileId| {
+                (wanted.dev, wanted.ino) == (found.dev, found.ino)
+                    && (wanted.btime_ns == 0 || wanted.btime_ns == found.btime_ns)
+            };
+            self.found.files.extend(self.wanted.iter().find(is_it).map(|&file| (file, name.clone())));
         }
         if self.access && self.found.unreadable.is_none() {
             let readable = faccessat(AT_FDCWD, &entry.path(), AccessFlags::R_OK, AtFlags::AT_EACCESS);

@@ -338,19 +338,15 @@ impl Target {
     /// One that was killed could remove nothing itself: what it left is removed before its end is told, so that the disk is not full of it
     /// when the next one begins. Its helpers, which end with it, have the directory for a moment longer.
     fn clear_after(&self, ended: &Ended) {
-        let Ok(place) = new_backup(&self.config.destination, &ended.dest) else { return };
-        let began = Instant::now();
-        loop {
-            // What is opened must not be a link, as the way to an open directory is.
-            match hotbackup_archive::remove_leftovers(&place.parent_path().join(".")) {
-                Ok(removed) if !removed.is_empty() => tracing::info!("what was copied to {} is removed", ended.dest),
-                Ok(_) => {}
-                Err(error) => tracing::warn!("what the backup to {} left cannot be removed: {error}", ended.dest),
-            }
-            if !place.has_staging() || began.elapsed() > MOMENT {
-                return;
-            }
-            std::thread::sleep(GLANCE / 10);
+        let (destination, dest) = (self.config.destination.clone(), ended.dest.clone());
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        // In a thread of its own: the disk may be dead, which must not keep the end from being told.
+        let clear = move || {
+            clear(&destination, &dest);
+            drop(done);
+        };
+        if std::thread::Builder::new().name("leftovers".into()).spawn(clear).is_ok() {
+            let _ = is_done.recv_timeout(MOMENT);
         }
     }
 
@@ -381,6 +377,24 @@ impl Target {
         drop(state);
         self.changed.notify_all();
         self.note_by_hand(&ended);
+    }
+}
+
+/// Removes what a backup left that died.
+fn clear(destination: &Path, dest: &str) {
+    let Ok(place) = new_backup(destination, dest) else { return };
+    let began = Instant::now();
+    loop {
+        // What is opened must not be a link, as the way to an open directory is.
+        match hotbackup_archive::remove_leftovers(&place.parent_path().join(".")) {
+            Ok(removed) if !removed.is_empty() => tracing::info!("what was copied to {dest} is removed"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("what the backup to {dest} left cannot be removed: {error}"),
+        }
+        if !place.has_staging() || began.elapsed() > MOMENT {
+            return;
+        }
+        std::thread::sleep(GLANCE / 10);
     }
 }
 

@@ -137,7 +137,12 @@ impl Answering {
         if place.id() == id {
             place.clear();
         }
-        self.free.give(slot);
+        // A keeper that has taken over may have read this slot before it was cleared, and is about to clear it itself: what is received
+        // there now would be lost. It changed the word before it read, so who still sees ours was here first.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if !self.is_revoked() {
+            self.free.give(slot);
+        }
     }
 
     /// Answers all that is recorded, whoever has the tickets. Only once the backup is given up.

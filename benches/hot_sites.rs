@@ -98,7 +98,7 @@ fn main() {
         bare.time(threads, size, ms);
         for _ in 0..rounds {
             for (writer, capture, first) in [(&mut sites, "auto", 0), (&mut notified, "notify", 2)] {
-                let mut running = writer.track(capture);
+                let running = writer.track(capture);
                 // Its sites are found, and its descriptors.
                 for _ in 0..4 {
                     writer.time(threads, size, ms.max(100));

@@ -115,7 +115,8 @@ fn whoever_is_killed_at_any_step_of_it_the_target_goes_on_and_the_next_backup_is
     let steps = hotbackup_event::failpoint::NAMES_OF_SITES.iter().chain(&steps);
     for (round, step) in steps.enumerate() {
         let mut guest = rings(if round % 2 == 0 { Linked::Dynamically } else { Linked::Statically });
-        let source = ["--source", path(&guest.dir), "--capture", "auto"];
+        let dir = guest.dir.clone();
+        let source = ["--source", path(&dir), "--capture", "auto"];
         let met = guest.beside("met");
         let point = format!("{step}:kill@{}", met.display());
         backup::start_failing(guest.pid(), &guest.beside("killed"), &source, &point).finish();
@@ -134,7 +135,8 @@ fn it_is_killed_at_random_instants_and_the_target_goes_on_and_later_backups_are_
     for round in 0..number_from("HOTBACKUP_FAULTS", 60) / 3 {
         let way = random.one_of(&["auto", "auto", "notify"]);
         let point = random.one_of(&["end", "start"]);
-        let source = ["--source", path(&guest.dir), "--capture", way, "--point", point];
+        let dir = guest.dir.clone();
+        let source = ["--source", path(&dir), "--capture", way, "--point", point];
         let running = backup::start(guest.pid(), &guest.beside(&format!("killed{round}")), &source);
         std::thread::sleep(Duration::from_micros(random.below(900_000)));
         running.signal(Signal::SIGKILL);

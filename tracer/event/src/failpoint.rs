@@ -211,7 +211,8 @@ mod armed {
                 _ => return None,
             };
             let left = AtomicU32::new(fields.next().map_or(Some(1), |count| count.parse().ok())?);
-            let mut all = super::NAMES.iter().chain(super::OTHERS).chain(super::NAMES_OF_BIRTH).chain(super::NAMES_OF_SITES);
+            let mut all =
+                super::NAMES.iter().chain(super::OTHERS).chain(super::NAMES_OF_BIRTH).chain(super::NAMES_OF_SITES);
             let known = all.any(|known| *known == name) && fields.next().is_none();
             known.then_some(Armed { name, signal, left, once })
         };

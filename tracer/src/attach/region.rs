@@ -5,6 +5,8 @@
 //! to by the target; we write there as a debugger does. Where that may not be (SELinux, PaX), there is no region, and
 //! every call is notified as ever.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::Ordering;
 
 use super::Place;
@@ -22,6 +24,8 @@ const REACH: u64 = (1 << 31) - (64 << 20);
 const GUARD: u64 = 64 << 10;
 /// Above what may grow, such as the heap.
 const ABOVE: u64 = 16 << 20;
+/// Within so much it lies by chance.
+const CHANCE: u64 = 256 << 20;
 /// Lower addresses cannot be mapped (`vm.mmap_min_addr`).
 const LOWEST: u64 = 64 << 10;
 const WORD: u32 = 4096;
@@ -32,6 +36,12 @@ impl Place<'_> {
     /// # Errors
     /// As [`Place::map`].
     pub fn make_region(&mut self, ptracer: &mut Ptracer, memory: &Memory, number: i32) -> Result<(), Error> {
+        if has_limited_memory(self.process) || is_not_random(self.process) {
+            tracing::info!(
+                "calls are not captured at their sites: memory is limited, locked or not laid out by chance"
+            );
+            return Ok(());
+        }
         let Some(region) = near_the_sites(self.process) else { return Ok(()) };
         // Where the filter will stand.
         let [board, own, wiped, made] = [0, 8, 16, 24].map(|at| self.page.header() + at);
@@ -48,6 +58,8 @@ impl Place<'_> {
             Call::new(libc::SYS_mmap, [0, size_of::<Board>() as u64, read_write, shared, number as u64, BOARD_AT])
                 .into(board),
             Call::new(libc::SYS_mmap, [0, u64::from(WORD), read_write, anonymous, nowhere, 0]).into(own),
+            // A core file would bring in all of it.
+            Call::of(libc::SYS_madvise, Value::At(board), [size_of::<Board>() as u64, libc::MADV_DONTDUMP as u64]),
             Call::of(libc::SYS_madvise, Value::At(own), [u64::from(WORD), wipe]).into(wiped),
         ];
         self.run_once(ptracer, "mmap", calls, wiped).map_err(|not| not.error)?;
@@ -70,6 +82,23 @@ fn aligned(place: u64) -> u64 {
     place & !(REGION_BYTES - 1)
 }
 
+/// Whether address space is limited, or what is mapped is locked: the board would take from what the program has.
+fn has_limited_memory(process: &Process) -> bool {
+    let limits = process.read_file("limits").unwrap_or_default();
+    let space = limits.lines().find_map(|line| line.strip_prefix("Max address space")?.split_whitespace().next());
+    let locked = process.status_field(process.pid(), "VmLck");
+    space != Some("unlimited") || locked.is_none_or(|locked| !locked.starts_with("0 "))
+}
+
+/// Whether addresses are the same in each program that it executes: the filter stays, and what lies at the region's place then would
+/// pass.
+fn is_not_random(process: &Process) -> bool {
+    const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+    let personality = process.read_file("personality").ok();
+    let personality = personality.and_then(|text| u32::from_str_radix(text.trim(), 16).ok());
+    personality.is_none_or(|flags| flags & ADDR_NO_RANDOMIZE != 0)
+}
+
 /// A free place for the region within reach of the C library, or of the program itself where there is none.
 fn near_the_sites(process: &Process) -> Option<u64> {
     let maps = process.read_file("maps").ok()?;
@@ -87,8 +116,15 @@ fn near_the_sites(process: &Process) -> Option<u64> {
     // At the upper end of a hole below the code, else some way above.
     let places = holes.filter_map(|(end, (start, path))| {
         if start <= near.start {
-            Some(aligned(start - GUARD - REGION_BYTES))
+            // By chance, for the same reason.
+            let room = (start - end - 2 * GUARD - 2 * REGION_BYTES).min(CHANCE) / REGION_BYTES;
+            let chance = RandomState::new().build_hasher().finish() % (room + 1);
+            Some(aligned(start - GUARD - REGION_BYTES * (chance + 1)))
         } else {
+            // A program's heap grows there.
+            if !is_library(near) {
+                return None;
+            }
             let place = aligned(end + ABOVE);
             let is_stack = path.starts_with("[stack");
             let last = if is_stack { start.saturating_sub(1 << 30) } else { start - GUARD };

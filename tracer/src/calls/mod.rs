@@ -143,7 +143,7 @@ pub static TABLE: &[Row] = &[
     )])),
     by_fd(libc::SYS_clone, "clone", files::nothing).when(When::ForTheTable(&[bits(
         0,
-        (libc::CLONE_VM | libc::CLONE_FILES) as u32,
+        libc::CLONE_VM as u32,
         libc::CLONE_VM as u32,
     )])),
     by_fd(libc::SYS_clone3, "clone3", files::nothing).when(When::ForTheTable(&[])),

@@ -20,6 +20,8 @@ use crate::target::process::Process;
 
 /// How long the counters are waited for before the threads are looked at.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// How long a thread may stay on a processor then: one amid a copy within the kernel is to be cut short rarely, and a hold has 50 ms.
+const PATIENCE_WITH_THREADS: Duration = Duration::from_millis(15);
 
 impl Source {
     /// Waits until all calls that were counted in before this are over.
@@ -27,13 +29,22 @@ impl Source {
     /// # Errors
     /// In words, which thread is in one.
     pub fn grace(&self, process: &Process, ptracer: &Mutex<Ptracer>, limit: Duration) -> Result<(), String> {
+        if self.counters_settle() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.gracing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look_at_all(process, ptracer, limit)
+    }
+
+    /// The same, as far as the counters tell.
+    pub(super) fn counters_settle(&self) -> bool {
         let _one_at_a_time = self.gracing.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = match self.state().mode {
             Mode::Mark0 => 0,
             Mode::Mark1 => 1,
-            Mode::Direct | Mode::Notify => return self.both([0, 1], process, ptracer, limit),
+            Mode::Direct | Mode::Notify => return [0, 1].into_iter().all(|epoch| self.is_over(epoch)),
         };
-        if self.is_over(1 - epoch) {
+        self.is_over(1 - epoch) && {
             let other = [Mode::Mark1, Mode::Mark0][epoch];
             let mut state = self.state();
             // It may have become notify meanwhile: then nobody comes in at all.
@@ -41,24 +52,8 @@ impl Source {
                 self.set(&mut state, other);
             }
             drop(state);
-            if self.is_over(epoch) {
-                return Ok(());
-            }
+            self.is_over(epoch)
         }
-        self.look_at_all(process, ptracer, limit)
-    }
-
-    fn both(
-        &self,
-        epochs: [usize; 2],
-        process: &Process,
-        ptracer: &Mutex<Ptracer>,
-        limit: Duration,
-    ) -> Result<(), String> {
-        if epochs.into_iter().all(|epoch| self.is_over(epoch)) {
-            return Ok(());
-        }
-        self.look_at_all(process, ptracer, limit)
     }
 
     /// Whether an epoch was seen at zero, within a while.
@@ -80,7 +75,7 @@ impl Source {
 
     fn look_at_all(&self, process: &Process, ptracer: &Mutex<Ptracer>, limit: Duration) -> Result<(), String> {
         self.change(|state| state.stuck = true);
-        let seen = self.all_outside(process, ptracer, process.threads(), limit);
+        let seen = self.all_outside(process, ptracer, process.threads(), (PATIENCE_WITH_THREADS, limit));
         if seen == Ok(false) {
             self.board.reset_counters();
         }
@@ -94,9 +89,9 @@ impl Source {
         process: &Process,
         ptracer: &Mutex<Ptracer>,
         tids: Vec<i32>,
-        limit: Duration,
+        (patience, limit): (Duration, Duration),
     ) -> Result<bool, String> {
-        let seen = outside::wait(process, ptracer, &self.region, tids, limit);
+        let seen = outside::wait(process, ptracer, &self.region, tids, (patience, limit));
         seen.map(|seen| seen.asleep_inside).map_err(|tid| {
             let seconds = limit.as_secs();
             format!(

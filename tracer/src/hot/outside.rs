@@ -17,8 +17,6 @@ use crate::ptracer::client::Ptracer;
 use crate::sys::notify::CallData;
 use crate::target::process::{Process, Registers, ThreadState, open_below};
 
-/// How long a thread may be seen on a processor before it is stopped for an instant.
-const PATIENCE: Duration = Duration::from_millis(2);
 /// How much of a stack is looked through for the frame of a signal that came inside.
 const FRAMES: usize = 64 << 10;
 /// In a frame: from the instruction pointer to the flags, and to the word that begins with the code segment (struct sigcontext).
@@ -30,7 +28,7 @@ pub(super) struct Seen {
     pub asleep_inside: bool,
 }
 
-/// Waits until each of these threads has been seen outside.
+/// Waits until each of these threads has been seen outside; one that stays on a processor is stopped for an instant, after `patience`.
 ///
 /// # Errors
 /// The thread that was not, in time.
@@ -39,7 +37,7 @@ pub(super) fn wait(
     ptracer: &Mutex<Ptracer>,
     region: &Range<u64>,
     mut tids: Vec<i32>,
-    limit: Duration,
+    (patience, limit): (Duration, Duration),
 ) -> Result<Seen, i32> {
     let began = Instant::now();
     let mut seen = Seen { asleep_inside: false };
@@ -52,7 +50,8 @@ pub(super) fn wait(
                 true
             }
             (ThreadState::Sleeping { nr, args }, Some(at)) if region.contains(&at.ip) => {
-                let changes = changes_a_file(process, tid, nr, args);
+                // What the number is by now says nothing of a write that is under way.
+                let changes = nr == libc::SYS_pwrite64 || changes_a_file(process, tid, nr, args);
                 seen.asleep_inside |= !changes;
                 changes
             }
@@ -64,13 +63,15 @@ pub(super) fn wait(
         if began.elapsed() > limit {
             return Err(tids[0]);
         }
-        if !running.is_empty() && began.elapsed() > PATIENCE {
+        if !running.is_empty() && began.elapsed() > patience {
             let looked = ptracer.lock().unwrap_or_else(PoisonError::into_inner).look(process, running);
             let outside =
                 |(tid, at): &(i32, Option<Registers>)| at.is_none_or(|at| !is_inside(process, *tid, at, region));
             let outside: Vec<i32> = looked.iter().filter(|found| outside(found)).map(|(tid, _)| *tid).collect();
             tids.retain(|tid| !outside.contains(tid));
-            continue;
+            if !outside.is_empty() {
+                continue;
+            }
         }
         std::thread::sleep(Duration::from_micros(100));
     }
@@ -83,10 +84,10 @@ fn is_inside(process: &Process, tid: i32, at: Registers, region: &Range<u64>) ->
 /// Whether a frame on the thread's stack leads back into the region. (The thread may run on meanwhile: what it enters
 /// now it enters by the mode that is set.)
 fn was_interrupted(process: &Process, tid: i32, sp: u64, region: &Range<u64>) -> bool {
-    let Ok(memory) = open_below(process.proc(), &format!("{tid}/mem"), OFlag::O_RDONLY) else { return false };
+    let Ok(memory) = open_below(process.proc(), &format!("{tid}/mem"), OFlag::O_RDONLY) else { return true };
     let mut stack = vec![0; FRAMES];
     let sp = sp & !7;
-    let read = File::from(memory).read_at(&mut stack, sp).unwrap_or(0);
+    let Ok(read) = File::from(memory).read_at(&mut stack, sp) else { return true };
     let words: Vec<u64> = stack[..read].as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
     words.windows(3).any(|words| {
         let [ip, flags, segments] = [words[0], words[1], words[2]];

@@ -6,8 +6,9 @@
 //! change at once for all threads, and a processor that is interrupted for it fetches anew; no thread is stopped for it but the one
 //! that runs the line, for an instant. A thread that comes to the page in between waits in the fault until the move is done.
 //!
-//! Left alone: a site of another form, one across two pages, one out of reach, one whose page changes while this goes on, and one in
-//! the page where our own lines run.
+//! Left alone: a site of another form than C libraries have, one across two pages, one out of reach, one in code that may be unmapped, and
+//! one whose page is not what its file says (a debugger's or a probe's breakpoint would be copied, and outlive its owner's care).
+//! The lines run in the region, never in a page that they replace.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint::hit;
 use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 
 use crate::ptracer::client::Ptracer;
 use crate::ptracer::payload::{Call, PENDING};
-use crate::ptracer::site::find_padding;
-use crate::shared::board::{Board, REGION_BYTES, STUB_BYTES};
+use crate::shared::board::{Board, REGION_BYTES, STUB_BYTES, STUBS_BYTES};
+use crate::shared::memory::MEMORY_NAME;
 use crate::sys::trampoline::{ENTRY, Kind, WORDS, Words, stub};
-use crate::target::maps::parse_mapping;
+use crate::target::maps::{Mapping, parse_mapping};
 use crate::target::process::Process;
 
 const PAGE: u64 = 4096;
@@ -33,8 +35,8 @@ const MOV: u64 = 5;
 const RESULTS: u64 = 64;
 /// How long a thread may take for a line.
 const LIMIT: Duration = Duration::from_secs(5);
-/// The longest line of code here, amply.
-const LINE: usize = 320;
+/// `vm.overcommit_memory`: a page that is moved is charged for before it is there, and the one below is gone by then.
+const NEVER: &str = "2";
 
 /// Where things are in the target.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +58,7 @@ pub(super) fn patched(process: &Process, places: &Places) -> Vec<u64> {
         memory.read_exact_at(&mut site, resume.checked_sub(SITE)?).ok()?;
         (site == jump(resume - SITE, place)?).then_some(resume)
     };
-    (0..REGION_BYTES / STUB_BYTES).filter_map(behind).collect()
+    (0..STUBS_BYTES / STUB_BYTES).filter_map(behind).collect()
 }
 
 /// A site that jumps to the stub at `place`.
@@ -89,13 +91,21 @@ pub(super) fn patch(
     if found != [0xb8, a, b, c, d, 0x0f, 0x05] {
         return Err("it is of another form");
     }
-    let maps = process.read_file("maps").map_err(|_| "its mappings cannot be read")?;
-    let mut mappings = maps.lines().filter_map(parse_mapping);
-    if !mappings.any(|mapping| (mapping.start..mapping.end).contains(&site) && mapping.permissions == "r-xp") {
-        return Err("it lies in memory that can be written to");
+    if !is_usual(&memory, site) {
+        return Err("it is of another form");
     }
-    if find_padding(process, &memory, LINE).is_none_or(|padding| padding & !(PAGE - 1) == page) {
-        return Err("our own lines run in its page");
+    let maps = process.read_file("maps").map_err(|_| "its mappings cannot be read")?;
+    let maps: Vec<Mapping<'_>> = maps.lines().filter_map(parse_mapping).collect();
+    if !are_there(&maps, places) {
+        return Err("it runs another program by now");
+    }
+    if is_altered(process, &memory, &maps, places, page) {
+        return Err("its page is none of the program's or the C library's, or differs from the file");
+    }
+    if std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|how| how.trim() == NEVER) {
+        return Err(
+            "memory is never overcommitted here, so that a page that is moved might be lost (vm.overcommit_memory)",
+        );
     }
     let place = free_place(&memory, places).ok_or("there is no room for another stub")?;
     let jump = jump(site, place).ok_or("it is out of reach")?;
@@ -116,19 +126,74 @@ pub(super) fn patch(
     }
     hit("site.stub-written");
     let mut ptracer = ptracer.lock().unwrap_or_else(PoisonError::into_inner);
-    let replaced = replace(process, &mut ptracer, &memory, places, page, (site - page, jump));
-    if replaced.is_err()
-        && memory.read_exact_at(&mut found, site).is_ok()
-        && found[..MOV as usize] != jump[..MOV as usize]
-    {
-        let _ = memory.write_all_at(&vec![0; code.len()], place);
+    // Whatever comes of it, the stub stays: a thread may come to the line late, and then the site jumps there.
+    replace(process, &mut ptracer, &memory, places, page, (site - page, jump))
+}
+
+/// Whether the instructions around a site are those that C libraries have: the result is compared with the lowest error, which sets all
+/// flags; and the `mov` is an instruction of its own, not the tail of another that ends in the same bytes.
+fn is_usual(memory: &File, site: u64) -> bool {
+    const BEFORE: usize = 3;
+    const COMPARE: [u8; 2] = [0x48, 0x3d]; // cmp rax, imm32
+    const REX: std::ops::RangeInclusive<u8> = 0x40..=0x4f;
+    const WITH_LONG_OPERAND: [u8; 3] = [0xc7, 0x81, 0x69];
+    let (mut before, mut behind) = ([0; BEFORE], [0; 2]);
+    let read = memory.read_exact_at(&mut before, site - BEFORE as u64).is_ok()
+        && memory.read_exact_at(&mut behind, site + SITE).is_ok();
+    read && behind == COMPARE
+        && !REX.contains(&before[2])
+        && !before[..2].iter().any(|byte| WITH_LONG_OPERAND.contains(byte))
+}
+
+/// Whether the region and the board are what they were: another program may run in the process by now.
+fn are_there(maps: &[Mapping<'_>], places: &Places) -> bool {
+    let region = |mapping: &Mapping<'_>| {
+        (mapping.start, mapping.end, mapping.inode, mapping.permissions)
+            == (places.region, places.region + REGION_BYTES, 0, "r-xp")
+    };
+    let board = |mapping: &Mapping<'_>| {
+        mapping.start == places.board && mapping.path.starts_with("/memfd:") && mapping.path.contains(MEMORY_NAME)
+    };
+    maps.iter().any(region) && maps.iter().any(board)
+}
+
+/// Whether a page of code is not what its file says, our own jumps aside, as where a debugger or a probe has put something; or is
+/// no page of the program or the C library, which stay mapped as long as it runs.
+fn is_altered(process: &Process, memory: &File, maps: &[Mapping<'_>], places: &Places, page: u64) -> bool {
+    let Some(at) = maps.iter().position(|mapping| (mapping.start..mapping.end).contains(&page)) else { return true };
+    // Ours stand between the parts of what they were taken from.
+    let Some(of) = maps[..=at].iter().rposition(|mapping| mapping.inode != 0) else { return true };
+    let (file, between) = (&maps[of], &maps[of..=at]);
+    let is_ours = |mapping: &Mapping<'_>| mapping.inode == 0 && mapping.permissions == "r-xp";
+    let adjoin = between.windows(2).all(|two| two[0].end == two[1].start);
+    let is_known = file.permissions == "r-xp" && between[1..].iter().all(is_ours) && adjoin;
+    let program = process.open_file("exe", OFlag::O_PATH).ok().and_then(|exe| fstat(&exe).ok());
+    let is_program = program.is_some_and(|program| program.st_ino == file.inode);
+    let name = file.path.rsplit('/').next().unwrap_or_default();
+    let is_library = ["libc.so", "libc-2", "libpthread", "ld-linux", "ld-musl-"].iter().any(|at| name.starts_with(at));
+    if !is_known || !(is_program || is_library) {
+        return true;
     }
-    replaced
+    let link = format!("map_files/{:x}-{:x}", file.start, file.end);
+    let path = format!("root{}", file.path);
+    let opened = process.open_file(&link, OFlag::O_RDONLY).or_else(|_| process.open_file(&path, OFlag::O_RDONLY));
+    let Ok(opened) = opened.map(File::from) else { return true };
+    let (mut now, mut was) = ([0; PAGE as usize], [0; PAGE as usize]);
+    let offset = file.offset + (page - file.start);
+    if memory.read_exact_at(&mut now, page).is_err() || opened.read_exact_at(&mut was, offset).is_err() {
+        return true;
+    }
+    for ip in patched(process, places) {
+        let Some(at) = (ip - SITE).checked_sub(page).filter(|at| at + SITE <= PAGE) else { continue };
+        let at = at as usize;
+        now[at..at + SITE as usize].copy_from_slice(&was[at..at + SITE as usize].to_vec());
+    }
+    now != was
 }
 
 /// A stub that nobody has.
 fn free_place(memory: &File, places: &Places) -> Option<u64> {
-    let all = (0..REGION_BYTES / STUB_BYTES).map(|index| places.region + index * STUB_BYTES);
+    let all = (0..STUBS_BYTES / STUB_BYTES).map(|index| places.region + index * STUB_BYTES);
     all.into_iter().find(|place| {
         let mut first = [1; 8];
         memory.read_exact_at(&mut first, *place).is_ok() && first == [0; 8]
@@ -150,7 +215,8 @@ fn replace(
         ((libc::PROT_READ | libc::PROT_WRITE) as u64, (libc::PROT_READ | libc::PROT_EXEC) as u64);
     let anonymous = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
     let map = Call::new(libc::SYS_mmap, [0, PAGE, read_write, anonymous, u64::MAX, 0]).into(results[0]);
-    let copy = run(process, ptracer, memory, vec![map], results[0])?;
+    let within = (places.region + STUBS_BYTES, places.region + REGION_BYTES);
+    let copy = run(process, ptracer, memory, vec![map], results[0], within)?;
     let copy = u64::try_from(copy).map_err(|_| "it has no memory for a copy of its page")?;
     let read = || {
         let mut content = vec![0; PAGE as usize];
@@ -167,7 +233,7 @@ fn replace(
     let moves = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
     let protect = Call::new(libc::SYS_mprotect, [copy, PAGE, execute]);
     let replace = Call::new(libc::SYS_mremap, [copy, PAGE, PAGE, moves, page]).unless_failed().into(results[1]);
-    match run(process, ptracer, memory, vec![protect, replace], results[1])? {
+    match run(process, ptracer, memory, vec![protect, replace], results[1], within)? {
         0.. => {
             hit("site.replaced");
             Ok(())
@@ -183,8 +249,9 @@ fn run(
     memory: &File,
     calls: Vec<Call>,
     result: u64,
+    within: (u64, u64),
 ) -> Result<i64, &'static str> {
-    ptracer.run(process, calls, Some(result), false).map_err(|_| "no thread can run a line of ours")?;
+    ptracer.run_within(process, calls, result, within).map_err(|_| "no thread can run a line of ours")?;
     let limit = Instant::now() + LIMIT;
     loop {
         let mut word = [0; 8];

@@ -23,8 +23,10 @@ use crate::sys::memory::Region;
 use crate::sys::notify::{CallData, Notification};
 use crate::target::process::Process;
 
-/// How long a grace for the table may take; it is tried again with the next call.
-const TABLE_LIMIT: Duration = Duration::from_millis(200);
+/// How long a thread may stay on a processor when a backup begins: it may be in a call from before, of which nothing is known.
+const PATIENCE_AT_FIRST: Duration = Duration::from_millis(250);
+/// From so many calls that close something on, those that are over are looked for.
+const MANY_CLOSERS: usize = 64;
 
 /// What is to be done in a thread that may wait.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +85,8 @@ pub(crate) struct Source {
     pub(super) board: Region<Board>,
     pub(super) region: Range<u64>,
     places: Places,
+    /// Closes are what the net under writes of 8 bytes depends on: all of them are shown.
+    has_net: bool,
     control: Control,
     pub(super) state: Mutex<State>,
     pub(super) gracing: Mutex<()>,
@@ -111,6 +115,7 @@ impl Source {
         if fallocate(memory.fd(), punch, bits as i64, size_of_val(&board.bits) as i64).is_err() {
             board.bits.iter().for_each(|word| word.store(0, Ordering::SeqCst));
         }
+        let has_net = memory.eight_bytes_unseen.load(Ordering::SeqCst) != 0;
         let patched = site::patched(process, &places);
         let count = AtomicU64::new(patched.len() as u64);
         let state = State {
@@ -125,13 +130,26 @@ impl Source {
             apart: !wanted,
         };
         let (state, gracing, maps) = (Mutex::new(state), Mutex::default(), Mutex::default());
-        Ok(Some(Self { board, region, places, control, state, gracing, maps, tasks: unbounded(), patched: count }))
+        Ok(Some(Self {
+            board,
+            region,
+            places,
+            has_net,
+            control,
+            state,
+            gracing,
+            maps,
+            tasks: unbounded(),
+            patched: count,
+        }))
     }
 
     /// The receiver tells of a call before it is let go. Quick, and waits for nobody but a mode that is being set.
     pub fn notice(&self, process: &Process, tid: i32, stopped: &Notification) {
         let data = &stopped.data;
         let nr = i64::from(data.nr);
+        // Before the lock: the target's memory may keep us waiting.
+        let task = new_task(process, tid, data);
         let mut state = self.state();
         // A thread does one call at a time: its last is over.
         state.closers.remove(&tid);
@@ -142,17 +160,18 @@ impl Source {
             self.empty(closer.first, closer.last);
             state.closers.insert(tid, closer);
         }
-        if makes_tables(process, tid, data) {
-            let waits = nr == libc::SYS_vfork || flags(process, tid, data).is_some_and(|all| all & VFORK != 0);
-            match waits {
-                true => {
-                    state.spawning.insert(tid, *data);
-                }
-                false => state.apart = true,
+        match task {
+            NewTask::SharesWhatMatters => {}
+            NewTask::ForAMoment => {
+                state.spawning.insert(tid, *data);
+                self.settle(&mut state);
             }
-            self.settle(&mut state);
+            NewTask::Apart => {
+                state.apart = true;
+                self.settle(&mut state);
+            }
         }
-        if !HOT.contains(&nr) {
+        if !HOT.contains(&nr) || nr == libc::SYS_close && self.has_net {
             return;
         }
         match state.sites.get(&data.ip) {
@@ -178,6 +197,14 @@ impl Source {
     pub fn work(&self, process: &Process, ptracer: &Mutex<Ptracer>, tasks: &[Task]) {
         let mut filling = Vec::new();
         for task in tasks {
+            // In the hold and the drain others need the ptracer more; the next such call asks again.
+            if !self.state().tracking {
+                match *task {
+                    Task::Patch { ip, .. } => drop(self.state().sites.remove(&ip)),
+                    Task::Fill { fd, was, .. } => self.withdraw(fd, was),
+                }
+                continue;
+            }
             match *task {
                 Task::Patch { ip, nr } => self.patch(process, ptracer, ip, nr),
                 // Others' numbers are others' descriptors.
@@ -190,7 +217,8 @@ impl Source {
         if filling.is_empty() {
             return;
         }
-        let quiet = self.grace(process, ptracer, TABLE_LIMIT).is_ok();
+        // Nobody is stopped for it: what is not settled soon is tried again with the next call.
+        let quiet = self.counters_settle();
         for (fd, tid, was, end) in filling {
             match end.filter(|_| quiet) {
                 Some(end) => self.fill(process, fd, tid, was, end),
@@ -201,6 +229,15 @@ impl Source {
 
     /// Tasks that were made with memory of ours may have become programs of their own.
     pub fn look_at_spawned(&self, process: &Process) {
+        let closers = Vec::from_iter(self.state().closers.iter().map(|(tid, closer)| (*tid, closer.call)));
+        if closers.len() > MANY_CLOSERS {
+            for (tid, call) in closers.into_iter().filter(|(tid, call)| is_over(process, *tid, call)) {
+                let mut state = self.state();
+                if state.closers.get(&tid).is_some_and(|closer| closer.call == call) {
+                    state.closers.remove(&tid);
+                }
+            }
+        }
         let waiting: Vec<(i32, CallData)> = self.state().spawning.iter().map(|(tid, call)| (*tid, *call)).collect();
         let over: Vec<i32> =
             waiting.into_iter().filter(|(tid, call)| is_over(process, *tid, call)).map(|(tid, _)| tid).collect();
@@ -244,7 +281,7 @@ impl Source {
         let threads = process.threads();
         let have_their_own = threads.iter().any(|tid| !process.shares_descriptors(*tid));
         tids.extend(threads);
-        if !self.all_outside(process, ptracer, tids, limit)? {
+        if !self.all_outside(process, ptracer, tids, (PATIENCE_AT_FIRST, limit))? {
             self.board.reset_counters();
         }
         let _one_at_a_time = self.gracing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -322,29 +359,33 @@ impl Source {
     }
 }
 
-const VFORK: u64 = libc::CLONE_VFORK as u64;
+/// What a call does to who shares what with the target.
+enum NewTask {
+    SharesWhatMatters,
+    /// A task shares the memory and not the descriptors until it executes a program; the call lasts as long.
+    ForAMoment,
+    /// The same for good, or it cannot be told.
+    Apart,
+}
 
-/// The flags of a call that makes a task; `None` where they cannot be read.
-fn flags(process: &Process, tid: i32, data: &CallData) -> Option<u64> {
-    match i64::from(data.nr) {
+fn new_task(process: &Process, tid: i32, data: &CallData) -> NewTask {
+    const VM: u64 = libc::CLONE_VM as u64;
+    const THREAD: u64 = (libc::CLONE_FILES | libc::CLONE_THREAD) as u64;
+    const VFORK: u64 = libc::CLONE_VFORK as u64;
+    const UNSHARE: u64 = 2; // CLOSE_RANGE_UNSHARE
+    let flags = match i64::from(data.nr) {
+        libc::SYS_vfork => return NewTask::ForAMoment,
+        libc::SYS_unshare if data.args[0] & libc::CLONE_FILES as u64 != 0 => return NewTask::Apart,
+        libc::SYS_close_range if data.args[2] & UNSHARE != 0 => return NewTask::Apart,
         libc::SYS_clone => Some(data.args[0]),
         // The first word of struct clone_args.
         libc::SYS_clone3 => process.word(tid, data.args[0]),
-        _ => None,
-    }
-}
-
-/// Whether a call may lead to a task that shares the memory and not the descriptors.
-fn makes_tables(process: &Process, tid: i32, data: &CallData) -> bool {
-    const SHARES: u64 = (libc::CLONE_VM | libc::CLONE_FILES) as u64;
-    const UNSHARE: u64 = 2; // CLOSE_RANGE_UNSHARE
-    match i64::from(data.nr) {
-        libc::SYS_vfork => true,
-        libc::SYS_unshare => data.args[0] & libc::CLONE_FILES as u64 != 0,
-        libc::SYS_close_range => data.args[2] & UNSHARE != 0,
-        libc::SYS_clone | libc::SYS_clone3 => {
-            flags(process, tid, data).is_none_or(|flags| flags & SHARES == libc::CLONE_VM as u64)
-        }
-        _ => false,
+        _ => return NewTask::SharesWhatMatters,
+    };
+    match flags {
+        // A thread, or one with a memory of its own.
+        Some(flags) if flags & VM == 0 || flags & THREAD == THREAD => NewTask::SharesWhatMatters,
+        Some(flags) if flags & VFORK != 0 => NewTask::ForAMoment,
+        _ => NewTask::Apart,
     }
 }

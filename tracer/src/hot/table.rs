@@ -6,7 +6,8 @@
 //! a descriptor append wherever it is told to write. All are shown, except a close from a patched site of a number that is unknown.
 //! The receiver empties the entry before it lets the call go. (A thread that has looked a number up and is then
 //! overtaken by another's close and open would write to another file than it means to: that is the program's own fault with or
-//! without us, and what it then writes may go unseen, as it may between a notification and its call.)
+//! without us, and what it then writes may go unseen, as it may between a notification and its call. So may what one writes that sleeps
+//! in a call on a pipe while another puts a file in the pipe's place by dup2, and whose call is begun again after a signal.)
 //!
 //! *It is filled in two steps.* A close from a patched site reads "unknown" and then closes the number, unseen. So an entry is first
 //! made *pending*, by a value that is never used twice. From then on every close of the number is shown. After a grace among the
@@ -70,10 +71,10 @@ impl Source {
 
     /// After a grace: what a descriptor is takes the place of what stood there.
     pub(super) fn fill(&self, process: &Process, fd: u32, tid: i32, was: u32, end: u64) {
-        let is_closing =
-            self.state().closers.iter().any(|(tid, closer)| {
-                (closer.first..=closer.last).contains(&fd) && !is_over(process, *tid, &closer.call)
-            });
+        let closing = |closer: &Closer| (closer.first..=closer.last).contains(&fd);
+        let closers: Vec<(i32, Closer)> =
+            self.state().closers.iter().filter(|(_, closer)| closing(closer)).map(|(tid, it)| (*tid, *it)).collect();
+        let is_closing = closers.iter().any(|(tid, closer)| !is_over(process, *tid, &closer.call));
         let now = if is_closing { None } else { self.look(process, fd, tid, end) };
         // A map that is outgrown stays what it was.
         let now = now.unwrap_or(if was >= entry::PENDING { entry::UNKNOWN } else { was });

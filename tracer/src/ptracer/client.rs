@@ -67,8 +67,27 @@ impl Ptracer {
         result: Option<u64>,
         arm: bool,
     ) -> Result<Duration, Error> {
+        self.run_request(process, &Request::Run { calls, result, arm, within: None })
+    }
+
+    /// The same, once, with its code between two addresses: in memory of ours.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_within(
+        &mut self,
+        process: &Process,
+        calls: Vec<Call>,
+        result: u64,
+        within: (u64, u64),
+    ) -> Result<Duration, Error> {
+        let (result, within) = (Some(result), Some(within));
+        self.run_request(process, &Request::Run { calls, result, arm: false, within })
+    }
+
+    fn run_request(&mut self, process: &Process, request: &Request) -> Result<Duration, Error> {
         let pid = process.pid();
-        match self.ask(process, &Request::Run { calls, result, arm }, RUN_LIMIT)? {
+        match self.ask(process, request, RUN_LIMIT)? {
             Reply::Ran(nanoseconds) => Ok(Duration::from_nanos(nanoseconds)),
             Reply::Failed(failure) => Err(failure.into_error(pid)),
             _ => Err(Error::Ptracer { pid, problem: "it answered another question".into() }),

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use super::request::Failure;
 use super::site;
 use crate::calls::filter::{USER_NOTIF, begins_as_ours, emulate};
 use crate::error::errno;
+use crate::shared::board::REGION_BYTES;
 use crate::shared::memory::{ARMED, Memory, UNARMED};
 use crate::sys::process as low;
 use crate::sys::trace::{self, Running, Stopped, Waited};
@@ -48,10 +50,20 @@ struct Line<'a> {
     hold: &'a Hold<'a>,
     memory: File,
     site: u64,
+    /// Where stubs are.
+    region: Range<u64>,
     calls: &'a [Call],
     result: Option<u64>,
     /// Threads that were asked to stop and have not yet.
     slow: RefCell<Vec<Running>>,
+}
+
+/// What a thread is to run: see [`super::request::Request::Run`].
+pub(super) struct Wanted<'a> {
+    pub calls: &'a [Call],
+    pub result: Option<u64>,
+    pub arm: bool,
+    pub within: Option<(u64, u64)>,
 }
 
 /// Has a thread run `calls`, and returns for how long it was stopped. When this returns the thread is on its way.
@@ -59,14 +71,14 @@ pub(super) fn run(
     process: &Process,
     session: Option<&Memory>,
     hold: &Hold<'_>,
-    calls: &[Call],
-    result: Option<u64>,
-    arm: bool,
+    wanted: Wanted<'_>,
 ) -> Result<Duration, Failure> {
+    let Wanted { calls, result, arm, within } = wanted;
     let memory = process.open_file("mem", OFlag::O_RDWR).map_err(|errno| Failure::Memory(errno as i32))?;
     let memory = File::from(memory);
     let room = payload::longest(calls);
-    let site = site::find_padding(process, &memory, room)
+    let site = within
+        .map_or_else(|| site::find_padding(process, &memory, room), |within| site::find_zeros(&memory, within, room))
         .ok_or_else(|| Failure::NoThread("no room for code in any executable mapping".into()))?;
     if arm {
         // The keeper ends when its supervisor dies before this; one of the two comes first.
@@ -78,7 +90,9 @@ pub(super) fn run(
         }
         failpoint::hit("inject.armed");
     }
-    let line = Line { process, hold, memory, site, calls, result, slow: RefCell::default() };
+    let region = session.map_or(0, |session| session.region.load(Ordering::SeqCst));
+    let region = region..region.saturating_add(if region == 0 { 0 } else { REGION_BYTES });
+    let line = Line { process, hold, memory, site, region, calls, result, slow: RefCell::default() };
     let mut reason = String::from("none that has the process's descriptors sleeps in a restartable call or runs");
     let limit = Instant::now() + PATIENCE;
     while Instant::now() < limit && process.is_alive() {
@@ -133,6 +147,12 @@ impl Line<'_> {
 
     /// Sends a stopped thread through the code, and lets go of it.
     fn redirect(&self, stopped: Stopped) -> Result<(), Attempt> {
+        // It is counted, and is to be seen there.
+        let at = stopped.registers().map_or(0, |all| all.rip);
+        if self.region.contains(&at) {
+            let _ = stopped.detach();
+            return Err(Attempt::Next("it is in a call that is captured at its site"));
+        }
         // A pending signal goes first, to where the thread is now; a critical section must not be left.
         if stopped.has_signal() || low::in_restartable_sequence(stopped.tid()) {
             let _ = stopped.detach();

@@ -19,6 +19,8 @@ pub(crate) enum Request {
         result: Option<u64>,
         /// A filter may exist from here on: the keeper is told first, and must not have ended.
         arm: bool,
+        /// Where the line is to stand: in memory of ours that can be executed. Else in padding of the program's.
+        within: Option<(u64, u64)>,
     },
     /// Say whether you stand in the target's cgroups, as those will who are started in the same way.
     Place,

@@ -145,10 +145,12 @@ fn answer(process: &Process, memory: Option<&Memory>, progress: &Progress, reque
     in_a_thread(|| {
         let hold = progress.hold();
         match request {
-            Request::Run { calls, result, arm } => match inject::run(process, memory, &hold, &calls, result, arm) {
-                Ok(stopped) => Reply::Ran(stopped.as_nanos() as u64),
-                Err(failure) => Reply::Failed(failure),
-            },
+            Request::Run { calls, result, arm, within } => {
+                match inject::run(process, memory, &hold, inject::Wanted { calls: &calls, result, arm, within }) {
+                    Ok(stopped) => Reply::Ran(stopped.as_nanos() as u64),
+                    Err(failure) => Reply::Failed(failure),
+                }
+            }
             Request::Place => Reply::Placed(place::is_with(process, std::process::id() as i32)),
             Request::Recognise => Reply::Recognised(inject::carries_our_filter(process, &hold)),
             Request::Unseen { shape } => {

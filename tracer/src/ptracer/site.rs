@@ -31,6 +31,16 @@ pub fn find_padding(process: &Process, memory: &File, bytes: usize) -> Option<u6
     })
 }
 
+/// Zero bytes between two addresses, for a line of code.
+pub fn find_zeros(memory: &File, (start, end): (u64, u64), bytes: usize) -> Option<u64> {
+    let room = (bytes as u64 + GAP).next_multiple_of(GAP);
+    let mut all = vec![1; usize::try_from(end.checked_sub(start)?).ok()?];
+    memory.read_exact_at(&mut all, start).ok()?;
+    // Behind the last line that was written there.
+    let used = all.iter().rposition(|&byte| byte != 0).map_or(0, |last| (last as u64 + 1).next_multiple_of(GAP) + GAP);
+    (start + used + room <= end).then_some(start + used)
+}
+
 /// How many zero bytes the mapping's last page ends in.
 fn zeros_at_end(memory: &File, mapping: &Mapping<'_>) -> u64 {
     let mut page = [0u8; PAGE as usize];

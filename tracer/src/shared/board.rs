@@ -29,6 +29,8 @@ pub enum Mode {
 
 /// Bytes of the code region.
 pub const REGION_BYTES: u64 = 64 << 10;
+/// Of these, what stubs may have; behind them stand the lines of code by which sites are patched.
+pub const STUBS_BYTES: u64 = 48 << 10;
 /// Bytes of a stub in it.
 pub const STUB_BYTES: u64 = 1024;
 /// Descriptors from this number on are always notified.
@@ -111,7 +113,7 @@ impl ModeWord {
     pub fn set_mode(&self, stamp: u32, mode: Mode) -> bool {
         let mut seen = self.mode.load(Ordering::SeqCst);
         let word = u64::from(stamp) << 32 | u64::from(mode as u32);
-        while (seen >> 32) as u32 <= stamp {
+        while stamp.wrapping_sub((seen >> 32) as u32).cast_signed() >= 0 {
             match self.mode.compare_exchange(seen, word, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
                 Err(other) => seen = other,

@@ -10,7 +10,7 @@
 //!   0x080  the words   filled in for each site, see [`Words`]
 //!   0x100  mark 0      count in; is the mode still this? look the descriptor up; mark; the call; count out
 //!   0x200  mark 1      the same in the other epoch
-//!   0x300  notify      back to the site's own syscall; before it, count out, where it was entered from a mark
+//!   0x300  notify      back to the site's own syscall; and the two ways out of each mark
 //! ```
 //!
 //! Counting in before the mode is read again is what makes grace exact: the locked instruction is a full barrier. So whoever changes
@@ -98,10 +98,15 @@ core::arch::global_asm!(
         shl     ecx, 6
     .endm
 
+    // Not in a child that was forked inside, by a handler: it was its parent who was counted in.
     .macro HB_COUNT_OUT k, e
+        mov     rcx, [rip + \k\()_own]
+        cmp     dword ptr [rcx], 0
+        je      2f
         HB_COUNTER
         mov     r11, [rip + \k\()_board]
         lock dec dword ptr [r11 + rcx + BOARD_COUNTERS + \e * 4096]
+    2:
     .endm
 
     // Unless the descriptor has a map: the call, or notify.
@@ -172,11 +177,13 @@ core::arch::global_asm!(
     \k\()_call\e:
         mov     eax, [rip + \k\()_nr]
         syscall
-        HB_COUNT_OUT \k, \e
-        jmp     [rip + \k\()_resume]
+        jmp     \k\()_out\e
     .endm
 
     .macro HB_LEAVE k, e
+    \k\()_out\e:
+        HB_COUNT_OUT \k, \e
+        jmp     [rip + \k\()_resume]
     \k\()_leave\e:
         HB_COUNT_OUT \k, \e
         jmp     \k\()_notify

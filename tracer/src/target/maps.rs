@@ -16,6 +16,8 @@ pub struct Mapping<'a> {
     pub end: u64,
     /// `rwxp` or `rwxs`.
     pub permissions: &'a str,
+    /// Where in the file it begins.
+    pub offset: u64,
     /// Inode; 0 for anonymous memory.
     pub inode: u64,
     /// The path, or `[stack]` and the like.
@@ -39,11 +41,13 @@ pub fn parse_mapping(line: &str) -> Option<Mapping<'_>> {
     let mut fields = line.splitn(6, ' ');
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?;
-    let inode = fields.nth(2)?.parse().ok()?;
+    let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let inode = fields.nth(1)?.parse().ok()?;
     Some(Mapping {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
         permissions,
+        offset,
         inode,
         path: fields.next().unwrap_or("").trim_start(),
     })

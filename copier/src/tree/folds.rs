@@ -1,7 +1,6 @@
 //! Whether a directory folds names, and which names may be one: what [`super::folding`] rests on.
-use crate::base::sys;
 use hotbackup_event::look::LookError;
-use rustix::fs::FsWord;
+use rustix::fs::{FsWord, Mode, OFlags, openat};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -21,9 +20,11 @@ pub(crate) enum Folds {
 impl Folds {
     /// Of a directory, by what is listed in it.
     pub(super) fn of(dir: &OwnedFd, names: &[OsString]) -> Self {
-        let is_there = |name: &OsStr| match sys::stat_at(dir, name) {
+        // Found, and not asked for anything: it may be a mount that answers nobody, which is left out for its name.
+        let only_found = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let is_there = |name: &OsStr| match openat(dir, name, only_found, Mode::empty()) {
             Ok(_) => Some(true),
-            Err(error) if LookError::from(&error).is_nothing() => Some(false),
+            Err(errno) if LookError::of(errno.raw_os_error()).is_nothing() => Some(false),
             Err(_) => None,
         };
         for name in names {

@@ -110,7 +110,7 @@ fn calls_go_on_within_the_lease_while_a_path_cannot_be_looked_up() {
     let (mut guest, disk) = guest("mkdir", "hidden/new");
     let dest = guest.beside("backup");
     let mut running = backup::start(guest.pid(), &dest, &["--source", text(&guest.dir), "--throttle", "0"]);
-    running.wait_for_phase("track");
+    running.wait_for_only_capturing();
     disk.get_stuck();
     fs::write(guest.beside("trigger"), "").expect("written");
     running.wait_for_error();
@@ -128,7 +128,7 @@ fn what_a_stuck_disk_spoilt_the_next_backup_does_right() {
     let (mut guest, disk) = guest("mkdir", "hidden/new");
     let (first, second) = (guest.beside("first"), guest.beside("second"));
     let mut running = backup::start(guest.pid(), &first, &["--source", text(&guest.dir), "--throttle", "0"]);
-    running.wait_for_phase("track");
+    running.wait_for_only_capturing();
     disk.get_stuck();
     fs::write(guest.beside("trigger"), "").expect("written");
     running.wait_for_error();

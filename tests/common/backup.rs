@@ -155,6 +155,19 @@ impl Running {
         panic!("the backup ended before it copied anything: {:#?}", self.events);
     }
 
+    /// Reads on until it only captures, which it does as long as nothing may be copied (`--throttle 0`): everything has been looked at
+    /// by the time it tells how many files there are a second time.
+    pub fn wait_for_only_capturing(&mut self) {
+        let mut told = 0;
+        while let Some(event) = self.read() {
+            told += u32::from(event["files_total"].as_u64().is_some_and(|files| files > 0));
+            if told == 2 {
+                return;
+            }
+        }
+        panic!("the backup ended before it only captured: {:#?}", self.events);
+    }
+
     /// Reads on until it has said that it failed.
     pub fn wait_for_error(&mut self) {
         while let Some(event) = self.read() {

@@ -186,7 +186,7 @@ fn is_altered(process: &Process, memory: &File, maps: &[Mapping<'_>], places: &P
     for ip in patched(process, places) {
         let Some(at) = (ip - SITE).checked_sub(page).filter(|at| at + SITE <= PAGE) else { continue };
         let at = at as usize;
-        now[at..at + SITE as usize].copy_from_slice(&was[at..at + SITE as usize].to_vec());
+        now[at..at + SITE as usize].copy_from_slice(&was[at..at + SITE as usize]);
     }
     now != was
 }

@@ -264,3 +264,26 @@ fn answered_by_keepers(target: i32) -> u64 {
     session(target).read_exact_at(&mut word, ANSWERED).expect("it is memory");
     u64::from_le_bytes(word)
 }
+
+/// What a keeper leaves that clears a slot while the kernel is still writing a call there for a supervisor that was revoked: the
+/// kernel then receives nothing into it.
+#[test]
+fn a_slot_that_was_not_cleared_to_its_end_keeps_no_call_waiting() {
+    const SLOTS_AT: u64 = 4096;
+    const SLOT: u64 = 128;
+    let _alone = alone();
+    let mut guest = rings();
+    back_up(&mut guest, "first");
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", guest.pid())).expect("it runs");
+    let is_memory = |fd: &std::path::PathBuf| {
+        std::fs::read_link(fd).is_ok_and(|link| link.to_string_lossy().starts_with("/memfd:hotbackup-session"))
+    };
+    let memory = descriptors.map(|entry| entry.expect("read").path()).find(is_memory).expect("the session's memory");
+    let memory = std::fs::File::options().read(true).write(true).open(memory).expect("opened");
+    // The first ones of supervisors, which take the lowest, and those of keepers.
+    for slot in (0..8).chain(4094..4096) {
+        memory.write_all_at(&7u64.to_ne_bytes(), SLOTS_AT + SLOT * slot + 24).expect("written");
+    }
+    guest.assert_goes_on();
+    back_up(&mut guest, "next");
+}

@@ -284,11 +284,16 @@ impl Keeper {
 
     fn receive_and_answer(&self) {
         let slot = self.memory.slot(self.own_slot);
-        if notify::receive(self.listener(), slot).is_ok() {
-            failpoint::hit("keeper.received");
-            self.let_go(slot.id());
-            failpoint::hit("keeper.answered");
-            slot.clear();
+        match notify::receive(self.listener(), slot) {
+            Ok(()) => {
+                failpoint::hit("keeper.received");
+                self.let_go(slot.id());
+                failpoint::hit("keeper.answered");
+                slot.clear();
+            }
+            // Not zeroed, by whomever: it is ours.
+            Err(Errno::EINVAL) if slot.id() == 0 => slot.clear(),
+            Err(_) => {}
         }
     }
 

@@ -92,7 +92,16 @@ impl Answering {
             std::thread::sleep(Duration::from_micros(50));
             return None;
         };
-        if notify::receive(self.listener.as_fd(), self.memory.slot(slot)).is_err() {
+        if let Err(errno) = notify::receive(self.listener.as_fd(), self.memory.slot(slot)) {
+            // Not zeroed: a keeper cleared it while the kernel was still writing there for a supervisor that was revoked. It would be the
+            // first to be taken again. What holds a call is its keeper's, and is not used.
+            let place = self.memory.slot(slot);
+            if errno == Errno::EINVAL && place.id() != 0 {
+                return None;
+            }
+            if errno == Errno::EINVAL {
+                place.clear();
+            }
             self.free.give(slot);
             return None;
         }

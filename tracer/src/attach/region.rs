@@ -94,7 +94,8 @@ fn has_limited_memory(process: &Process) -> bool {
 /// pass.
 fn is_not_random(process: &Process) -> bool {
     const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
-    let personality = process.read_file("personality").ok();
+    let never = std::fs::read_to_string("/proc/sys/kernel/randomize_va_space").is_ok_and(|how| how.trim() == "0");
+    let personality = process.read_file("personality").ok().filter(|_| !never);
     let personality = personality.and_then(|text| u32::from_str_radix(text.trim(), 16).ok());
     personality.is_none_or(|flags| flags & ADDR_NO_RANDOMIZE != 0)
 }

@@ -245,6 +245,8 @@ pub(crate) fn changes_a_file(process: &Process, tid: i32, nr: i64, args: [u64; 6
         // What they concern is told by an address, or not at all; none of them waits for long.
         (_, libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_pkey_mprotect | libc::SYS_io_submit) => true,
         (_, libc::SYS_io_uring_setup) => true,
+        // Shown for the table of descriptors alone; a wait for a lock may be long.
+        (_, libc::SYS_fcntl | libc::SYS_unshare | libc::SYS_clone | libc::SYS_clone3 | libc::SYS_vfork) => false,
         (Decode::Descriptor(_), libc::SYS_copy_file_range | libc::SYS_splice) => is_file(process, tid, args[2]),
         (Decode::Descriptor(_), _) => is_file(process, tid, args[0]),
     }
@@ -327,6 +329,8 @@ mod tests {
         let writes = |tid, fd| changes_a_file(&process, tid, libc::SYS_write, [fd as u64, 0, 0, 0, 0, 0]);
         assert_eq!([writes(tid, of_file), writes(tid, of_device)], [true, false], "the thread's own");
         assert_eq!([writes(process.pid(), of_file), writes(process.pid(), of_device)], [false, true]);
+        let waits = [of_file as u64, libc::F_OFD_SETLKW as u64, 0, 0, 0, 0];
+        assert!(!changes_a_file(&process, tid, libc::SYS_fcntl, waits), "a wait for a lock");
         drop(end);
         thread.join().unwrap();
     }

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::flight::inflight::changes_a_file;
@@ -84,7 +85,14 @@ fn is_inside(process: &Process, tid: i32, at: Registers, region: &Range<u64>) ->
 /// Whether a frame on the thread's stack leads back into the region. (The thread may run on meanwhile: what it enters
 /// now it enters by the mode that is set.)
 fn was_interrupted(process: &Process, tid: i32, sp: u64, region: &Range<u64>) -> bool {
-    let Ok(memory) = open_below(process.proc(), &format!("{tid}/mem"), OFlag::O_RDONLY) else { return true };
+    // One that has ended, and nobody has asked for its end yet, or one of the kernel's.
+    if sp == 0 {
+        return false;
+    }
+    let memory = match open_below(process.proc(), &format!("{tid}/mem"), OFlag::O_RDONLY) {
+        Ok(memory) => memory,
+        Err(errno) => return !matches!(errno, Errno::ESRCH | Errno::ENOENT),
+    };
     let mut stack = vec![0; FRAMES];
     let sp = sp & !7;
     let Ok(read) = File::from(memory).read_at(&mut stack, sp) else { return true };

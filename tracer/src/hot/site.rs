@@ -107,8 +107,6 @@ pub(super) fn patch(
             "memory is never overcommitted here, so that a page that is moved might be lost (vm.overcommit_memory)",
         );
     }
-    let place = free_place(&memory, places).ok_or("there is no room for another stub")?;
-    let jump = jump(site, place).ok_or("it is out of reach")?;
     let kind = match nr {
         libc::SYS_pwrite64 => Kind::AtOffset,
         libc::SYS_close => Kind::Close,
@@ -117,6 +115,8 @@ pub(super) fn patch(
     let bits = places.board + std::mem::offset_of!(Board, bits) as u64;
     let words = Words { board: places.board, own: places.own, bits, resume: ip, syscall: site + MOV, nr: nr as u64 };
     let code = stub(kind, &words);
+    let place = free_place(&memory, places, &code).ok_or("there is no room for another stub")?;
+    let jump = jump(site, place).ok_or("it is out of reach")?;
     // The target may not write there: as a debugger does.
     memory.write_all_at(&code, place).map_err(|_| "the region cannot be written to")?;
     let mut written = vec![0; code.len()];
@@ -176,7 +176,8 @@ fn is_altered(process: &Process, memory: &File, maps: &[Mapping<'_>], places: &P
     }
     let link = format!("map_files/{:x}-{:x}", file.start, file.end);
     let path = format!("root{}", file.path);
-    let opened = process.open_file(&link, OFlag::O_RDONLY).or_else(|_| process.open_file(&path, OFlag::O_RDONLY));
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+    let opened = process.open_file(&link, flags).or_else(|_| process.open_file(&path, flags));
     let Ok(opened) = opened.map(File::from) else { return true };
     let (mut now, mut was) = ([0; PAGE as usize], [0; PAGE as usize]);
     let offset = file.offset + (page - file.start);
@@ -191,13 +192,14 @@ fn is_altered(process: &Process, memory: &File, maps: &[Mapping<'_>], places: &P
     now != was
 }
 
-/// A stub that nobody has.
-fn free_place(memory: &File, places: &Places) -> Option<u64> {
-    let all = (0..STUBS_BYTES / STUB_BYTES).map(|index| places.region + index * STUB_BYTES);
-    all.into_iter().find(|place| {
-        let mut first = [1; 8];
-        memory.read_exact_at(&mut first, *place).is_ok() && first == [0; 8]
-    })
+/// A stub that nobody has, or that was written for this very site before.
+fn free_place(memory: &File, places: &Places, code: &[u8; STUB_BYTES as usize]) -> Option<u64> {
+    let all = || (0..STUBS_BYTES / STUB_BYTES).map(|index| places.region + index * STUB_BYTES);
+    let holds = |place: &u64, wanted: &[u8; STUB_BYTES as usize]| {
+        let mut found = [1; STUB_BYTES as usize];
+        memory.read_exact_at(&mut found, *place).is_ok() && found == *wanted
+    };
+    all().find(|place| holds(place, code)).or_else(|| all().find(|place| holds(place, &[0; STUB_BYTES as usize])))
 }
 
 /// Puts a changed copy in the place of a page of code.

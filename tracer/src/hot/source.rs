@@ -25,6 +25,8 @@ use crate::target::process::Process;
 
 /// How long a thread may stay on a processor when a backup begins: it may be in a call from before, of which nothing is known.
 const PATIENCE_AT_FIRST: Duration = Duration::from_millis(250);
+/// Sites that are remembered.
+const MOST_SITES: usize = 4096;
 /// From so many calls that close something on, those that are over are looked for.
 const MANY_CLOSERS: usize = 64;
 
@@ -32,7 +34,7 @@ const MANY_CLOSERS: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Task {
     /// A call came from behind this address: look whether its site can be patched.
-    Patch { ip: u64, nr: i64 },
+    Patch { tid: i32, ip: u64, nr: i64 },
     /// Find out what a descriptor is, which now is known as `was`; some call writes up to `end`.
     Fill { fd: u32, tid: i32, was: u32, end: u64 },
 }
@@ -175,9 +177,9 @@ impl Source {
             return;
         }
         match state.sites.get(&data.ip) {
-            None if !state.apart => {
+            None if !state.apart && state.tracking && state.sites.len() < MOST_SITES => {
                 state.sites.insert(data.ip, Site::Told);
-                let _ = self.tasks.0.send(Task::Patch { ip: data.ip, nr });
+                let _ = self.tasks.0.send(Task::Patch { tid, ip: data.ip, nr });
             }
             Some(Site::Patched) if nr != libc::SYS_close && state.begun && !state.apart => {
                 let end = (nr == libc::SYS_pwrite64).then(|| data.args[3].saturating_add(data.args[2]));
@@ -206,7 +208,9 @@ impl Source {
                 continue;
             }
             match *task {
-                Task::Patch { ip, nr } => self.patch(process, ptracer, ip, nr),
+                // A child may run another program.
+                Task::Patch { tid, ip, nr } if process.has_thread(tid) => self.patch(process, ptracer, ip, nr),
+                Task::Patch { .. } => {}
                 // Others' numbers are others' descriptors.
                 Task::Fill { fd, tid, was, end } => {
                     let is_its_own = process.has_thread(tid) && process.shares_descriptors(tid);
@@ -274,7 +278,9 @@ impl Source {
         limit: Duration,
         children: impl FnOnce() -> (Vec<i32>, bool),
     ) -> Result<(), String> {
+        let one_at_a_time = self.gracing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.state().begun {
+            drop(one_at_a_time);
             return self.grace(process, ptracer, limit);
         }
         let (mut tids, apart) = children();
@@ -284,7 +290,6 @@ impl Source {
         if !self.all_outside(process, ptracer, tids, (PATIENCE_AT_FIRST, limit))? {
             self.board.reset_counters();
         }
-        let _one_at_a_time = self.gracing.lock().unwrap_or_else(PoisonError::into_inner);
         self.change(|state| {
             state.begun = true;
             state.apart |= apart || have_their_own;

@@ -28,6 +28,7 @@ use crate::shared::board::{BLOCK, DESCRIPTORS, MAPS, WORDS, entry};
 use crate::sys::notify::CallData;
 use crate::target::process::{Process, read_below};
 
+const APPEND: u64 = libc::O_APPEND as u64;
 /// What a map has at least, beside twice the file's size: room to grow without another.
 const ROOM: u64 = 256 << 20;
 
@@ -129,7 +130,9 @@ impl Source {
             libc::SYS_dup2 | libc::SYS_dup3 => one(data.args[1]),
             libc::SYS_close_range => Some((data.args[0] as u32, data.args[1] as u32)),
             // Of all that share the open file, whatever their numbers are.
-            libc::SYS_fcntl if data.args[1] as i32 == libc::F_SETFL => Some((0, u32::MAX)),
+            libc::SYS_fcntl if data.args[1] as i32 == libc::F_SETFL && data.args[2] & APPEND != 0 => {
+                Some((0, u32::MAX))
+            }
             _ => None,
         };
         numbers.map(|(first, last)| Closer { call: *data, first, last })

@@ -30,7 +30,7 @@ pub enum Mode {
 /// Bytes of the code region.
 pub const REGION_BYTES: u64 = 64 << 10;
 /// Of these, what stubs may have; behind them stand the lines of code by which sites are patched.
-pub const STUBS_BYTES: u64 = 48 << 10;
+pub const STUBS_BYTES: u64 = 40 << 10;
 /// Bytes of a stub in it.
 pub const STUB_BYTES: u64 = 1024;
 /// Descriptors from this number on are always notified.

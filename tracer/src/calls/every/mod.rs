@@ -60,7 +60,7 @@ All calls of Linux 6.18 on x86-64; of the calls of i386 and x32 each fails the b
 
 - **shown and marked**: stopped where its arguments say that it can change something; what it may change is looked at afterwards.
 - **shown, fails the backup**: the same, and if it concerns a file or directory of a source, the backup fails and names it.
-- **shown for the net**: only in a process whose writes of 8 bytes are not shown (see `design.md`).
+- **shown for the net**: only in a process whose writes of 8 bytes are not shown, or whose calls are captured at their sites (see `design.md`).
 - **shown for the table**: it changes no file, but what a descriptor means; only in a process whose calls are captured at their
   sites (see `design.md`).
 - **changes nothing**: not shown.

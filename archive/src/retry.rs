@@ -110,10 +110,10 @@ mod tests {
 
     #[test]
     fn what_no_try_mends_is_not_tried_again() {
-        for cause in ["cancelled", "dest_read_only", "untraceable", "source_unknown"] {
+        for cause in ["cancelled", "dest_read_only", "mapped_too_large", "source_unknown"] {
             assert_eq!(after(RETRY, Turn::default(), cause), None, "{cause}");
         }
-        for cause in ["not_one_process", "dest_full", "revoked", "hook_failed", "died", ""] {
+        for cause in ["not_one_process", "untraceable", "dest_full", "revoked", "hook_failed", "died", ""] {
             assert_eq!(after(RETRY, Turn::default(), cause), Some(600), "{cause}");
         }
     }

@@ -88,10 +88,7 @@ pub(super) fn patch(
     let mut found = [0; SITE as usize];
     memory.read_exact_at(&mut found, site).map_err(|_| "its memory cannot be read")?;
     let [a, b, c, d] = (nr as u32).to_le_bytes();
-    if found != [0xb8, a, b, c, d, 0x0f, 0x05] {
-        return Err("it is of another form");
-    }
-    if !is_usual(&memory, site) {
+    if found != [0xb8, a, b, c, d, 0x0f, 0x05] || !is_usual(&memory, site) {
         return Err("it is of another form");
     }
     let maps = process.read_file("maps").map_err(|_| "its mappings cannot be read")?;

@@ -16,7 +16,7 @@ use super::outside::is_over;
 use super::site::{self, Places};
 use crate::calls::HOT;
 use crate::ptracer::client::Ptracer;
-use crate::shared::board::{BLOCK, Board, Mode, REGION_BYTES};
+use crate::shared::board::{BLOCK, Board, Mode, REGION_BYTES, stamp};
 use crate::shared::control::Control;
 use crate::shared::memory::{BOARD_AT, Memory};
 use crate::sys::memory::Region;
@@ -108,7 +108,7 @@ impl Source {
         let start = word(&memory.region);
         let region = start..start.saturating_add(REGION_BYTES);
         let places = Places { region: start, board: word(&memory.board), own: word(&memory.own) };
-        board.word.set_mode(crate::shared::board::stamp(control), Mode::Notify);
+        board.word.set_mode(stamp(control), Mode::Notify);
         board.descriptors.iter().for_each(|entry| entry.store(0, Ordering::SeqCst));
         board.maps.iter().for_each(|map| map.blocks.store(0, Ordering::SeqCst));
         // What a supervisor before us has not taken is of no use to anybody.
@@ -355,7 +355,7 @@ impl Source {
 
     pub(super) fn set(&self, state: &mut State, mode: Mode) {
         // If somebody else has the last word we are revoked, which is found out elsewhere.
-        self.board.word.set_mode(crate::shared::board::stamp(self.control), mode);
+        self.board.word.set_mode(stamp(self.control), mode);
         state.mode = mode;
     }
 

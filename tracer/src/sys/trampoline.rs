@@ -147,20 +147,21 @@ core::arch::global_asm!(
         lock bts [r11], rcx
     .endm
 
-    .macro HB_MARK_NO_FILE k, e
+    // Unless this stands for the descriptor: notify.
+    .macro HB_ONLY_IF k, e, entry
         mov     eax, edi
         cmp     eax, DESCRIPTORS
         jae     \k\()_leave\e
-        cmp     dword ptr [r11 + rax * 4 + BOARD_DESCRIPTORS], 1
+        cmp     dword ptr [r11 + rax * 4 + BOARD_DESCRIPTORS], \entry
         jne     \k\()_leave\e
     .endm
 
+    .macro HB_MARK_NO_FILE k, e
+        HB_ONLY_IF \k, \e, 1
+    .endm
+
     .macro HB_MARK_CLOSE k, e
-        mov     eax, edi
-        cmp     eax, DESCRIPTORS
-        jae     \k\()_leave\e
-        cmp     dword ptr [r11 + rax * 4 + BOARD_DESCRIPTORS], 0
-        jne     \k\()_leave\e
+        HB_ONLY_IF \k, \e, 0
     .endm
 
     .macro HB_EPOCH k, e, how

@@ -259,12 +259,7 @@ impl Process {
 
     /// What thread `tid` (of this process or a child) is doing.
     pub fn thread_state(&self, tid: i32) -> ThreadState {
-        match read_below(self.proc(), &format!("{tid}/syscall")) {
-            Ok(text) => parse_state(&text),
-            Err(errno) if LookError::of(errno as i32).is_nothing() => ThreadState::Gone,
-            // Not told: then nothing is proven.
-            Err(_) => ThreadState::Running,
-        }
+        self.thread_at(tid).0
     }
 
     /// What thread `tid` is doing, with its stack pointer and its instruction pointer where these can be told.
@@ -280,6 +275,7 @@ impl Process {
                 (parse_state(&text), registers)
             }
             Err(errno) if LookError::of(errno as i32).is_nothing() => (ThreadState::Gone, None),
+            // Not told: then nothing is proven.
             Err(_) => (ThreadState::Running, None),
         }
     }

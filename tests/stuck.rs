@@ -2,17 +2,17 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 mod common {
     pub mod backup;
     pub mod guest;
+    pub mod stuck_disk;
 }
 use common::backup::{self, alone, scratch};
-use common::guest::{Guest, Linked, compile};
+use common::guest::{Guest, Linked};
+use common::stuck_disk::Disk;
 
 /// A call may wait for the lease, a second. The rest is for a busy machine; it is still less than it takes until a keeper
 /// would take over and answer.
@@ -22,47 +22,6 @@ const IN_VAIN: Duration = Duration::from_secs(60);
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("test directories have plain names")
-}
-
-/// A file system that can be stuck and freed (`guests/stuck_disk.c`), mounted until it is dropped.
-struct Disk {
-    at: PathBuf,
-    switches: PathBuf,
-    server: Child,
-}
-
-impl Disk {
-    fn mount(at: PathBuf, switches: PathBuf) -> Self {
-        fs::create_dir(&at).expect("a mount point");
-        let mut server = Command::new(compile("stuck_disk", Linked::Dynamically))
-            .args([&at, &switches])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the file system starts");
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().expect("piped")).read_line(&mut line).expect("text");
-        let disk = Self { at, switches, server };
-        assert_eq!(line, "ready\n", "nothing was mounted (these tests need root and /dev/fuse)");
-        disk
-    }
-
-    fn get_stuck(&self) {
-        fs::write(self.switches.join("stuck"), "").expect("written");
-    }
-
-    fn free(&self) {
-        fs::write(self.switches.join("free"), "").expect("written");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Whatever waits for it fails by that, and can end.
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
-    }
 }
 
 /// The guest, and the file system in its data directory. `path` is below that.

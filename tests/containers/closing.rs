@@ -2,50 +2,17 @@
 //! nobody keeps what the program may want to be rid of.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use crate::born::{apart, assert_born, side};
 use crate::cgroup::Group;
 use crate::common::backup::{Outcome, Running, alone, scratch, start_command};
 use crate::common::guest::{Guest, Linked, compile};
 use crate::common::process::{assert_right, path, processes, state, status, wait_until};
+use crate::common::stuck_disk::Disk;
 use crate::holders::{keepers, left};
 use crate::runtime::unique;
-
-/// A file system by FUSE (`guests/stuck_disk.c`) on which closing a file can be made to wait.
-struct Disk {
-    at: PathBuf,
-    server: Child,
-}
-
-impl Disk {
-    fn mount(beside: &Path) -> Self {
-        let at = beside.join("remote");
-        fs::create_dir(&at).expect("a mount point");
-        let mut server = Command::new(compile("stuck_disk", Linked::Dynamically))
-            .args([&at, beside])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the file system starts");
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().expect("piped")).read_line(&mut line).expect("text");
-        let disk = Self { at, server };
-        assert_eq!(line, "ready\n", "nothing was mounted (these tests need root and /dev/fuse)");
-        disk
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Whatever waits for it fails by that, and can end.
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
-    }
-}
 
 /// A target in cgroups of its own, which has a file there open under a low number, and others after it.
 struct Bench {
@@ -59,7 +26,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let scratch = scratch();
-        let disk = Disk::mount(scratch.path());
+        let disk = Disk::mount(scratch.path().join("remote"), scratch.path().to_path_buf());
         let dir = scratch.path().join("data");
         fs::create_dir(&dir).expect("a directory");
         let mut command = Command::new("sh");

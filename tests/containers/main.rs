@@ -8,6 +8,7 @@ mod common {
     pub mod guest;
     pub mod names;
     pub mod process;
+    pub mod stuck_disk;
 }
 // The guest that times every call, and how a backup of it is judged: the fault harness's.
 #[path = "../faults"]

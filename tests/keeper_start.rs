@@ -20,7 +20,7 @@ mod common {
 use common::backup::{self, HOTBACKUP, alone, scratch};
 use common::guest::{Guest, Linked, check_rings};
 use common::process::{
-    assert_keepers_end, back_up, keepers, kill_one, may_exceed_limits, pair, path, state, status, wait_until,
+    assert_keepers_end, back_up, helpers, keepers, kill_one, may_exceed_limits, pair, path, state, status, wait_until,
 };
 
 /// The parent of a pair of keepers.
@@ -195,6 +195,38 @@ fn keepers_start_and_live_where_there_is_no_file() {
     guest.assert_goes_on();
     guest.kill();
     assert_keepers_end(target);
+}
+
+/// A keeper that has been executed, and has not come to its name, is known by its arguments alone. Nobody waits for a word of it.
+#[test]
+fn a_keeper_that_hangs_before_it_has_its_name_is_replaced_or_ends_with_its_backup() {
+    let _alone = alone();
+    for cancelled in [false, true] {
+        let mut guest = Guest::start("rings", Linked::Dynamically, &["4", "32", "100"]);
+        let met = guest.dir.with_file_name("met");
+        let point = format!("keeper.executed:stop@{}", path(&met));
+        let dest = guest.beside("backup");
+        let mut running = backup::start_failing(guest.pid(), &dest, &["--source", path(&guest.dir)], &point);
+        wait_until("a keeper that hangs", || fs::read_to_string(&met).is_ok_and(|said| said.ends_with('\n')));
+        let said = fs::read_to_string(&met).expect("it is there");
+        let hung: i32 = said.split_whitespace().next_back().and_then(|pid| pid.parse().ok()).expect("its number");
+        wait_until("it to be stopped", || matches!(state(hung), None | Some('T')));
+        if cancelled {
+            running.signal(nix::sys::signal::Signal::SIGTERM);
+            running.finish().failure("cancelled");
+            wait_until("the end of all helpers", || {
+                ["hotbackup-keep", "hotbackup-reap"].iter().all(|kind| helpers(kind, guest.pid()).is_empty())
+            });
+            assert!(!guest.is_filtered(), "nobody is there to answer");
+        } else {
+            running.finish().report();
+            check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
+            assert!(!pair(guest.pid()).contains(&hung));
+        }
+        wait_until("the end of the one that hung", || matches!(state(hung), None | Some('Z')));
+        guest.assert_goes_on();
+        back_up(&mut guest, 4, "next");
+    }
 }
 
 /// A guest that is process 1 of its own, and waits for none of its children; with its number outside.

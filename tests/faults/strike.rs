@@ -342,7 +342,7 @@ impl Strike<'_> {
                 self.struck.nobody_since = Some(since);
             }
             // It has no twin yet that could end it: its supervisor gives up waiting.
-            Kind::StopAt("keeper.started") => self.stopped_is_replaced(who, step, NOT_STARTED),
+            Kind::StopAt("keeper.executed" | "keeper.started") => self.stopped_is_replaced(who, step, NOT_STARTED),
             Kind::StopAt(_) if keepers(pid).all.contains(&who) => self.stopped_is_replaced(who, step, REPLACED),
             Kind::StopAt(_) => self.helper_is_given_up(who, supervisor),
             // Both keepers may be dead now, one by us and one by itself.

@@ -74,6 +74,7 @@ pub const NAMES: &[&str] = &[
     "handover.deaf",
     "handover.kept",
     // The keeper.
+    "keeper.executed",
     "keeper.started",
     "keeper.twinned",
     "keeper.ready",

@@ -123,14 +123,25 @@ fn nothing() -> Result<OwnedFd, Errno> {
     open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Ends all processes of `kind` for `target`, and waits for their ends.
+/// How often it is looked for processes again after some were found and ended.
+const PASSES: usize = 8;
+
+/// Ends all processes of `kind` for `target`, and waits for their ends. One of them may have started another one just before its
+/// own end, behind the place that the list had come to; so it is looked again until none is found.
 pub(crate) fn end_all(kind: Kind, target: &Process) {
-    for pid in target.list(".") {
-        if is(pid, kind, target)
-            && let Ok(process) = pidfd::open(pid)
-            && is(pid, kind, target)
-        {
-            cgroups::end(target.proc(), pid, process.as_fd());
+    for _ in 0..PASSES {
+        let mut ended = 0;
+        for pid in target.list(".") {
+            if is(pid, kind, target)
+                && let Ok(process) = pidfd::open(pid)
+                && is(pid, kind, target)
+                && cgroups::end(target.proc(), pid, process.as_fd())
+            {
+                ended += 1;
+            }
+        }
+        if ended == 0 {
+            return;
         }
     }
 }
@@ -176,16 +187,25 @@ fn is_trusted(pid: i32, target: &Process) -> bool {
 
 /// Name and arguments of process `pid`, if it calls itself one of `kind`.
 fn words(pid: i32, kind: Kind) -> Option<Vec<String>> {
-    let read = |name: &str| procfs::read(&format!("{pid}/{name}")).unwrap_or_default();
-    if read("comm").trim_ascii_end().as_bytes() != kind.0.to_bytes() {
-        return None;
-    }
-    Some(read("cmdline").split('\0').map(str::to_owned).collect())
+    words_if(pid, |name| kind.is_called(name))
 }
 
-/// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`.
+fn words_if(pid: i32, is_wanted: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    let read = |name: &str| procfs::read(&format!("{pid}/{name}")).unwrap_or_default();
+    // Names first: the arguments are read from the process's memory, and that may take as long as it likes.
+    is_wanted(read("comm").trim_ascii_end()).then(|| read("cmdline").split('\0').map(str::to_owned).collect())
+}
+
+/// The names that the kernel gives to what is executed by [`start`], and by the keepers' parent: it has them until it has given
+/// itself one.
+fn is_of_the_kernel(name: &str) -> bool {
+    name == "exe" || name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`. It may have
+/// been executed just now, and not have taken its name yet.
 fn arguments(pid: i32, kind: Kind) -> Option<[String; 2]> {
-    let mut words = words(pid, kind)?.into_iter();
+    let mut words = words_if(pid, |name| kind.is_called(name) || is_of_the_kernel(name))?.into_iter();
     let [name, target, start] = [words.next()?, words.next()?, words.next()?];
     kind.is_called(&name).then_some([target, start])
 }

@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Error;
@@ -39,16 +40,26 @@ fn says_ready(target: &Process, mut pipe: impl Read + AsFd) -> bool {
 fn give_up(target: &Process, mut child: Child) -> String {
     let parent = child.id() as i32;
     let has_ended = pidfd::open(parent).is_ok_and(|it| cgroups::end(target.proc(), parent, it.as_fd()));
-    // Keeper and twin, too, which have its standard error.
+    // Keeper and twin, too, which have its standard error. One that it was starting just now has its name until it is executed.
+    helper::end_all(PARENT, target);
     helper::end_all(KEEPER, target);
     if !has_ended || cgroups::check_thawed(target).is_err() {
         let _ = std::thread::Builder::new().spawn(move || drop(child.wait()));
         return String::new();
     }
-    let mut words = String::new();
-    let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut words));
+    let words = child.stderr.take().map(said).unwrap_or_default();
     let _ = child.wait();
     words
+}
+
+/// What has been said on a pipe. Its end is not waited for: a keeper that was in the middle of being executed may have been
+/// missed, and has it until it finds that there is no supervisor any more.
+fn said(mut pipe: impl Read + AsFd) -> String {
+    let mut words = Vec::new();
+    if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok() {
+        let _ = pipe.read_to_end(&mut words);
+    }
+    String::from_utf8_lossy(&words).into_owned()
 }
 
 /// Starts a keeper for `target`, and another one if that is killed or hangs at its start; returns its process id once it is ready, with its twin in place.

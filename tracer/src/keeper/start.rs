@@ -53,6 +53,7 @@ fn take_part(memory: &Memory) -> Result<Held, String> {
 }
 
 fn prepare(arguments: &[String]) -> Result<Keeper, String> {
+    failpoint::hit("keeper.executed");
     let is_born = born::is_meant(arguments);
     let mut given = None;
     let (target, memory) = if is_born {

@@ -93,7 +93,8 @@ pub const NAMES: &[&str] = &[
 pub const OTHERS: &[&str] = &["discard.renamed", "ancestors.stopped"];
 
 /// Those of capturing calls at their sites, which is done where it is asked for.
-pub const NAMES_OF_SITES: &[&str] = &["site.stub-written", "site.copied", "site.replaced", "site.marking"];
+pub const NAMES_OF_SITES: &[&str] =
+    &["site.stub-written", "site.copied", "site.replaced", "site.marking", "site.draining"];
 
 /// Those of keepers that are born from the target, where ours cannot be put into its cgroups.
 pub const NAMES_OF_BIRTH: &[&str] =

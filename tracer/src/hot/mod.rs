@@ -19,9 +19,12 @@
 //! not counted.
 
 mod grace;
+mod mutants;
 mod outside;
 mod site;
 pub(crate) mod source;
+#[cfg(test)]
+mod stub_tests;
 mod table;
 
 pub(crate) use source::Source;

@@ -19,6 +19,7 @@ use hotbackup_event::failpoint::hit;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
+use super::mutants::with_chosen_fault;
 use crate::ptracer::client::Ptracer;
 use crate::ptracer::payload::{Call, PENDING};
 use crate::shared::board::{Board, REGION_BYTES, STUB_BYTES, STUBS_BYTES};
@@ -111,7 +112,7 @@ pub(super) fn patch(
     };
     let bits = places.board + std::mem::offset_of!(Board, bits) as u64;
     let words = Words { board: places.board, own: places.own, bits, resume: ip, syscall: site + MOV, nr: nr as u64 };
-    let code = stub(kind, &words);
+    let code = with_chosen_fault(kind, stub(kind, &words));
     let place = free_place(&memory, places, &code).ok_or("there is no room for another stub")?;
     let jump = jump(site, place).ok_or("it is out of reach")?;
     // The target may not write there: as a debugger does.

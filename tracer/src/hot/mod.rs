@@ -18,6 +18,7 @@
 //! Before the mode is first set to *mark* in a backup, every thread has been seen outside the region ([`outside`]): those in *direct* are
 //! not counted.
 
+mod cancel;
 mod grace;
 mod mutants;
 mod outside;

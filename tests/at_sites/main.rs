@@ -10,4 +10,5 @@ mod common {
     pub mod process;
 }
 mod cancelled;
+mod denied;
 mod harness;

@@ -21,6 +21,7 @@
 mod cancel;
 mod grace;
 mod mutants;
+mod outlook;
 mod outside;
 mod site;
 pub(crate) mod source;
@@ -28,4 +29,5 @@ pub(crate) mod source;
 mod stub_tests;
 mod table;
 
+pub(crate) use outlook::obstacle;
 pub(crate) use source::Source;

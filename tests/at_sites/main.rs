@@ -6,9 +6,11 @@
 #[path = "../common"]
 mod common {
     pub mod backup;
+    pub mod core_pattern;
     pub mod guest;
     pub mod process;
 }
 mod cancelled;
 mod denied;
 mod harness;
+mod looked_at;

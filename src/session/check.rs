@@ -106,6 +106,7 @@ pub fn check(options: &CheckOptions) -> Result<CheckReport, Error> {
         Listeners::Warning(words) => report.warn("seccomp listeners", words),
         Listeners::Foreign(words) => report.add("seccomp listeners", false, words),
     }
+    report.add("call sites", true, outlook::call_sites(&process));
     match sources::open(&process, &options.sources, true) {
         Ok(found) => {
             let one = outsiders::check_children(&process, &sources::places(&found));

@@ -157,6 +157,11 @@ impl Driver {
         self.call(nr, arguments).unwrap_or_else(|errno| panic!("call {nr}: {errno}; {arguments:?}"))
     }
 
+    /// Does a call by the C library's function of that name, which must succeed.
+    pub fn by_libc(&mut self, nr: i64, arguments: &[Arg]) -> i64 {
+        self.order("libc", nr, arguments).0.unwrap_or_else(|errno| panic!("call {nr}: {errno}; {arguments:?}"))
+    }
+
     /// Does a call that must succeed and fills block `index` of its arguments; gives that, or its first bytes.
     pub fn look(&mut self, index: u8, nr: i64, arguments: &[Arg]) -> Vec<u8> {
         let (result, block) = self.order(&format!("look {index}"), nr, arguments);

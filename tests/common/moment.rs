@@ -66,16 +66,28 @@ pub fn back_up(
     moment: Moment,
     change: impl FnOnce() + Send,
 ) -> Result<Report, Failure> {
+    back_up_capturing(pid, source, dest, moment, false, |_| change())
+}
+
+/// The same, with calls captured at their sites if `at_sites`; `change` is given who captures them.
+pub fn back_up_capturing(
+    pid: i32,
+    source: &Path,
+    dest: &Path,
+    moment: Moment,
+    at_sites: bool,
+    change: impl FnOnce(&Tracer) + Send,
+) -> Result<Report, Failure> {
     let change: Mutex<Option<Change<'_>>> = Mutex::new(Some(Box::new(change)));
-    let at_phase = |phase| {
+    let at_phase = |tracer: &Tracer, phase| {
         if phase == moment.phase()
             && let Some(change) = change.lock().expect("one thread").take()
         {
-            change();
+            change(tracer);
         }
     };
-    let how = How { point: moment.point(), tuning: moment.tuning(), rate: None, at_sites: false };
-    let report = back_up_as(pid, source, dest, how, at_phase)?;
+    let how = How { point: moment.point(), tuning: moment.tuning(), rate: None, at_sites };
+    let report = back_up_watching(pid, source, dest, how, at_phase)?;
     assert!(change.lock().expect("one thread").is_none(), "the change was not made");
     if moment == Moment::BeforeASync {
         assert_eq!(report.hold.abandoned, 1, "no hold was given up, so nothing was looked at in a sync");
@@ -103,6 +115,16 @@ pub fn back_up_as(
     dest: &Path,
     how: How,
     at_phase: impl Fn(Phase) + Sync,
+) -> Result<Report, Failure> {
+    back_up_watching(pid, source, dest, how, |_, phase| at_phase(phase))
+}
+
+fn back_up_watching(
+    pid: i32,
+    source: &Path,
+    dest: &Path,
+    how: How,
+    at_phase: impl Fn(&Tracer, Phase) + Sync,
 ) -> Result<Report, Failure> {
     let spec = Spec {
         sources: vec![Source { root: open(source), path: source.to_owned(), name: None }],
@@ -180,18 +202,18 @@ impl Quiesce for Grace<'_> {
     }
 }
 
-type Change<'a> = Box<dyn FnOnce() + Send + 'a>;
+type Change<'a> = Box<dyn FnOnce(&Tracer) + Send + 'a>;
 
 struct Phases<'a, F> {
     tracer: &'a Tracer,
     at_phase: F,
 }
 
-impl<F: Fn(Phase) + Sync> Monitor for Phases<'_, F> {
+impl<F: Fn(&Tracer, Phase) + Sync> Monitor for Phases<'_, F> {
     fn phase(&self, phase: Phase) {
         // Called before the gate is switched to the hold, and after it was switched to the drain: so no hold is on.
         self.tracer.set_holding(false);
-        (self.at_phase)(phase);
+        (self.at_phase)(self.tracer, phase);
         self.tracer.set_holding(phase == Phase::Hold);
         self.tracer.set_stage(match phase {
             Phase::Attach | Phase::Track => Stage::Track,

@@ -3,6 +3,7 @@
  *
  *   call NR ARGUMENT...   a raw system call; answer: "= RETURNED ERRNO"
  *   look K NR ARGUMENT... the same, and then the bytes of its block K, from 0, as they are after it, in hexadecimal
+ *   libc NR ARGUMENT...   the same as "call", by the C library's function of that name
  *   thread                what follows is done by a new thread, up to "end"
  *   fork                  what follows is done by a child process, up to "end"
  *   end                   back to the thread that said "thread" or "fork"
@@ -23,6 +24,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 enum { BLOCKS = 256, MOST = 128 };
@@ -110,7 +112,27 @@ static void say(const char *text) {
     MUST(write(STDOUT_FILENO, text, length) == (ssize_t)length);
 }
 
-static void do_call(const char *at, int shown) {
+/* The C library's own functions, each with a call site of its own. */
+static long by_libc(long nr, const long long *arg) {
+    int fd = (int)arg[0], other = (int)arg[1];
+    void *at = (void *)(uintptr_t)arg[1];
+    switch (nr) {
+    case SYS_write: return write(fd, at, (size_t)arg[2]);
+    case SYS_pwrite64: return pwrite(fd, at, (size_t)arg[2], arg[3]);
+    case SYS_writev: return writev(fd, at, (int)arg[2]);
+    case SYS_pwritev: return pwritev(fd, at, (int)arg[2], arg[3]);
+    case SYS_pwritev2: return pwritev2(fd, at, (int)arg[2], arg[3], (int)arg[5]);
+    case SYS_close: return close(fd);
+    case SYS_dup2: return dup2(fd, other);
+    case SYS_dup3: return dup3(fd, other, (int)arg[2]);
+    case SYS_close_range: return close_range((unsigned)fd, (unsigned)other, (int)arg[2]);
+    case SYS_fcntl: return fcntl(fd, other, (int)arg[2]);
+    }
+    MUST(!"a call that it knows by name");
+    return 0;
+}
+
+static void do_call(const char *at, int shown, int libc) {
     char *end;
     long nr = strtol(at, &end, 10);
     at = end;
@@ -127,7 +149,7 @@ static void do_call(const char *at, int shown) {
         }
     }
     errno = 0;
-    long result = syscall(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+    long result = libc ? by_libc(nr, arg) : syscall(nr, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
     int error = result == -1 ? errno : 0;
     char answer[64 + 2 * MOST];
     int length = snprintf(answer, sizeof answer, "= %ld %d ", result, error);
@@ -227,9 +249,11 @@ static void *obey(void *unused) {
     (void)unused;
     while (read_line()) {
         if (strncmp(line, "call ", 5) == 0) {
-            do_call(line + 5, -1);
+            do_call(line + 5, -1, 0);
+        } else if (strncmp(line, "libc ", 5) == 0) {
+            do_call(line + 5, -1, 1);
         } else if (strncmp(line, "look ", 5) == 0) {
-            do_call(line + 7, line[5] - '0');
+            do_call(line + 7, line[5] - '0', 0);
         } else if (strcmp(line, "thread") == 0) {
             pthread_t id;
             say("= 0 0 \n");

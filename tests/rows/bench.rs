@@ -25,14 +25,15 @@ pub struct Bench {
     pub dir: PathBuf,
     /// A directory beside that one.
     pub outside: PathBuf,
-    dest: PathBuf,
+    /// Where the backup goes.
+    pub dest: PathBuf,
     _volume: Option<Volume>,
     _scratch: TempDir,
 }
 
 impl Bench {
     /// With a guest that was used before, which goes to the new directory, or a new one.
-    fn new(fs: Fs, guest: Option<Driver>) -> Self {
+    pub fn new(fs: Fs, guest: Option<Driver>) -> Self {
         let scratch = scratch();
         let volume = match fs {
             Fs::Here => None,
@@ -318,7 +319,8 @@ fn change_times(dir: &Path) -> BTreeMap<PathBuf, (i64, i64)> {
     times
 }
 
-fn compare(moment: Moment, expected: &Snapshot, dest: &Path, report: &str) {
+/// Fails unless a backup is what is expected.
+pub fn compare(moment: Moment, expected: &Snapshot, dest: &Path, report: &str) {
     let differences = expected.differences(&Snapshot::of(dest));
     assert!(differences.is_empty(), "{moment:?}: the backup is wrong:\n{}\n{report}", differences.join("\n"));
     verify(dest);

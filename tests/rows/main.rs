@@ -12,6 +12,7 @@ mod common {
     pub mod moment;
     pub mod snapshot;
 }
+mod at_sites;
 mod bench;
 mod content;
 mod failing;
@@ -20,6 +21,7 @@ mod ioctls;
 mod metadata;
 mod mounts;
 mod moving;
+mod mutants;
 mod names;
 mod nets;
 mod opens;

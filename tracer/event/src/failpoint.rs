@@ -13,6 +13,9 @@
 //!
 //! `filter.write:leave-out` is again of another kind: the filter is made without that row, as an earlier release's may be.
 //!
+//! `site.NAME:mutate` makes the code that patched call sites are sent through with one fault in it (`tracer/src/hot/mutants.rs`), to prove
+//! that the tests notice it.
+//!
 //! The names are the steps of attach, hand-over, hold, drain and publish, and of the keeper's life; [`NAMES`] lists
 //! them all, so that a test can meet every one.
 
@@ -96,6 +99,37 @@ pub const OTHERS: &[&str] = &["discard.renamed", "ancestors.stopped"];
 pub const NAMES_OF_SITES: &[&str] =
     &["site.stub-written", "site.copied", "site.replaced", "site.marking", "site.draining"];
 
+/// Faults that the stubs of patched call sites can be made with.
+pub const MUTANTS: &[&str] = &[
+    "seal-not-checked",
+    "wrong-seal",
+    "first-mark-left-out",
+    "second-mark-left-out",
+    "second-block-left-out",
+    "wrong-shift",
+    "wrong-register-for-the-descriptor",
+    "wrong-place-of-the-entries",
+    "two-blocks-bound-left-out",
+    "map-bound-left-out",
+    "most-blocks-bound-left-out",
+    "descriptors-bound-left-out",
+    "maps-bound-left-out",
+    "bits-base-left-out",
+    "bits-mask-left-out",
+    "no-file-not-checked",
+    "wrong-entry-for-no-file",
+    "unknown-not-checked",
+    "count-in-left-out",
+    "count-out-left-out",
+    "count-out-of-the-other-epoch",
+    "wrong-counter",
+    "epoch-not-read-again",
+    "child-not-told-apart",
+    "mode-not-masked",
+    "number-left-out",
+    "comes-back-to-the-syscall",
+];
+
 /// Those of keepers that are born from the target, where ours cannot be put into its cgroups.
 pub const NAMES_OF_BIRTH: &[&str] =
     &["birth.gifts-made", "birth.program-written", "birth.born", "birth.ready", "birth.gifts-taken"];
@@ -131,6 +165,15 @@ pub fn is_left_out(row: &str) -> bool {
         let _ = row;
         false
     }
+}
+
+/// The fault that stubs are to be made with.
+#[inline]
+pub fn mutant() -> Option<&'static str> {
+    #[cfg(debug_assertions)]
+    return armed::get().mutant;
+    #[cfg(not(debug_assertions))]
+    None
 }
 
 /// From here on nothing happens in this process any more: one that was forked is not the one that was meant.
@@ -180,6 +223,8 @@ mod armed {
         pub skipped: Vec<String>,
         /// Rows that the filter is made without.
         pub left_out: Vec<String>,
+        /// The fault of stubs.
+        pub mutant: Option<&'static str>,
     }
 
     pub(super) fn get() -> &'static Chosen {
@@ -221,6 +266,11 @@ mod armed {
         let mut chosen = Chosen::default();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let row = |before: &str, after: &str| Some(part.strip_prefix(before)?.strip_suffix(after)?.to_owned());
+            if let Some(name) = row("site.", ":mutate") {
+                let known = super::MUTANTS.iter().find(|known| **known == name);
+                chosen.mutant = Some(*known.unwrap_or_else(|| panic!("no such mutant: {part:?}")));
+                continue;
+            }
             match (row("row.", ":skip"), row("filter.", ":leave-out")) {
                 (Some(row), _) => chosen.skipped.push(row),
                 (None, Some(row)) => chosen.left_out.push(row),
@@ -246,7 +296,11 @@ mod tests {
     #[cfg(debug_assertions)]
     #[test]
     fn a_step_may_name_a_file_that_is_made_when_it_strikes() {
-        let chosen = armed::parse("hold.parked:stop:3@/a/b,row.fchmod:skip,filter.link:leave-out,twin.acting:kill");
+        let chosen = armed::parse(
+            "hold.parked:stop:3@/a/b,row.fchmod:skip,filter.link:leave-out,twin.acting:kill,\
+                                    site.wrong-shift:mutate",
+        );
+        assert_eq!(chosen.mutant, Some("wrong-shift"));
         assert_eq!((&chosen.skipped[..], &chosen.left_out[..]), (&["fchmod".into()][..], &["link".into()][..]));
         let told: Vec<_> = chosen.armed.iter().map(|point| (&*point.name, point.once.as_deref())).collect();
         assert_eq!(told, [("hold.parked", Some(std::path::Path::new("/a/b"))), ("twin.acting", None)]);

@@ -16,7 +16,7 @@ pub(crate) mod birth;
 mod messages;
 mod page;
 pub mod preflight;
-mod region;
+pub(crate) mod region;
 mod rights;
 
 use std::fs::File;

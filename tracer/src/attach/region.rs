@@ -77,6 +77,17 @@ impl Place<'_> {
     }
 }
 
+/// Why there would be no region in a process, as far as that can be told from outside.
+pub(crate) fn obstacle(process: &Process) -> Option<&'static str> {
+    if has_limited_memory(process) {
+        return Some("its address space is limited, or memory of it locked");
+    }
+    if is_not_random(process) {
+        return Some("its addresses are not laid out by chance");
+    }
+    near_the_sites(process).is_none().then_some("there is no room near its code")
+}
+
 /// Aligned to its length, so that the upper half of an address tells as much everywhere in it: the filter compares halves.
 fn aligned(place: u64) -> u64 {
     place & !(REGION_BYTES - 1)

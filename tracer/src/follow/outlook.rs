@@ -14,6 +14,7 @@ use crate::attach::preflight;
 use crate::error::Error;
 use crate::helper::place;
 use crate::helper::process::{self as helper, KEEPER};
+use crate::hot;
 use crate::keeper::find;
 use crate::ptracer::site;
 use crate::shared::memory::Memory;
@@ -137,6 +138,19 @@ pub fn listeners(process: &Process) -> Listeners {
         None => Listeners::Fine(
             "it has none, and no child; from the first backup on, none can be installed below it (EBUSY)".into(),
         ),
+    }
+}
+
+/// Whether calls could be captured at their sites (`hot/`), in words: no backup is refused for it.
+pub fn call_sites(process: &Process) -> String {
+    let memory = find::session_memory(process).ok().flatten();
+    let known = memory.is_some();
+    match hot::obstacle(process, memory.as_ref()) {
+        Some(why) => format!("with --capture auto all calls stay notified: {why}"),
+        None if known => "calls can be captured at their sites (--capture auto)".into(),
+        None => "calls could be captured at their sites (--capture auto), unless memory may not be made executable in it, which \
+                 a backup finds out"
+            .into(),
     }
 }
 

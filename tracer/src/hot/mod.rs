@@ -19,11 +19,17 @@
 //! not counted.
 
 mod bits;
+mod cancel;
 mod grace;
+mod mutants;
+mod outlook;
 mod outside;
 mod site;
 pub(crate) mod source;
+#[cfg(test)]
+mod stub_tests;
 mod table;
 
+pub(crate) use outlook::obstacle;
 pub(crate) use source::Source;
 pub use source::Stage;

@@ -19,6 +19,7 @@ use hotbackup_event::failpoint::hit;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
+use super::mutants::with_chosen_fault;
 use crate::ptracer::client::Ptracer;
 use crate::ptracer::payload::{Call, PENDING};
 use crate::shared::board::{Board, REGION_BYTES, STUB_BYTES, STUBS_BYTES};
@@ -35,6 +36,9 @@ const MOV: u64 = 5;
 const RESULTS: u64 = 64;
 /// How long a thread may take for a line.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Why nothing is patched where mprotect(2) says no.
+pub(super) const DENIED: &str =
+    "memory may not be made executable in it (SELinux, PaX, PR_SET_MDWE, MemoryDenyWriteExecute)";
 /// `vm.overcommit_memory`: a page that is moved is charged for before it is there, and the one below is gone by then.
 const NEVER: &str = "2";
 
@@ -99,10 +103,12 @@ pub(super) fn patch(
     if is_altered(process, &memory, &maps, places, page) {
         return Err("its page is none of the program's or the C library's, or differs from the file");
     }
-    if std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|how| how.trim() == NEVER) {
-        return Err(
-            "memory is never overcommitted here, so that a page that is moved might be lost (vm.overcommit_memory)",
-        );
+    if let Some(why) = never_overcommitted() {
+        return Err(why);
+    }
+    // One more would be refused as well.
+    if is_denied(process, places.own) {
+        return Err(DENIED);
     }
     let kind = match nr {
         libc::SYS_pwrite64 => Kind::AtOffset,
@@ -111,7 +117,7 @@ pub(super) fn patch(
     };
     let bits = places.board + std::mem::offset_of!(Board, bits) as u64;
     let words = Words { board: places.board, own: places.own, bits, resume: ip, syscall: site + MOV, nr: nr as u64 };
-    let code = stub(kind, &words);
+    let code = with_chosen_fault(kind, stub(kind, &words));
     let place = free_place(&memory, places, &code).ok_or("there is no room for another stub")?;
     let jump = jump(site, place).ok_or("it is out of reach")?;
     // The target may not write there: as a debugger does.
@@ -125,6 +131,13 @@ pub(super) fn patch(
     let mut ptracer = ptracer.lock().unwrap_or_else(PoisonError::into_inner);
     // Whatever comes of it, the stub stays: a thread may come to the line late, and then the site jumps there.
     replace(process, &mut ptracer, &memory, places, page, (site - page, jump))
+}
+
+pub(super) fn never_overcommitted() -> Option<&'static str> {
+    let how = std::fs::read_to_string("/proc/sys/vm/overcommit_memory");
+    how.is_ok_and(|how| how.trim() == NEVER).then_some(
+        "memory is never overcommitted here, so that a page that is moved might be lost (vm.overcommit_memory)",
+    )
 }
 
 /// Whether the instructions around a site are those that C libraries have: the result is compared with the lowest error, which sets all
@@ -237,8 +250,22 @@ fn replace(
             hit("site.replaced");
             Ok(())
         }
-        _ => Err("memory may not be made executable in it"),
+        _ => {
+            // The copy has not moved: nobody else can have come to where it is.
+            let unmap = Call::new(libc::SYS_munmap, [copy, PAGE]).into(results[0]);
+            memory.write_all_at(&PENDING.to_ne_bytes(), results[0]).map_err(|_| DENIED)?;
+            let _ = run(process, ptracer, memory, vec![unmap], results[0], within);
+            Err(DENIED)
+        }
     }
+}
+
+/// Whether memory was refused to be made executable in the target when it was tried last: it will be again.
+pub(super) fn is_denied(process: &Process, own: u64) -> bool {
+    let (mut word, refused) = ([0; 8], [libc::EACCES, libc::EPERM]);
+    let memory = process.open_file("mem", OFlag::O_RDONLY).map(File::from);
+    let read = memory.is_ok_and(|memory| memory.read_exact_at(&mut word, own + RESULTS + 8).is_ok());
+    own != 0 && read && refused.iter().any(|errno| i64::from_ne_bytes(word) == -i64::from(*errno))
 }
 
 /// Has a thread run a line; returns its last result.

@@ -12,6 +12,7 @@ use hotbackup_event::{Effect, FileId};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::cancel::Cancellation;
 use super::outside::is_over;
 use super::site::{self, Places};
 use crate::calls::HOT;
@@ -113,6 +114,7 @@ pub(crate) struct Source {
     maps: Mutex<Maps>,
     tasks: (Sender<Task>, Receiver<Task>),
     patched: AtomicU64,
+    cancellation: Cancellation,
 }
 
 impl Source {
@@ -161,6 +163,7 @@ impl Source {
             maps,
             tasks: unbounded(),
             patched: count,
+            cancellation: Cancellation::default(),
         }))
     }
 
@@ -265,7 +268,11 @@ impl Source {
     }
 
     fn patch(&self, process: &Process, ptracer: &Mutex<Ptracer>, ip: u64, nr: i64) {
-        match site::patch(process, ptracer, &self.places, ip, nr) {
+        let patched = match self.cancellation.may_come(process) {
+            Some(why) => Err(why),
+            None => site::patch(process, ptracer, &self.places, ip, nr),
+        };
+        match patched {
             Ok(()) => {
                 self.patched.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(call = nr, "a call site is captured in the target");

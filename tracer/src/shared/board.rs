@@ -130,6 +130,14 @@ impl ModeWord {
     }
 }
 
+#[cfg(test)]
+impl ModeWord {
+    /// Whatever it is.
+    pub fn set_raw(&self, word: u64) {
+        self.mode.store(word, Ordering::SeqCst);
+    }
+}
+
 impl Board {
     /// Whether all counters of an epoch were seen at zero, each at some time since this was called.
     pub fn is_zero(&self, epoch: usize) -> bool {

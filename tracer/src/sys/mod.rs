@@ -7,6 +7,8 @@
 pub mod inherited;
 pub mod loops;
 pub mod memory;
+#[cfg(test)]
+pub mod native;
 pub mod notify;
 pub mod passing;
 pub mod pidfd;

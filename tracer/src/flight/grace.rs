@@ -1,6 +1,6 @@
 //! Grace: wait until every call that was let go has finished. The argument is in [`super::inflight`].
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::inflight::{Call, InFlight, State, Verdict};
@@ -58,10 +58,11 @@ pub(crate) fn wait_for(
         }
         running.retain(|call| waited > patience(call));
         if !running.is_empty() {
-            for call in stop_for_an_instant(process, inflight, ptracer, &running) {
-                inflight.forget(&call);
+            // Somebody else may have the ptracer for long, and threads come to sleep, or to their next call, all the same.
+            if let Some(over) = stop_for_an_instant(process, inflight, ptracer, &running) {
+                over.iter().for_each(|call| inflight.forget(call));
+                continue;
             }
-            continue;
         }
         pause(round);
         round += 1;
@@ -116,10 +117,20 @@ fn unsettled(pending: &[Call], waited: Duration) -> String {
 }
 
 /// Stops threads that are running, each for an instant, and returns the calls that are over by that: the thread was
-/// stopped, or it has come to its next call.
-fn stop_for_an_instant(process: &Process, inflight: &InFlight, ptracer: &Mutex<Ptracer>, calls: &[Call]) -> Vec<Call> {
+/// stopped, or it has come to its next call. `None` while the ptracer is at something else.
+fn stop_for_an_instant(
+    process: &Process,
+    inflight: &InFlight,
+    ptracer: &Mutex<Ptracer>,
+    calls: &[Call],
+) -> Option<Vec<Call>> {
     let tids = calls.iter().map(|call| call.tid).collect();
-    let paused = ptracer.lock().unwrap_or_else(PoisonError::into_inner).pause(process, tids);
+    let mut ptracer = match ptracer.try_lock() {
+        Ok(ptracer) => ptracer,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    let paused = ptracer.pause(process, tids);
     let is_over = |call: &&Call| paused.contains(&call.tid) || inflight.now(call).is_none();
-    calls.iter().filter(is_over).copied().collect()
+    Some(calls.iter().filter(is_over).copied().collect())
 }

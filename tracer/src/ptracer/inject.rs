@@ -35,6 +35,8 @@ const QUICK_ROUNDS: u32 = 100;
 /// How many threads are tried in a round, and how long: the only thread may be in an uninterruptible call just now.
 const ATTEMPTS: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same for a line by which a call site is patched: the next backup tries again.
+const PATIENCE_FOR_A_SITE: Duration = Duration::from_millis(250);
 
 /// Why an attempt on one thread ended.
 enum Attempt {
@@ -94,7 +96,8 @@ pub(super) fn run(
     let region = region..region.saturating_add(if region == 0 { 0 } else { REGION_BYTES });
     let line = Line { process, hold, memory, site, region, calls, result, slow: RefCell::default() };
     let mut reason = String::from("none that has the process's descriptors sleeps in a restartable call or runs");
-    let limit = Instant::now() + PATIENCE;
+    // What only makes calls cheaper must not keep the ptracer from a grace, which calls may be waiting for.
+    let limit = Instant::now() + if within.is_some() { PATIENCE_FOR_A_SITE } else { PATIENCE };
     while Instant::now() < limit && process.is_alive() {
         hold.progress();
         let suits = |tid: &i32| result.is_none() || process.shares_descriptors(*tid);

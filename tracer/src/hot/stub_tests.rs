@@ -14,7 +14,7 @@ use hotbackup_event::failpoint::{MUTANTS, VARIABLE};
 use super::mutants::{with_chosen_fault, with_fault};
 use crate::shared::board::{BLOCK, Board, DESCRIPTORS, Mode, entry};
 use crate::sys::memory::Region;
-use crate::sys::native::{NOTIFIED, Native};
+use crate::sys::native_for_tests::{NOTIFIED, Native};
 use crate::sys::trampoline::{ENTRY, Kind, Words, stub};
 
 const KINDS: [Kind; 3] = [Kind::AtOffset, Kind::NoFile, Kind::Close];

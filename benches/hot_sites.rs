@@ -2,13 +2,17 @@
 //!
 //! Three writers: one that hotbackup never touches, one whose calls are captured at their sites, one whose calls are notified.
 //! Each round measures all of them in each state, one after the other; a figure is what a call takes more than the bare one
-//! of its round, and printed are medians over the rounds. `HOTBACKUP_BENCH_ROUNDS`, `HOTBACKUP_BENCH_MS` (a window).
+//! of its round, and printed are medians over the rounds. Before that, how long a grace takes among many threads.
+//! `HOTBACKUP_BENCH_ROUNDS`, `HOTBACKUP_BENCH_MS` (a window), `HOTBACKUP_BENCH_GRACES`.
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use hotbackup_tracer::{Event, Options, Sink, Ticket, Tracer};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -18,7 +22,7 @@ mod common {
     pub mod guest;
 }
 use common::backup::{self, Running, number_from, scratch};
-use common::guest::{Linked, compile};
+use common::guest::{Guest, Linked, compile};
 
 /// A program that writes as it is told.
 struct Writer {
@@ -66,13 +70,14 @@ impl Writer {
         Taken { median: numbers[0], p99: numbers[1] }
     }
 
-    /// A backup that only captures: nothing is copied until it is told to.
-    fn track(&mut self, capture: &str) -> Running {
+    /// A backup that only captures until it is told to end: it tracks, or drains. Nothing is copied but what a call is about to change.
+    fn follow(&mut self, capture: &str, phase: &str) -> Running {
         let (source, dest) = (self.dir(), self.scratch.path().join("backup"));
         let source = source.to_str().expect("a plain name");
-        let more = ["--source", source, "--capture", capture, "--throttle", "0"];
+        let point = if phase == "drain" { "start" } else { "end" };
+        let more = ["--source", source, "--capture", capture, "--throttle", "0", "--point", point];
         let mut running = backup::start(self.pid(), &dest, &more);
-        running.wait_for_phase("track");
+        running.wait_for_phase(phase);
         running
     }
 }
@@ -84,13 +89,22 @@ impl Drop for Writer {
     }
 }
 
-const STATES: [&str; 4] = ["at its site, tracked", "at its site, between", "notified, tracked", "notified, between"];
+const STATES: [&str; 6] = [
+    "at its site, tracked",
+    "at its site, drained",
+    "at its site, between",
+    "notified, tracked",
+    "notified, drained",
+    "notified, between",
+];
 
 fn main() {
     // `cargo test --benches` asks benches to list or run tests; there are none here.
     if std::env::args().any(|argument| argument == "--test" || argument == "--list") {
         return;
     }
+    grace("16", "0");
+    grace("1000", "100000");
     let (rounds, ms) = (number_from("HOTBACKUP_BENCH_ROUNDS", 5), number_from("HOTBACKUP_BENCH_MS", 200));
     let dynamic =
         [(1, 512), (1, 4096), (1, 65_536), (2, 4096), (4, 4096), (16, 4096)].map(|of| (Linked::Dynamically, of));
@@ -100,16 +114,18 @@ fn main() {
         let mut took: Vec<Vec<(Taken, Taken)>> = vec![Vec::new(); STATES.len()];
         bare.time(threads, size, ms);
         for _ in 0..rounds {
-            for (writer, capture, first) in [(&mut sites, "auto", 0), (&mut notified, "notify", 2)] {
-                let running = writer.track(capture);
-                // Its sites are found, and its descriptors.
-                for _ in 0..4 {
-                    writer.time(threads, size, ms.max(100));
+            for (writer, capture, first) in [(&mut sites, "auto", 0), (&mut notified, "notify", 3)] {
+                for (state, phase) in ["track", "drain"].into_iter().enumerate() {
+                    let running = writer.follow(capture, phase);
+                    // Its sites are found, and its descriptors; and what it writes to is saved.
+                    for _ in 0..4 {
+                        writer.time(threads, size, ms.max(100));
+                    }
+                    took[first + state].push((bare.time(threads, size, ms), writer.time(threads, size, ms)));
+                    running.signal(Signal::SIGTERM);
+                    let _ = running.finish();
                 }
-                took[first].push((bare.time(threads, size, ms), writer.time(threads, size, ms)));
-                running.signal(Signal::SIGTERM);
-                let _ = running.finish();
-                took[first + 1].push((bare.time(threads, size, ms), writer.time(threads, size, ms)));
+                took[first + 2].push((bare.time(threads, size, ms), writer.time(threads, size, ms)));
             }
         }
         println!("{threads} threads, {size} bytes, linked {linked:?}");
@@ -124,6 +140,61 @@ fn main() {
             );
         }
     }
+}
+
+/// Lets everything go.
+struct Nobody;
+
+impl Sink for Nobody {
+    fn deliver(&self, _: Event, ticket: Ticket) {
+        drop(ticket);
+    }
+    fn found(&self, _: Event) {}
+    fn blind(&self, cause: String) {
+        panic!("{cause}");
+    }
+    fn wait_until_released(&self) {}
+    fn lost(&self, cause: hotbackup_tracer::Error) {
+        panic!("{cause}");
+    }
+}
+
+/// How long a grace takes among so many threads that write at patched sites.
+fn grace(threads: &str, pause_us: &str) {
+    let guest = Guest::start("rings", Linked::Dynamically, &[threads, "64", pause_us]);
+    let options = Options {
+        keeper_program: hotbackup::KEEPER_PROGRAM,
+        lease: hotbackup_tracer::LEASE,
+        show_all_writes: false,
+        at_sites: true,
+        accept_unseen: false,
+    };
+    let tracer = Tracer::attach(guest.pid(), &options, Arc::new(Nobody)).expect("attached");
+    tracer.grace().expect("a first grace");
+    // Until hardly any call is shown any more.
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        let shown = tracer.received();
+        std::thread::sleep(Duration::from_millis(500));
+        if tracer.received() - shown < 50 || Instant::now() > limit {
+            break;
+        }
+    }
+    let mut took: Vec<f64> = (0..number_from("HOTBACKUP_BENCH_GRACES", 1000))
+        .map(|_| {
+            let began = Instant::now();
+            tracer.grace().expect("a grace");
+            began.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    took.sort_by(f64::total_cmp);
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    println!(
+        "a grace among {threads} threads that write every {pause_us} us: p50 {:.0} us, p99 {:.0} us, longest {:.0} us",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
 }
 
 fn median(all: impl Iterator<Item = f64>) -> f64 {

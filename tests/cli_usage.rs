@@ -47,6 +47,16 @@ impl Drop for Sleeper {
 }
 
 #[test]
+fn a_log_that_no_terminal_shows_has_no_colours() {
+    let sleeper = Sleeper::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hotbackup"));
+    command.args(["check", "--pid", &sleeper.pid()]).env("HOTBACKUP_LOG", "trace").stdin(Stdio::null());
+    let output = command.output().expect("it starts");
+    assert!(!output.stderr.is_empty(), "it logs nothing");
+    assert!(!output.stderr.contains(&0x1b), "{}", text(&output.stderr));
+}
+
+#[test]
 fn bad_arguments_are_usage_errors() {
     for arguments in [
         &[][..],

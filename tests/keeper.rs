@@ -244,9 +244,8 @@ fn a_twin_that_comes_to_act_beside_a_supervisor_answers_nothing_that_it_holds() 
     let more = ["--source", &source, "--lease", "1min"];
     let next = backup::start_failing(guest.pid(), &dest, &more, "receive.before-answer:stop:20");
     wait_until("the stop", || state(next.pid()) == Some('T'));
-    let before = pair(guest.pid());
-    let is_parent = |keeper: &i32| status(before[0] + before[1] - *keeper, "PPid") == Some(keeper.to_string());
-    let acting = before.iter().copied().find(is_parent).expect("one is the other's parent");
+    let twin = twin(guest.pid());
+    let acting = pair(guest.pid()).into_iter().find(|&keeper| keeper != twin).expect("two keepers");
     let answered = answered_by_keepers(guest.pid());
     kill_one(acting);
     wait_until("another pair", || keepers(guest.pid()).len() == 2 && !keepers(guest.pid()).contains(&acting));
@@ -255,6 +254,13 @@ fn a_twin_that_comes_to_act_beside_a_supervisor_answers_nothing_that_it_holds() 
     next.finish().report();
     check_rings(&dest, 4).unwrap_or_else(|wrong| panic!("{wrong}"));
     guest.assert_goes_on();
+}
+
+/// Of a pair of which none was killed, the one that does not act: the other's child.
+fn twin(target: i32) -> i32 {
+    let both = pair(target);
+    let is_child = |keeper: &i32| status(*keeper, "PPid") == Some((both[0] + both[1] - *keeper).to_string());
+    both.iter().copied().find(is_child).expect("one is the other's parent")
 }
 
 /// The word of the session's memory that counts what keepers have answered.

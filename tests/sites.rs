@@ -3,12 +3,13 @@
 //! all that a program can do to descriptors is in `model/`.)
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hotbackup_tracer::{Event, Look, Options, Sink, Ticket, Tracer};
+use hotbackup_event::Effect;
+use hotbackup_tracer::{Event, Look, Options, Sink, Stage, Ticket, Tracer};
 use nix::sys::signal::Signal;
 
 mod common {
@@ -105,6 +106,77 @@ fn writes_at_captured_sites_are_marked_and_not_shown_neither_then_nor_between_ba
         assert!(tracer.received() >= seen + (writes(&guest) - before) / 2, "some go by unseen");
         drop(tracer);
         guest.assert_goes_on();
+    }
+}
+
+/// In the drain: says of some files that they are saved, and counts what is shown of each.
+#[derive(Default)]
+struct Drained {
+    saved: Mutex<HashSet<u64>>,
+    shown: Mutex<HashMap<u64, u64>>,
+}
+
+impl Drained {
+    /// How many calls were shown: on each file that is not saved, and on all others together.
+    fn shown(&self) -> (Vec<u64>, u64) {
+        let (saved, shown) = (self.saved.lock().expect("no panic"), self.shown.lock().expect("no panic"));
+        let others = shown.iter().filter(|(ino, _)| !saved.contains(ino)).map(|(_, shown)| *shown).collect();
+        (others, shown.iter().filter(|(ino, _)| saved.contains(ino)).map(|(_, shown)| shown).sum())
+    }
+}
+
+impl Sink for Drained {
+    fn deliver(&self, event: Event, ticket: Ticket) {
+        for effect in &event.effects {
+            *self.shown.lock().expect("no panic").entry(effect.subject().ino).or_default() += 1;
+        }
+        drop(ticket);
+    }
+    fn is_settled(&self, effect: &Effect) -> bool {
+        self.saved.lock().expect("no panic").contains(&effect.subject().ino)
+    }
+    fn found(&self, _: Event) {}
+    fn blind(&self, cause: String) {
+        panic!("{cause}");
+    }
+    fn wait_until_released(&self) {}
+    fn lost(&self, cause: hotbackup_tracer::Error) {
+        panic!("{cause}");
+    }
+}
+
+#[test]
+fn in_the_drain_what_is_saved_is_written_unshown_and_all_else_is_shown() {
+    let _alone = alone();
+    for linked in [Linked::Dynamically, Linked::Statically] {
+        let mut guest = rings(linked, "0");
+        let sink = Arc::new(Drained::default());
+        let tracer = Tracer::attach(guest.pid(), &options(true), sink.clone()).expect("attached");
+        tracer.grace().expect("a first grace");
+        wait_until_unshown(&guest, 20_000, || tracer.received());
+        let mut files = HashSet::new();
+        wait_until("each file is marked", || {
+            files.extend(tracer.marked().iter().map(|effect| effect.subject().ino));
+            files.len() == 3 * RINGS
+        });
+        tracer.set_stage(Stage::Hold);
+        tracer.grace().expect("a grace");
+        let _point_in_time = tracer.marked();
+        sink.saved.lock().expect("no panic").extend(files.iter().take(3 * RINGS / 2));
+        tracer.set_stage(Stage::Drain);
+        wait_until("what is saved is not shown any more", || {
+            let ((others, saved), before) = (sink.shown(), writes(&guest));
+            wait_until("much is written elsewhere", || {
+                let now = sink.shown().0;
+                others.len() == now.len() && others.iter().zip(&now).all(|(before, now)| *now > before + 50)
+            });
+            (sink.shown().1 - saved) * 100 <= writes(&guest) - before
+        });
+        assert_eq!(tracer.marked(), [], "what is saved was taken for a mark");
+        drop(tracer);
+        guest.assert_goes_on();
+        let dir = guest.dir.clone();
+        back_up(&mut guest, "next", &["--source", path(&dir), "--capture", "auto"]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `hotbackup` command line: it reads flags, calls the library, and draws what that tells.
 //!
 //! Every verb ends in a [`Cause`]; that is the exit code, and with `--json` the last line says it too.
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -335,7 +336,11 @@ fn log() {
     });
     match journal {
         Some(journal) => tracing_subscriber::registry().with(filter).with(journal).init(),
-        None => tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| out::Log).init(),
+        None => {
+            let is_plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+            let in_colour = std::io::stderr().is_terminal() && !is_plain;
+            tracing_subscriber::fmt().with_ansi(in_colour).with_env_filter(filter).with_writer(|| out::Log).init();
+        }
     }
     std::panic::set_hook(Box::new(|panic| {
         draw::say(&format!("hotbackup: {panic}\n{}", std::backtrace::Backtrace::capture()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hotbackup_copier::{Capture, Monitor, Phase, Progress, Quiesce};
 use hotbackup_event::{Effect, FileId};
-use hotbackup_tracer::{Event, Look, MountTable, Sink, Ticket, Tracer};
+use hotbackup_tracer::{Event, Look, MountTable, Sink, Stage, Ticket, Tracer};
 
 /// What lets a call run when it is dropped; none for what was found without a call.
 pub(super) type Permit = Option<Ticket>;
@@ -47,6 +47,10 @@ impl Join {
 impl Sink for Join {
     fn deliver(&self, event: Event, ticket: Ticket) {
         self.admit(event, Some(ticket));
+    }
+
+    fn is_settled(&self, effect: &Effect) -> bool {
+        self.capture.is_settled(effect)
     }
 
     fn found(&self, event: Event) {
@@ -93,7 +97,11 @@ pub(super) struct Watched<'a> {
 impl Monitor for Watched<'_> {
     fn phase(&self, phase: Phase) {
         self.tracer.set_holding(phase == Phase::Hold);
-        self.tracer.set_tracking(matches!(phase, Phase::Attach | Phase::Track));
+        self.tracer.set_stage(match phase {
+            Phase::Attach | Phase::Track => Stage::Track,
+            Phase::Drain => Stage::Drain,
+            _ => Stage::Hold,
+        });
         self.monitor.waited(self.tracer.longest_wait());
         self.monitor.phase(phase);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hotbackup_copier::{Backup, Capture, Control, Error, Monitor, Phase, Point, Quiesce, Report, Source, Spec, Tuning};
 use hotbackup_event::Effect;
-use hotbackup_tracer::{Event, Look, Sink, Ticket, Tracer};
+use hotbackup_tracer::{Event, Look, Sink, Stage, Ticket, Tracer};
 
 /// When the guest makes its change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +164,10 @@ impl Sink for Join {
         self.0.admit(event.effects, Some(ticket));
     }
 
+    fn is_settled(&self, effect: &Effect) -> bool {
+        self.0.is_settled(effect)
+    }
+
     fn found(&self, event: Event) {
         if let Some(cause) = event.blind {
             self.0.blind(cause);
@@ -211,6 +215,10 @@ impl<F: Fn(&Tracer, Phase) + Sync> Monitor for Phases<'_, F> {
         self.tracer.set_holding(false);
         (self.at_phase)(self.tracer, phase);
         self.tracer.set_holding(phase == Phase::Hold);
-        self.tracer.set_tracking(matches!(phase, Phase::Attach | Phase::Track));
+        self.tracer.set_stage(match phase {
+            Phase::Attach | Phase::Track => Stage::Track,
+            Phase::Drain => Stage::Drain,
+            _ => Stage::Hold,
+        });
     }
 }

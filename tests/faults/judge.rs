@@ -242,7 +242,8 @@ fn revoked(target: &dyn Target, plan: &Plan, struck: &Struck) -> Result<(), Stri
     // It may be stopped just before it could say so, and says so as soon as it goes on.
     const AT_ONCE: u64 = 5_000_000;
     let resumed = struck.stopped_at + (stopped.1 - stopped.0) + AT_ONCE;
-    if plan.kind.step() == Some("drain.released") || publish.is_some_and(|publish| publish < resumed) {
+    let is_over = matches!(plan.kind.step(), Some("drain.released" | "handover.deaf" | "handover.kept"));
+    if is_over || publish.is_some_and(|publish| publish < resumed) {
         return Ok(());
     }
     let waited = target.longest(&[], Some(stopped));

@@ -45,6 +45,7 @@ pub use follow::outsiders;
 pub use follow::rescue::{Rescued, rescue};
 pub use follow::session::Tracer;
 pub use helper::program::Program;
+pub use hot::Stage;
 pub use hotbackup_event::FileId;
 pub use receive::answering::Ticket;
 pub use receive::sink::{Event, Sink};

@@ -127,6 +127,12 @@ impl<P: Send + 'static> Capture<P> {
         }
     }
 
+    /// Whether a call with this effect, which has been [admitted](Self::admit), may be made again and need not be: the drain is on, and what
+    /// it changes is saved, or does not belong to the backup. Once this says yes of some bytes it never says no again.
+    pub fn is_settled(&self, effect: &Effect) -> bool {
+        matches!(&*read(&self.gate), Gate::Draining(drain) if drain.is_settled(effect))
+    }
+
     /// Marks, and lets go. Returns how many names are marked by now.
     fn pass(&self, effects: &[Effect], permit: P) -> usize {
         for effect in effects {

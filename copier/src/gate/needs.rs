@@ -57,6 +57,12 @@ impl<P> Drain<P> {
         Self { ledger, tree, jobs }
     }
 
+    /// Whether a call needs nothing. What is to be noted of it is noted then, once for all.
+    pub fn is_settled(&self, effect: &Effect) -> bool {
+        let is_content = matches!(effect, Effect::Content { .. });
+        is_content && need(&self.ledger, effect).is_none() && need_xattrs(&self.ledger, effect).is_none()
+    }
+
     pub fn admit(&self, effects: &[Effect], permit: P) {
         // Every effect is looked at: each also explains a change of status. What is needed can only become less later.
         let mut needs = Vec::new();

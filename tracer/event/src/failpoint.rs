@@ -96,10 +96,13 @@ pub const NAMES: &[&str] = &[
 pub const OTHERS: &[&str] = &["discard.renamed", "ancestors.stopped"];
 
 /// Those of capturing calls at their sites, which is done where it is asked for.
-pub const NAMES_OF_SITES: &[&str] = &["site.stub-written", "site.copied", "site.replaced", "site.marking"];
+pub const NAMES_OF_SITES: &[&str] =
+    &["site.stub-written", "site.copied", "site.replaced", "site.marking", "site.draining"];
 
 /// Faults that the stubs of patched call sites can be made with.
 pub const MUTANTS: &[&str] = &[
+    "seal-not-checked",
+    "wrong-seal",
     "first-mark-left-out",
     "second-mark-left-out",
     "second-block-left-out",

@@ -17,6 +17,10 @@ use crate::calls::decode::OnDescriptor;
 use crate::sys::stat::Identity;
 use crate::target::process::{Process, read_below};
 
+/// How long another thread's call may take to be over. It has been let go and mostly is; but its thread runs on, and perhaps makes no call that
+/// would tell so. With nothing known of the position, all of the file may change: in the drain the call would wait for all of it.
+const A_MOMENT: Duration = Duration::from_micros(300);
+
 /// What a call does to descriptors changes this.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -142,7 +146,7 @@ impl<'a> Positions<'a> {
         self.inflight.set_positions(tid, self.call.serial, file);
         let mut others = self.inflight.at_position_of(file, tid);
         let waiting = others.iter().any(Call::is_held);
-        if waiting || !grace::settle(self.process, self.inflight, &mut others, Duration::ZERO) {
+        if waiting || !grace::settle(self.process, self.inflight, &mut others, A_MOMENT) {
             return Position::Unknown;
         }
         let Ok(info) = read_below(self.process.proc(), &format!("{tid}/fdinfo/{fd}")) else {

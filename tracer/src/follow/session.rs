@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::flight::grace;
 use crate::flight::unseen::{Look, Unseen};
 use crate::helper::process::{self as helper, PTRACER};
-use crate::hot::Source;
+use crate::hot::{Source, Stage};
 use crate::ptracer::client::Ptracer;
 use crate::receive::answering::Answering;
 use crate::receive::listener::Receivers;
@@ -224,11 +224,11 @@ impl Tracer {
         }
     }
 
-    /// Says whether marks are enough for now, or calls must wait for more: then all are notified, also those that are captured at
-    /// their sites. What has been captured there by then is known after the next grace.
-    pub fn set_tracking(&self, tracking: bool) {
+    /// Says what becomes of calls that are captured at their sites. What has been by the beginning of a hold is known after the next
+    /// grace, and must have been asked for before the drain.
+    pub fn set_stage(&self, stage: Stage) {
         if let Some(hot) = &self.shared.hot {
-            hot.set_tracking(tracking);
+            hot.set_stage(stage);
         }
     }
 

@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd;
 
 use super::place::place;
-use super::program::Program;
+use super::program::{self, Program};
 use crate::sys::inherited;
 use crate::sys::pidfd;
 use crate::sys::{process as low, procfs};
@@ -196,10 +196,12 @@ fn words_if(pid: i32, is_wanted: impl Fn(&str) -> bool) -> Option<Vec<String>> {
     is_wanted(read("comm").trim_ascii_end()).then(|| read("cmdline").split('\0').map(str::to_owned).collect())
 }
 
-/// The names that the kernel gives to what is executed by [`start`], and by the keepers' parent: it has them until it has given
-/// itself one.
+/// The names that the kernel gives to what is executed by [`start`], by the keepers' parent, or by the target (since 6.14 that of the
+/// memory that is executed, cut short): it has them until it has given itself one.
 fn is_of_the_kernel(name: &str) -> bool {
-    name == "exe" || name.bytes().all(|byte| byte.is_ascii_digit())
+    const MOST: usize = 15;
+    let of_memory = format!("memfd:{}", program::NAME);
+    name == "exe" || name == &of_memory[..MOST] || !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// For which target process `pid` was started, by number and start, if its name and arguments are those of `kind`. It may have

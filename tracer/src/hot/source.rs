@@ -17,7 +17,7 @@ use super::outside::is_over;
 use super::site::{self, Places};
 use crate::calls::HOT;
 use crate::ptracer::client::Ptracer;
-use crate::shared::board::{BLOCK, Board, Mode, REGION_BYTES, stamp};
+use crate::shared::board::{Board, Mode, REGION_BYTES, stamp};
 use crate::shared::control::Control;
 use crate::shared::memory::{BOARD_AT, Memory};
 use crate::sys::memory::Region;
@@ -48,6 +48,17 @@ pub(super) struct Closer {
     pub last: u32,
 }
 
+/// What the copier is at, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A mark is enough: calls are captured at their sites.
+    Track,
+    /// Calls must wait: all are notified.
+    Hold,
+    /// Calls that change what is not saved must wait; those that change what is saved do not matter.
+    Drain,
+}
+
 /// What becomes of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Site {
@@ -67,8 +78,8 @@ pub(super) struct State {
     /// Calls that make a task which shares the memory and not the descriptors, until it executes a program.
     spawning: HashMap<i32, CallData>,
     sites: HashMap<u64, Site>,
-    /// The copier tracks; in the hold and the drain all is notified.
-    tracking: bool,
+    /// What the copier is at.
+    pub(super) stage: Stage,
     /// Every thread has been seen outside once.
     begun: bool,
     /// There are tasks that share the memory and not the descriptors, or that cannot be told.
@@ -79,8 +90,15 @@ pub(super) struct State {
 #[derive(Default)]
 pub(super) struct Maps {
     pub files: Vec<(FileId, Range<usize>)>,
-    pub by_file: HashMap<FileId, u32>,
+    /// A file that has outgrown one has several.
+    pub by_file: HashMap<FileId, Vec<u32>>,
     pub words: usize,
+    /// In the drain: bits say what is saved.
+    pub sealed: bool,
+    /// The bits that we set then, by map.
+    pub settled: HashMap<u32, Vec<u64>>,
+    /// Bits that there were at its beginning.
+    pub late: Vec<Effect>,
 }
 
 /// Calls captured at their sites in one target.
@@ -90,7 +108,7 @@ pub(crate) struct Source {
     places: Places,
     /// Closes are what the net under writes of 8 bytes depends on: all of them are shown.
     has_net: bool,
-    control: Control,
+    pub(super) control: Control,
     pub(super) state: Mutex<State>,
     pub(super) gracing: Mutex<()>,
     maps: Mutex<Maps>,
@@ -129,7 +147,7 @@ impl Source {
             closers: HashMap::new(),
             spawning: HashMap::new(),
             sites: patched.into_iter().map(|ip| (ip, Site::Patched)).collect(),
-            tracking: true,
+            stage: Stage::Track,
             begun: false,
             apart: !wanted,
         };
@@ -180,7 +198,7 @@ impl Source {
             return;
         }
         match state.sites.get(&data.ip) {
-            None if !state.apart && state.tracking && state.sites.len() < MOST_SITES => {
+            None if !state.apart && state.stage == Stage::Track && state.sites.len() < MOST_SITES => {
                 state.sites.insert(data.ip, Site::Told);
                 let _ = self.tasks.0.send(Task::Patch { tid, ip: data.ip, nr });
             }
@@ -202,15 +220,11 @@ impl Source {
     pub fn work(&self, process: &Process, ptracer: &Mutex<Ptracer>, tasks: &[Task]) {
         let mut filling = Vec::new();
         for task in tasks {
-            // In the hold and the drain others need the ptracer more; the next such call asks again.
-            if !self.state().tracking {
-                match *task {
-                    Task::Patch { ip, .. } => drop(self.state().sites.remove(&ip)),
-                    Task::Fill { fd, was, .. } => self.withdraw(fd, was),
-                }
-                continue;
-            }
+            // In the hold and the drain others need the ptracer more, and in the hold nothing may take long; the next such call asks again.
+            let stage = self.state().stage;
             match *task {
+                Task::Patch { ip, .. } if stage != Stage::Track => drop(self.state().sites.remove(&ip)),
+                Task::Fill { fd, was, .. } if stage == Stage::Hold => self.withdraw(fd, was),
                 // A child may run another program.
                 Task::Patch { tid, ip, nr } if process.has_thread(tid) => self.patch(process, ptracer, ip, nr),
                 Task::Patch { .. } => {}
@@ -304,44 +318,6 @@ impl Source {
         Ok(())
     }
 
-    /// Whether the copier tracks, or holds and drains.
-    pub fn set_tracking(&self, tracking: bool) {
-        self.change(|state| state.tracking = tracking);
-    }
-
-    /// What has been marked since the last time.
-    pub fn collect(&self) -> Vec<Effect> {
-        let maps = self.maps();
-        let mut effects = Vec::new();
-        for (file, words) in &maps.files {
-            let mut run: Option<(u64, u64)> = None;
-            let mut end_run = |run: &mut Option<(u64, u64)>| {
-                if let Some((first, last)) = run.take() {
-                    effects.push(Effect::Content { file: *file, start: first * BLOCK, end: (last + 1) * BLOCK });
-                }
-            };
-            for (index, word) in self.board.bits[words.clone()].iter().enumerate() {
-                if word.load(Ordering::SeqCst) == 0 {
-                    continue;
-                }
-                let mut bits = word.swap(0, Ordering::SeqCst);
-                while bits != 0 {
-                    let block = index as u64 * 64 + u64::from(bits.trailing_zeros());
-                    bits &= bits - 1;
-                    match &mut run {
-                        Some((_, last)) if *last + 1 == block => *last = block,
-                        run => {
-                            end_run(run);
-                            *run = Some((block, block));
-                        }
-                    }
-                }
-            }
-            end_run(&mut run);
-        }
-        effects
-    }
-
     pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
@@ -350,12 +326,13 @@ impl Source {
 
     /// The mode follows from the rest.
     fn settle(&self, state: &mut State) {
-        let may = state.tracking && state.begun && !state.apart && !state.stuck && state.spawning.is_empty();
+        let may =
+            state.stage != Stage::Hold && state.begun && !state.apart && !state.stuck && state.spawning.is_empty();
         let is_marking = matches!(state.mode, Mode::Mark0 | Mode::Mark1);
         if may != is_marking {
             self.set(state, if may { Mode::Mark0 } else { Mode::Notify });
             if may {
-                hit("site.marking");
+                hit(if state.stage == Stage::Track { "site.marking" } else { "site.draining" });
             }
         }
     }

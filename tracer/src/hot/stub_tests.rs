@@ -14,7 +14,7 @@ use hotbackup_event::failpoint::{MUTANTS, VARIABLE};
 use super::mutants::{with_chosen_fault, with_fault};
 use crate::shared::board::{BLOCK, Board, DESCRIPTORS, Mode, entry};
 use crate::sys::memory::Region;
-use crate::sys::native_for_tests::{NOTIFIED, Native};
+use crate::sys::native_tests::{NOTIFIED, Native};
 use crate::sys::trampoline::{ENTRY, Kind, Words, stub};
 
 const KINDS: [Kind; 3] = [Kind::AtOffset, Kind::NoFile, Kind::Close];
@@ -80,6 +80,17 @@ impl Bench {
         self.call(Kind::AtOffset, mode as u32, ENTRY, [fd, buffer.as_ptr() as u64, buffer.len() as u64, offset])
     }
 
+    /// Writes with these bits of the first word, sealed; they must be what they were.
+    fn write_sealed(&self, mode: Mode, seal: &AtomicU64, bits: u64, (fd, offset, length): (u64, u64, usize)) -> i64 {
+        let word = &self.board.bits[FIRST_WORD];
+        seal.store(1, SeqCst);
+        word.store(bits, SeqCst);
+        let result = self.write_at(mode, fd, offset, &vec![9; length]);
+        assert_eq!((word.swap(0, SeqCst), seal.swap(0, SeqCst)), (bits, 1), "{offset} {length}");
+        assert_eq!(self.marked(), BTreeSet::new());
+        result
+    }
+
     /// Which blocks are marked, from the map's first on; all else must not be.
     fn marked(&self) -> BTreeSet<u64> {
         let all = self.board.bits.iter().take(LOOKED_AT).enumerate().flat_map(|(index, word)| {
@@ -103,6 +114,7 @@ impl Bench {
 #[test]
 fn stubs_mark_what_a_call_may_change_and_make_it_or_leave_it() {
     writes_at_offsets();
+    writes_where_bits_are_sealed();
     calls_that_change_no_file();
     who_comes_late_and_who_is_a_child();
     whatever_stands_on_the_board();
@@ -149,6 +161,26 @@ fn writes_at_offsets() {
         assert_eq!(bench.write_at(mode, fd, block(5), &[1; 100]), 100);
         assert_eq!(bench.marked(), [5].into());
         bench.unmark();
+    }
+}
+
+/// Where the target sets no bits: a call is made where all of its own are set.
+fn writes_where_bits_are_sealed() {
+    let bench = Bench::new();
+    let file = tempfile::tempfile().expect("a file");
+    let fd = file.as_raw_fd() as u64;
+    bench.know(fd, entry::FIRST_MAP + MAP as u32);
+    let seal = &bench.board.bits[FIRST_WORD - 1];
+    for mode in EPOCHS {
+        for set in [vec![], vec![4], vec![5], vec![4, 5]] {
+            let bits = set.iter().fold(0, |bits, block| bits | 1 << block);
+            let across = bench.write_sealed(mode, seal, bits, (fd, 5 * BLOCK - 1, 2));
+            assert_eq!(across, if set.len() == 2 { 2 } else { NOTIFIED }, "{set:?}");
+            for block in [4, 5] {
+                let within = bench.write_sealed(mode, seal, bits, (fd, block * BLOCK + 7, 3));
+                assert_eq!(within, if set.contains(&block) { 3 } else { NOTIFIED }, "{set:?} {block}");
+            }
+        }
     }
 }
 

@@ -102,7 +102,7 @@ impl Source {
     fn map(&self, file: FileId, size: u64) -> Option<u32> {
         let mut maps = self.maps();
         let needed = size / BLOCK + 1;
-        if let Some(&index) = maps.by_file.get(&file)
+        if let Some(&index) = maps.by_file.get(&file).and_then(|all| all.last())
             && self.board.maps[index as usize].blocks.load(Ordering::SeqCst) > needed
         {
             return Some(entry::FIRST_MAP + index);
@@ -110,16 +110,18 @@ impl Source {
         let blocks = (size.saturating_mul(2).saturating_add(ROOM) / BLOCK).next_multiple_of(64);
         let index = maps.files.len();
         let words = (blocks / 64) as usize;
-        if index >= MAPS || maps.words + words > WORDS {
+        // One more, before them.
+        if index >= MAPS || maps.words + 1 + words > WORDS {
             return None;
         }
+        let (before, first) = (maps.words, maps.words + 1);
         let map = &self.board.maps[index];
-        map.bits.store(8 * maps.words as u64, Ordering::SeqCst);
+        self.board.bits[before].store(u64::from(maps.sealed), Ordering::SeqCst);
+        map.bits.store(8 * first as u64, Ordering::SeqCst);
         map.blocks.store(blocks, Ordering::SeqCst);
-        let first = maps.words;
         maps.files.push((file, first..first + words));
-        maps.words += words;
-        maps.by_file.insert(file, index as u32);
+        maps.words = first + words;
+        maps.by_file.entry(file).or_default().push(index as u32);
         Some(entry::FIRST_MAP + index as u32)
     }
 

@@ -29,6 +29,8 @@ use crate::target::process::Process;
 const ANOTHER_LAYOUT: &str = "is of a release with another layout (docs/protocol.md): use that release's hotbackup";
 /// How long a keeper may take to look at a new supervisor.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
+/// How long one may take to begin to answer: its twin ends it after half a second, and begins in its place.
+const BEGIN_LIMIT: Duration = Duration::from_secs(1);
 /// How long a keeper may take to give a sign of life.
 const ALIVE_LIMIT: Duration = Duration::from_secs(2);
 /// A pair that is gone for so long is not about to be replaced by one of the two.
@@ -256,6 +258,7 @@ impl Found {
         if control.role != Role::Kept {
             return Err(Error::Busy(pid));
         }
+        self.wait_until_it_answers(control);
         let listener = self.listener(target).ok_or_else(|| problem("has no listener"))?;
         let generation = control.generation.wrapping_add(1);
         self.memory.supervisor_listener.store(-1, Ordering::SeqCst);
@@ -282,6 +285,21 @@ impl Found {
         }
         failpoint::hit("takeover.watched");
         Ok(TakenOver { memory: self.memory, listener, generation, wake: self.wake, part })
+    }
+
+    /// A keeper says that it has begun when it has answered what a supervisor before us left as it died. Of one that does not come to
+    /// it, today's look for that before they watch us; those of releases before do not.
+    fn wait_until_it_answers(&self, control: Control) {
+        let limit = Instant::now() + BEGIN_LIMIT;
+        let begins = || {
+            self.memory.kept.load(Ordering::SeqCst) != control.generation
+                && Control::load(&self.memory.control) == control
+                && is_kept(&self.memory)
+                && Instant::now() < limit
+        };
+        while begins() {
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 
     fn listener(&self, target: &Process) -> Option<OwnedFd> {

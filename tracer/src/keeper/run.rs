@@ -13,23 +13,20 @@
 //! Keepers come in pairs: one acts, its twin ([`super::twin`]) waits for its end, and acts in its place. All that the
 //! twin needs to know stands in the shared memory.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hotbackup_event::failpoint;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::twin::{Twin, wait_for_end};
-use super::{LOOK, LOOKS, before, born};
+use super::{LOOK, LOOKS, before};
 use crate::shared::board::Mode;
 use crate::shared::control::{Control, Role};
 use crate::shared::memory::{CLOSED, Memory, SLOTS, SUPERVISOR_SLOTS, UNARMED};
-use crate::shared::roles::{self, Held, Part};
-use crate::sys::notify::{self, Slot};
+use crate::shared::roles::{Held, Part};
 use crate::sys::{pidfd, process as low};
-use crate::target::listener::{listener_at, listener_of, target_listener};
 use crate::target::process::Process;
 
 /// How often a filter that was being installed is looked for.
@@ -47,17 +44,17 @@ pub(super) struct Keeper {
     /// By which the listener is handed on to one that was born from the target.
     pub socket: Option<OwnedFd>,
     /// The supervisor that is watched.
-    supervisor: Option<Watched>,
+    pub(super) supervisor: Option<Watched>,
     /// That we are the keeper which acts, or its twin.
     part: Option<Held>,
-    twin: Twin,
+    pub(super) twin: Twin,
     /// Looks without progress of the supervisor.
     idle_looks: u32,
     /// Since when there has been a filter that nobody answers for yet.
     found: Option<Instant>,
     /// The slot for calls that the keeper receives itself. A twin uses another than the keeper it follows, in case that
     /// one is slow to die.
-    own_slot: usize,
+    pub(super) own_slot: usize,
     /// Nobody is left at the other end of the socket.
     is_alone: bool,
     /// It took another keeper's place: that one may have received a call and not answered it.
@@ -67,9 +64,9 @@ pub(super) struct Keeper {
 
 /// A supervisor. That it lives, its lock on the session's memory says; its pidfd tells of its end sooner, where it counts
 /// processes as we do.
-struct Watched {
+pub(super) struct Watched {
     generation: u32,
-    pidfd: Option<OwnedFd>,
+    pub(super) pidfd: Option<OwnedFd>,
 }
 
 /// What poll(2) found.
@@ -156,18 +153,6 @@ impl Keeper {
         (!gone && found.elapsed() < ATTACH_LEASE) || self.take_over(control)
     }
 
-    fn find_listener(&mut self) -> bool {
-        if self.listener.is_some() {
-            return true;
-        }
-        self.listener = self.handed_on().or_else(|| target_listener(&self.target).map(|(fd, _)| fd));
-        if self.listener.is_some() {
-            failpoint::hit("keeper.found-listener");
-            self.listener_is_there();
-        }
-        self.listener.is_some()
-    }
-
     /// The supervisor answers: watch it.
     fn watch(&mut self, control: Control) -> bool {
         if self.listener.is_none() {
@@ -178,6 +163,7 @@ impl Keeper {
             }
         }
         self.watch_supervisor(control);
+        self.settle_before(control);
         self.memory.watched.store(control.generation, Ordering::SeqCst);
         failpoint::hit("keeper.watching");
         let mut beat = self.memory.beat.load(Ordering::SeqCst);
@@ -267,81 +253,6 @@ impl Keeper {
             }
         }
         true
-    }
-
-    /// Answers every recorded call.
-    fn answer_slots(&self) {
-        self.answer_each(self.memory.recorded().map(|(slot, _)| slot));
-    }
-
-    fn answer_each<'a>(&self, slots: impl Iterator<Item = &'a Slot>) {
-        for slot in slots.filter(|slot| slot.id() != 0 && self.listener.is_some()) {
-            self.let_go(slot.id());
-            failpoint::hit("keeper.slot-answered");
-            slot.clear();
-        }
-    }
-
-    fn receive_and_answer(&self) {
-        let slot = self.memory.slot(self.own_slot);
-        match notify::receive(self.listener(), slot) {
-            Ok(()) => {
-                failpoint::hit("keeper.received");
-                self.let_go(slot.id());
-                failpoint::hit("keeper.answered");
-                slot.clear();
-            }
-            // Not zeroed, by whomever: it is ours.
-            Err(Errno::EINVAL) if slot.id() == 0 => slot.clear(),
-            Err(_) => {}
-        }
-    }
-
-    fn let_go(&self, id: u64) {
-        while notify::let_go(self.listener(), id) == Err(Errno::EINTR) {}
-        self.memory.answered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The listener, or something that never has anything to say.
-    fn listener(&self) -> BorrowedFd<'_> {
-        self.listener.as_ref().map_or(self.wake.as_fd(), |listener| listener.as_fd())
-    }
-
-    /// Takes a copy of the listener from the target, which keeps one open for good, or else from the supervisor.
-    fn fetch_listener(&mut self) {
-        let number = self.memory.target_listener.load(Ordering::SeqCst);
-        let direct = || (number >= 0).then(|| listener_at(&self.target, number)).flatten();
-        let found = self.handed_on().or_else(direct).or_else(|| target_listener(&self.target).map(|(fd, _)| fd));
-        self.listener = found.or_else(|| {
-            let number = self.memory.supervisor_listener.load(Ordering::SeqCst);
-            let supervisor = self.supervisor.as_ref().filter(|_| number >= 0)?.pidfd.as_ref()?;
-            // The number is a hint, and another's listener is not to be answered.
-            let pid = self.memory.supervisor_here()?;
-            let is_it = roles::is_held_by(self.memory.fd().as_fd(), Part::Supervisor, pid);
-            is_it.then(|| listener_of(supervisor.as_fd(), number)).flatten()
-        });
-        self.listener_is_there();
-    }
-
-    fn handed_on(&self) -> Option<OwnedFd> {
-        self.socket.as_ref().and_then(|socket| born::listener(socket.as_fd()))
-    }
-
-    /// The twin that was made before has no copy, and could not get one if the target had none: the next one has.
-    fn listener_is_there(&mut self) {
-        let number = self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        self.memory.keeper_listener.store(number, Ordering::SeqCst);
-        if self.listener.is_none() || self.twin.pidfd().is_none() {
-            return;
-        }
-        // First the new one: in between nobody would take our place. Should we die before the old one is ended, both would, but for
-        // the lock: one of them finds that it is not needed.
-        let (mut old, this) = (std::mem::take(&mut self.twin), std::process::id());
-        self.renew_twin();
-        // The new one comes back from there as well.
-        if std::process::id() == this {
-            old.end();
-        }
     }
 
     /// Waits for anything to happen, and sees to the twin. Of the listener only the end is waited for unless `calls`.

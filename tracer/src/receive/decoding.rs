@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use hotbackup_event::Effect;
 use hotbackup_event::failpoint::is_skipped;
+use hotbackup_event::{Effect, FileId};
 
 use super::answering::{Answering, Ticket};
 use super::sink::{Event, Sink};
@@ -64,6 +64,26 @@ pub(super) fn deliver(shared: &Answering, sink: &dyn Sink, decoded: Decoded, tic
     if maps && !shared.process.has_thread(tid) {
         shared.mapped_elsewhere.fetch_add(1, Ordering::SeqCst);
     }
+    let draining = shared.hot.as_ref().filter(|hot| hot.is_draining());
+    let again = draining.and_then(|hot| Some((hot, written_at_offset(&event)?)));
     sink.deliver(event, ticket);
     shared.inflight.park_unless_answered(tid, serial);
+    if let Some((hot, (file, start, end))) = again
+        && sink.is_settled(&Effect::Content { file, start, end })
+    {
+        hot.settled(file, start, end);
+    }
+}
+
+/// The bytes that a call writes to a file at an offset. It might append instead, by a flag of its descriptor; one that goes by at a patched site
+/// does not, since none with that flag is in the descriptor table.
+fn written_at_offset(event: &Event) -> Option<(FileId, u64, u64)> {
+    match event.effects[..] {
+        [Effect::Content { file, start, end }, Effect::Append { file: same, .. }]
+            if file == same && event.blind.is_none() =>
+        {
+            Some((file, start, end))
+        }
+        _ => None,
+    }
 }

@@ -27,6 +27,12 @@ pub struct Event {
 pub trait Sink: Send + Sync + 'static {
     /// A call is stopped and waits for its ticket to be dropped.
     fn deliver(&self, event: Event, ticket: Ticket);
+    /// Of a call with this one effect that was delivered just now, in the drain: whether it may be made again, and need not be delivered.
+    /// Once this says yes of some bytes it never says no again.
+    fn is_settled(&self, effect: &Effect) -> bool {
+        let _ = effect;
+        false
+    }
     /// Something was found at attach that no call stands for.
     fn found(&self, event: Event);
     /// Something cannot be followed that no call stands for.

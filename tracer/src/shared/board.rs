@@ -73,7 +73,7 @@ pub struct Counter {
 pub struct Map {
     /// How many blocks it covers.
     pub blocks: AtomicU64,
-    /// Where its bits begin, in bytes.
+    /// Where its bits begin, in bytes. The word before them is 1 when they say which blocks are saved, and the target sets none; else 0.
     pub bits: AtomicU64,
 }
 
@@ -97,7 +97,7 @@ pub struct Board {
     pub descriptors: [AtomicU32; DESCRIPTORS],
     /// The maps.
     pub maps: [Map; MAPS],
-    /// Their bits; a set bit says that the block may have changed.
+    /// Their bits. While tracking, a set bit says that the block may have changed; in the drain, that it is saved.
     pub bits: [AtomicU64; WORDS],
     /// Whatever stands in a map, a trampoline reaches no further.
     guard: [u64; WORDS],
@@ -120,6 +120,13 @@ impl ModeWord {
             }
         }
         false
+    }
+}
+
+impl ModeWord {
+    /// Whether this one had the last word.
+    pub fn is_by(&self, stamp: u32) -> bool {
+        (self.mode.load(Ordering::SeqCst) >> 32) as u32 == stamp
     }
 }
 

@@ -31,7 +31,7 @@ pub const MEMORY_NAME: &str = "hotbackup-session";
 pub const MAGIC: u64 = 0x686f_7462_6b70_0005;
 /// The same with a [`Board`] behind the slots, by which calls may go past the filter: a release that does not know of it would miss
 /// them.
-pub const MAGIC_WITH_BOARD: u64 = 0x686f_7462_6b70_0006;
+pub const MAGIC_WITH_BOARD: u64 = 0x686f_7462_6b70_0007;
 /// Where that begins.
 pub const BOARD_AT: u64 = size_of::<Layout>() as u64;
 
@@ -196,8 +196,9 @@ impl Memory {
         let mut memory = Self::map(fd)?;
         memory.target_start.store(target.start, Ordering::SeqCst);
         memory.target_inner.store(target.inner, Ordering::SeqCst);
-        // What keepers answer by is there from now on, however little memory there may be later; the rest as it is used.
-        memory.slots[SUPERVISOR_SLOTS..].iter().for_each(Slot::clear);
+        // What keepers answer by is there from now on, and the first of a supervisor's, however little memory there may be later: the
+        // kernel receives nothing into a page that cannot be had. The rest as it is used.
+        memory.slots.iter().take(1).chain(&memory.slots[SUPERVISOR_SLOTS..]).for_each(Slot::clear);
         memory.begin_anew();
         memory.magic.store(magic, Ordering::SeqCst);
         memory.map_mode()?;
@@ -387,7 +388,7 @@ mod tests {
         let found = || memory.recorded().map(|(_, call)| call.id).collect::<Vec<_>>();
         let pages = || nix::sys::stat::fstat(memory.fd()).unwrap().st_blocks / 8;
         assert_eq!(found(), [0; 0]);
-        assert_eq!(pages(), 2, "the slots were used by a look");
+        assert_eq!(pages(), 3, "the slots were used by a look");
         for slot in [0, 31, 32, 1000, SLOTS - 1] {
             let at = SLOTS_AT + slot * size_of::<Slot>();
             nix::sys::uio::pwrite(memory.fd(), &(slot as u64 + 7).to_le_bytes(), at as i64).unwrap();

@@ -8,7 +8,7 @@ pub mod inherited;
 pub mod loops;
 pub mod memory;
 #[cfg(test)]
-pub mod native_for_tests;
+pub mod native_tests;
 pub mod notify;
 pub mod passing;
 pub mod pidfd;

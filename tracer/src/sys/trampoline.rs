@@ -140,10 +140,14 @@ core::arch::global_asm!(
         add     r11, [rip + \k\()_bits]
         bt      [r11], rcx
         jc      2f
+        test    byte ptr [r11 - 8], 1   // the word before the bits: they are not for it to set
+        jnz     \k\()_leave\e
         lock bts [r11], rcx
     2:  add     rcx, rax
         bt      [r11], rcx
         jc      \k\()_call\e
+        test    byte ptr [r11 - 8], 1
+        jnz     \k\()_leave\e
         lock bts [r11], rcx
     .endm
 

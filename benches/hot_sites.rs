@@ -40,11 +40,11 @@ struct Taken {
 }
 
 impl Writer {
-    fn start() -> Self {
+    fn start(linked: Linked) -> Self {
         let scratch = scratch();
         let dir = scratch.path().join("data");
         std::fs::create_dir(&dir).expect("a data directory");
-        let mut command = Command::new(compile("times_writes", Linked::Dynamically));
+        let mut command = Command::new(compile("times_writes", linked));
         let mut child =
             command.arg(&dir).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the writer starts");
         let input = child.stdin.take().expect("it is piped");
@@ -106,8 +106,11 @@ fn main() {
     grace("16", "0");
     grace("1000", "100000");
     let (rounds, ms) = (number_from("HOTBACKUP_BENCH_ROUNDS", 5), number_from("HOTBACKUP_BENCH_MS", 200));
-    for (threads, size) in [(1, 512), (1, 4096), (1, 65_536), (2, 4096), (4, 4096), (16, 4096)] {
-        let (mut bare, mut sites, mut notified) = (Writer::start(), Writer::start(), Writer::start());
+    let dynamic =
+        [(1, 512), (1, 4096), (1, 65_536), (2, 4096), (4, 4096), (16, 4096)].map(|of| (Linked::Dynamically, of));
+    let all = dynamic.into_iter().chain([(1, 4096), (4, 4096)].map(|of| (Linked::Statically, of)));
+    for (linked, (threads, size)) in all {
+        let [mut bare, mut sites, mut notified] = [(); 3].map(|()| Writer::start(linked));
         let mut took: Vec<Vec<(Taken, Taken)>> = vec![Vec::new(); STATES.len()];
         bare.time(threads, size, ms);
         for _ in 0..rounds {
@@ -125,7 +128,7 @@ fn main() {
                 took[first + 2].push((bare.time(threads, size, ms), writer.time(threads, size, ms)));
             }
         }
-        println!("{threads} threads, {size} bytes");
+        println!("{threads} threads, {size} bytes, linked {linked:?}");
         for (state, took) in STATES.iter().zip(&took) {
             let by = |of: &dyn Fn(Taken) -> f64| median(took.iter().map(|(bare, it)| of(*it) - of(*bare)));
             let ratio = median(took.iter().map(|(bare, it)| it.median / bare.median));

@@ -1,7 +1,8 @@
 //! What a backup costs a mongod under inserting clients: throughput against a bare server, as ratios from one run.
 //!
-//! Two servers run: one that hotbackup never touches, and one attached to. Every round measures each mode once, so that
-//! what the machine does beside falls on all alike, and a ratio is taken within its round; printed are medians. Sizes
+//! Three servers run: one that hotbackup never touches, and two attached to. Every round measures each mode once, so that
+//! what the machine does beside falls on all alike, and a ratio is taken within its round; printed are medians. A third server's calls
+//! are captured at their sites (`--capture auto`), where those of the second are notified. Sizes
 //! can be set: `HOTBACKUP_BENCH_ROUNDS`, `HOTBACKUP_BENCH_SECONDS` (a window), `HOTBACKUP_BENCH_MIB` (data to copy).
 #![forbid(unsafe_code)]
 
@@ -31,22 +32,25 @@ use common::load;
 use common::mongod::{self, Mongod, Opts};
 
 const CLIENTS: usize = 4;
+const WAYS: [&str; 2] = ["notify", "auto"];
 const MODES: [&str; 5] = ["bare", "keeper alone", "tracked, copying paused", "beside cp -a", "copying unthrottled"];
 
 /// A server with data, and where its copies go.
 struct Subject {
     server: Mongod,
     scratch: TempDir,
+    /// How its calls are captured.
+    capture: &'static str,
 }
 
 impl Subject {
-    fn start(mebibytes: u64) -> Self {
+    fn start(mebibytes: u64, capture: &'static str) -> Self {
         let scratch = scratch();
         let dbpath = scratch.path().join("db");
         fs::create_dir(&dbpath).expect("a data directory");
         let server = Mongod::start(&Opts { dbpath, ..Opts::default() });
         load::fill(&server.uri(), mebibytes);
-        Self { server, scratch }
+        Self { server, scratch, capture }
     }
 
     fn dest(&self) -> PathBuf {
@@ -62,35 +66,49 @@ fn main() {
     let rounds = number_from("HOTBACKUP_BENCH_ROUNDS", 5);
     let window = Duration::from_secs(number_from("HOTBACKUP_BENCH_SECONDS", 3));
     let mebibytes = number_from("HOTBACKUP_BENCH_MIB", 192);
-    let (untouched, subject) = (Subject::start(mebibytes), Subject::start(mebibytes));
-    let first = take(&subject);
-    println!("first backup: attach stop {:?} us, hold {} us", first.stop_us(), first.hold_us());
-
-    let mut figures: Vec<Vec<f64>> = vec![Vec::new(); MODES.len()];
-    let mut holds = vec![first.hold_us()];
+    let untouched = Subject::start(mebibytes, "none");
+    let subjects = WAYS.map(|capture| Subject::start(mebibytes, capture));
+    let mut holds = WAYS.map(|_| Vec::new());
+    for (subject, holds) in subjects.iter().zip(&mut holds) {
+        let first = take(subject);
+        println!(
+            "first backup, {}: attach stop {:?} us, hold {} us",
+            subject.capture,
+            first.stop_us(),
+            first.hold_us()
+        );
+        holds.push(first.hold_us());
+    }
+    let mut figures: [Vec<Vec<f64>>; 2] = WAYS.map(|_| vec![Vec::new(); MODES.len()]);
     for round in 0..rounds {
         // Each round begins with another mode: none profits from always following the same.
         for turn in 0..MODES.len() {
             let mode = (turn + usize::try_from(round).expect("few rounds")) % MODES.len();
-            figures[mode].push(match MODES[mode] {
-                "bare" => inserts(&untouched.server.uri(), window),
-                "keeper alone" => inserts(&subject.server.uri(), window),
-                "tracked, copying paused" => tracked(&subject, window),
-                "beside cp -a" => beside(&untouched.server.uri(), window, || cp(&untouched)),
-                _ => beside(&subject.server.uri(), window, || holds.push(take(&subject).hold_us())),
-            });
+            for (way, subject) in subjects.iter().enumerate() {
+                let uri = subject.server.uri();
+                let holds = &mut holds[way];
+                figures[way][mode].push(match MODES[mode] {
+                    "bare" => inserts(&untouched.server.uri(), window),
+                    "keeper alone" => inserts(&uri, window),
+                    "tracked, copying paused" => tracked(subject, window),
+                    "beside cp -a" => beside(&untouched.server.uri(), window, || cp(&untouched)),
+                    _ => beside(&uri, window, || holds.push(take(subject).hold_us())),
+                });
+            }
         }
     }
 
-    println!("\n{:<26}{:>12}{:>14}", "insert throughput", "per second", "ratio to bare");
-    for (name, figures_of_mode) in MODES.iter().zip(&figures) {
-        let ratio = median_ratio(figures_of_mode, &figures[0]);
-        println!("{name:<26}{:>12.0}{ratio:>14.3}", median(figures_of_mode.clone()));
+    for ((way, figures), holds) in WAYS.iter().zip(&figures).zip(&holds) {
+        println!("\n--capture {way}\n{:<26}{:>12}{:>14}", "insert throughput", "per second", "ratio to bare");
+        for (name, figures_of_mode) in MODES.iter().zip(figures) {
+            let ratio = median_ratio(figures_of_mode, &figures[0]);
+            println!("{name:<26}{:>12.0}{ratio:>14.3}", median(figures_of_mode.clone()));
+        }
+        println!("copying unthrottled / beside cp -a: {:.3}", median_ratio(&figures[4], &figures[3]));
+        percentiles("hold of mongod, ms", holds.iter().map(|&us| us as f64 / 1000.0).collect());
     }
-    println!("copying unthrottled / beside cp -a: {:.3}", median_ratio(&figures[4], &figures[3]));
-    percentiles("hold of mongod, ms", holds.iter().map(|&us| us as f64 / 1000.0).collect());
     percentiles("attach stop, us", attach_stops(number_from("HOTBACKUP_BENCH_ATTACHES", 25)));
-    subject.server.stop();
+    subjects.into_iter().for_each(|subject| subject.server.stop());
     untouched.server.stop();
 }
 
@@ -135,7 +153,7 @@ fn insert(uri: &str, end: &AtomicBool, done: &AtomicU64) {
 
 fn tracked(subject: &Subject, window: Duration) -> f64 {
     let dest = subject.dest();
-    let mut running = backup::start(subject.server.pid(), &dest, &["--throttle", "0"]);
+    let mut running = backup::start(subject.server.pid(), &dest, &["--throttle", "0", "--capture", subject.capture]);
     running.wait_for_phase("track");
     let rate = inserts(&subject.server.uri(), window);
     assert!(running.is_running(), "the backup is to wait for its throttle");
@@ -145,7 +163,7 @@ fn tracked(subject: &Subject, window: Duration) -> f64 {
 }
 
 fn take(subject: &Subject) -> Outcome {
-    let outcome = backup::take(subject.server.pid(), &subject.dest(), &[]);
+    let outcome = backup::take(subject.server.pid(), &subject.dest(), &["--capture", subject.capture]);
     outcome.report();
     remove(&subject.dest());
     outcome

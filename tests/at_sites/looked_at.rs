@@ -115,6 +115,23 @@ fn gdb_can_break_and_step_in_a_patched_call() {
     assert_unharmed(&mut guest);
 }
 
+#[test]
+fn perf_tells_of_time_in_our_code_and_the_calls_go_on() {
+    let _alone = alone();
+    let mut guest = patched(Linked::Dynamically);
+    let (ours, data) = (region(&guest), guest.beside("perf.data"));
+    let record = ["record", "-q", "-e", "cpu-clock", "-g", "-o", path(&data), "-p", &guest.pid().to_string()];
+    let output = Command::new("perf").args(record).args(["--", "sleep", "1"]).output().expect("perf is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output =
+        Command::new("perf").args(["script", "-i", path(&data), "-F", "ip"]).output().expect("perf is installed");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let is_ours = |word: &str| u64::from_str_radix(word, 16).is_ok_and(|at| ours.contains(&at));
+    assert!(said.split_whitespace().any(is_ours), "{ours:x?}: {said}");
+    ask(&guest, "wait");
+    assert_unharmed(&mut guest);
+}
+
 /// Its breakpoint, or whatever else it writes, must not be copied with the page.
 #[test]
 fn a_page_in_which_a_debugger_has_changed_something_is_left_alone() {

@@ -14,7 +14,7 @@ use crate::common::moment::{MOMENTS, back_up_capturing};
 use crate::common::snapshot::Snapshot;
 
 /// A busy machine takes long to find sites and descriptors, and no longer than this.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Not where the changes are made: another block.
 const ELSEWHERE: i64 = 10;
 

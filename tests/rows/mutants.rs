@@ -11,7 +11,7 @@ use hotbackup_event::failpoint;
 /// Tests at the same time.
 const JOBS: usize = 2;
 /// One that hangs has found a fault as well.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// A fault, and the test that finds it.
 const FOUND: [(&str, &str); 16] = [

@@ -138,29 +138,26 @@ fn asks_for_it(file: &File) -> Option<bool> {
     }
     // The C library is in it: whether anybody calls it.
     let all = of(SYMBOLS).next()?;
-    let places: Vec<u64> = symbols(file, &sections, all)?
-        .into_iter()
-        .filter(|symbol| symbol.is_ours && symbol.is_defined)
-        .map(|symbol| symbol.value)
-        .collect();
+    let ours = symbols(file, &sections, all)?.into_iter().filter(|symbol| symbol.is_ours && symbol.is_defined);
+    let places: HashSet<u64> = ours.map(|symbol| symbol.value).collect();
     if places.is_empty() {
         return Some(false);
     }
     let segments = segments(file, &header)?;
-    Some(segments.iter().any(|segment| refers(segment, &places)))
+    Some(segments.iter().any(|segment| places.iter().any(|place| refers(segment, *place))))
 }
 
-/// Whether a call, a jump or an address in it leads to one of these places.
-fn refers(segment: &Segment, places: &[u64]) -> bool {
-    let whole = segment.content.windows(8).any(|bytes| places.contains(&number(bytes, 0, 8)));
-    let from_code = || {
-        segment.content.windows(4).enumerate().any(|(at, bytes)| {
-            let word = number(bytes, 0, 4);
-            let behind = segment.address + at as u64 + 4;
-            places.contains(&word) || places.contains(&behind.wrapping_add_signed(i64::from(word as u32 as i32)))
-        })
+/// Whether a call, a jump or an address in it leads to this place.
+fn refers(segment: &Segment, place: u64) -> bool {
+    let content = &segment.content[..];
+    // The first byte is compared first: there are many.
+    let stands = |at: usize, wanted: u64, size: usize| {
+        content[at] == wanted as u8 && content[at..].starts_with(&wanted.to_le_bytes()[..size])
     };
-    whole || segment.is_code && from_code()
+    (0..content.len()).any(|at| {
+        let behind = segment.address.wrapping_add(at as u64 + 4);
+        stands(at, place, 8) || segment.is_code && (stands(at, place, 4) || stands(at, place.wrapping_sub(behind), 4))
+    })
 }
 
 fn symbols(file: &File, sections: &[Section], table: Section) -> Option<Vec<Symbol>> {

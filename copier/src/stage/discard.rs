@@ -1,4 +1,5 @@
 //! Removing what is not wanted any more from a directory of backups: whole backups, and what broken off ones left.
+use super::name::beginning;
 use super::{PARTIAL, remove};
 use crate::Error;
 use crate::base::sys;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Removes the backup `name` from `dir`. It loses its name first, in one step: nobody ever finds half of one under it. Says
@@ -67,8 +68,9 @@ pub fn is_staging(name: &OsStr) -> bool {
 }
 
 fn doomed(name: &OsStr) -> OsString {
-    let tail = format!("{PARTIAL}removed-{}", std::process::id());
-    OsString::from_vec([b".", name.as_bytes(), tail.as_bytes()].concat())
+    let mut doomed = beginning(name);
+    doomed.push(format!("removed-{}", std::process::id()));
+    doomed
 }
 
 fn open(dir: &Path) -> Result<OwnedFd, Error> {

@@ -101,9 +101,7 @@ impl Stage {
         }
         check_changeable(&parent, &parent_path)?;
         check_empty(&parent, &last, &dest)?;
-        let mut name = OsString::from(".");
-        name.push(&last);
-        name.push(PARTIAL);
+        let name = name::beginning(&last);
         remove::leftovers(&parent, &name);
         Self::begin(spec, io, (parent, dest), name)
     }
@@ -117,8 +115,10 @@ impl Stage {
     ) -> Result<Self, Error> {
         let parent_path = sys::fd_path(&parent);
         name.push(std::process::id().to_string());
-        let root =
-            make(&parent, &mut name).map_err(|error| Error::at_dest("create", parent_path.join(&name), error))?;
+        let root = make(&parent, &mut name).map_err(|error| match name::is_refused(&parent, &error) {
+            true => Error::changing(Change::MakeDir, dest.clone(), error),
+            false => Error::at_dest("create", parent_path.join(&name), error),
+        })?;
         let path = parent_path.join(&name);
         let below = |dir: &OwnedFd, name: &str| -> Result<OwnedFd, Error> {
             sys::make_dir(dir, OsStr::new(name))

@@ -101,7 +101,8 @@ fn with_the_longest_name_it_is_as_with_any_other() {
         fs::write(bench.source.join("file"), b"content").unwrap();
         bench.back_up(Point::End).unwrap();
         assert_eq!(fs::read(bench.dest.join("file")).unwrap(), b"content");
-        let removed = hotbackup_copier::remove_backup(bench.dir.path(), bench.dest.file_name().unwrap()).unwrap();
+        let removed =
+            hotbackup_copier::remove_backup(bench.dir.path(), bench.dest.file_name().unwrap(), || {}).unwrap();
         assert!(removed && !bench.dest.exists());
         bench.assert_nothing_staged();
     }

@@ -206,7 +206,7 @@ fn a_keeper_that_hangs_before_it_has_its_name_is_replaced_or_ends_with_its_backu
         let met = guest.dir.with_file_name("met");
         let point = format!("keeper.executed:stop@{}", path(&met));
         let dest = guest.beside("backup");
-        let mut running = backup::start_failing(guest.pid(), &dest, &["--source", path(&guest.dir)], &point);
+        let running = backup::start_failing(guest.pid(), &dest, &["--source", path(&guest.dir)], &point);
         wait_until("a keeper that hangs", || fs::read_to_string(&met).is_ok_and(|said| said.ends_with('\n')));
         let said = fs::read_to_string(&met).expect("it is there");
         let hung: i32 = said.split_whitespace().next_back().and_then(|pid| pid.parse().ok()).expect("its number");

@@ -370,7 +370,11 @@ fn try_rename(parent: &OwnedFd, name: &OsStr, root: &OwnedFd) -> io::Result<()> 
     other.push("-");
     rustix::fs::renameat(parent, name, parent, &*other)?;
     rustix::fs::renameat(parent, &*other, parent, name).inspect_err(|_| drop(remove::staging(parent, &other, root)))?;
-    Ok(())
+    match sys::stat_at(root, OsStr::new(OWN_DIR)) {
+        // fusefat's, for one.
+        Err(error) if is_gone(&error) => Err(io::Error::other("what it holds is not found any more after that")),
+        other => other.map(drop),
+    }
 }
 
 /// Makes and locks a staging directory. `name` grows if another backup of this process has it.

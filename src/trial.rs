@@ -23,7 +23,7 @@ pub(crate) fn verify(
     let failed = |error: hotbackup_archive::Error| Failure::new(Cause::of_archive(&error), error);
     let whole = std::path::absolute(backup).unwrap_or_else(|_| backup.to_owned());
     let mut name = OsString::from(".");
-    name.push(whole.file_name().unwrap_or_default());
+    name.push(hotbackup_copier::shortened(whole.file_name().unwrap_or_default(), 150));
     // In the form that staging directories have: what a killed one leaves goes with other leftovers.
     name.push(format!(".hotbackup-partial-trial-{}", std::process::id()));
     let copy = Copy(whole.with_file_name(name));

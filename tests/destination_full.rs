@@ -2,6 +2,7 @@
 //! room made, the next backup to the same place succeeds.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 
@@ -13,8 +14,8 @@ mod common {
     pub mod guest;
 }
 use common::backup::alone;
-use common::destination::{add_files, assert_next_succeeds, catch_in_publish, dest_on, rings, start};
-use common::disk::Volume;
+use common::destination::{add_files, assert_next_succeeds, catch_in_publish, dest_on, rings, start, text};
+use common::disk::{Volume, run};
 use common::filler::fill;
 use common::guest::Guest;
 
@@ -43,6 +44,26 @@ fn fills_up(kind: &str, more: &[&str]) {
 #[test]
 fn full_while_copying_on_ext4() {
     fills_up("ext4", &["--point", "end"]);
+}
+
+/// What is free is of no use where a quota is used up, and that is told. A subvolume's does not show in what is free.
+#[test]
+fn over_the_quota_of_a_subvolume() {
+    let _alone = alone();
+    let mut guest = rings(8);
+    let volume = Volume::new("btrfs", 192, &[], guest.beside("volume"));
+    let sub = volume.at.join("sub");
+    let btrfs = |arguments: &[&str]| run("btrfs", &arguments.iter().map(OsStr::new).collect::<Vec<_>>());
+    // Of an empty file system there is nothing to be counted.
+    btrfs(&["quota", "enable", text(&volume.at)]);
+    btrfs(&["subvolume", "create", text(&sub)]);
+    btrfs(&["qgroup", "limit", "4M", text(&sub)]);
+    let dest = sub.join("backup");
+    let said = start(&guest, &dest, &[]).finish().failure("dest_full");
+    assert!(said.contains("a quota at the destination is used up") && said.contains("raise the quota"), "{said}");
+    assert_eq!(fs::read_dir(&sub).expect("readable").count(), 0, "something was left behind");
+    btrfs(&["qgroup", "limit", "none", text(&sub)]);
+    assert_next_succeeds(&mut guest, &dest);
 }
 
 #[test]

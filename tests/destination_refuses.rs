@@ -102,6 +102,22 @@ fn where_no_directory_can_be_renamed_that_is_told_first() {
     drop(mounted);
 }
 
+/// On FAT by fusefat, what is in a directory is not found any more once that was renamed.
+#[test]
+fn where_a_renamed_directory_loses_what_it_holds_that_is_told_first() {
+    let _alone = alone();
+    let (scratch, mut guest) = (scratch(), rings());
+    let (image, at) = (scratch.path().join("image"), scratch.path().join("at"));
+    fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("an image");
+    fs::create_dir(&at).expect("made");
+    run("mkfs.vfat", &[image.as_os_str()]);
+    run("fusefat", &["-o".as_ref(), "rw+".as_ref(), image.as_os_str(), at.as_os_str()]);
+    let mounted = Mounted { at: at.clone(), _device: None };
+    assert_refused(&back_up(&mut guest, &at.join("backup")), "not found any more");
+    assert_eq!(names(&at), [""; 0]);
+    drop(mounted);
+}
+
 /// More hard links than ext4 allows (rdiff-backup/rdiff-backup#542, RsyncProject/rsync#741): the names that are too many are files of
 /// their own, which is told.
 #[test]

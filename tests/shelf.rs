@@ -279,6 +279,21 @@ fn prune_keeps_what_a_rule_keeps_and_what_is_not_its_own() {
     refused(&["prune", path(&shelf)], 2);
 }
 
+/// What is removed while somebody has it open keeps a name (`.fuse_hidden...`, `.nfs...`), and its directory is not empty.
+#[test]
+fn prune_leaves_nothing_on_a_file_system_by_fuse() {
+    let _alone = alone();
+    let guest = rings();
+    let (served, shelf) = (guest.beside("served"), shelf_beside(&guest));
+    fs::create_dir(&served).expect("made");
+    assert!(Command::new("bindfs").args([&served, &shelf]).status().expect("bindfs is installed").success());
+    TIMES.iter().for_each(|time| back_up_to(&guest, &shelf.join(time)));
+    let said = result(&["prune", path(&shelf), "--keep-last", "1"]);
+    let left = names(&served);
+    let _ = Command::new("umount").arg("--lazy").arg(&shelf).status();
+    assert_eq!((said["stayed"].as_array().map_or(0, Vec::len), left), (0, vec![TIMES[3].to_owned()]), "{said}");
+}
+
 #[test]
 fn the_last_good_backup_stays_whatever_the_rules() {
     let _alone = alone();

@@ -1,6 +1,7 @@
 //! What a check of a backup found, kept with it in `.hotbackup/checked.json`; and who reads it just now.
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use hotbackup_copier::OWN_DIR;
@@ -80,8 +81,17 @@ fn lock(backup: &Path, how: FlockArg) -> Result<Held, Error> {
         other => other.map_err(Error::io("open", path.clone()))?,
     };
     match Flock::lock(file, how) {
+        // It may have been removed since it was opened.
+        Ok(lock) if !leads_to(&path, &lock) => {
+            Err(hotbackup_copier::Error::ManifestMissing { path: backup.to_owned() }.into())
+        }
         Ok(lock) => Ok(Held(lock)),
         Err((_, Errno::EWOULDBLOCK)) => Err(Error::InUse(backup.to_owned())),
         Err((_, errno)) => Err(Error::io("lock", path)(errno.into())),
     }
+}
+
+fn leads_to(path: &Path, file: &File) -> bool {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    fs::metadata(path).ok().map(id) == file.metadata().ok().map(id)
 }

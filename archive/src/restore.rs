@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
-use hotbackup_copier::{Backup, Control, Monitor, OWN_DIR, Point, Problem, Quiesce, Source, Spec, Tuning, verify};
+use hotbackup_copier::{
+    Backup, Control, Monitor, OWN_DIR, Point, Problem, Quiesce, Source, Spec, Tuning, shortened, verify,
+};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Group, User as Account};
@@ -168,7 +170,8 @@ impl Staged {
             return Err(hotbackup_copier::Error::DestMountPoint { path: whole }.into());
         }
         let mut name = OsString::from(".");
-        name.push(whole.file_name().unwrap_or(OsStr::new("restored")));
+        // With what the copier adds, too, no name is longer than it may be.
+        name.push(shortened(whole.file_name().unwrap_or(OsStr::new("restored")), 150));
         name.push(".hotbackup-restore-");
         remove_left(parent, &name);
         name.push(std::process::id().to_string());

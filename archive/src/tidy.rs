@@ -74,12 +74,12 @@ pub fn tidy(shelf: &Path, policy: &Policy, zone: &TimeZone, only_say: bool) -> R
 fn remove(shelf: &Path, name: &OsString) -> Result<(), Error> {
     // Whoever begins to read it from here on finds it taken, and then gone.
     let path = shelf.join(name);
-    let _alone = hold_alone(&path)?;
+    let alone = hold_alone(&path)?;
     // A server may have been started on the backup itself.
     if let Some(user) = users_below(&path).into_iter().next() {
         return Err(Error::ServerThere { path, pid: user.pid, name: user.name });
     }
-    remove_backup(shelf, name)?;
+    remove_backup(shelf, name, || drop(alone))?;
     Ok(())
 }
 /// Removes what backups that were broken off have left in a directory, and nobody works in any more. Says what.

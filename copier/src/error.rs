@@ -1,6 +1,7 @@
 //! Why a backup, or a look at one, fails.
 use hotbackup_event::change::{Change, ChangeError};
 use hotbackup_event::look::{Lack, LookError};
+use hotbackup_event::remedy;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use std::io;
@@ -93,7 +94,7 @@ pub enum Error {
         cause: String,
     },
     /// Anything else that went wrong on the destination.
-    #[error("cannot {op} {} on the destination: {source}", path.display())]
+    #[error("cannot {op} {} on the destination: {source}{}", path.display(), remedy::after(source))]
     DestIo {
         /// What was tried, as a verb.
         op: &'static str,
@@ -123,7 +124,7 @@ pub enum Error {
         second: PathBuf,
     },
     /// Something in a source cannot be read.
-    #[error("cannot read {} in the source: {source}", path.display())]
+    #[error("cannot read {} in the source: {source}{}", path.display(), remedy::after(source))]
     SourceUnreadable {
         /// The file or directory.
         path: PathBuf,

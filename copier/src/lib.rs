@@ -69,6 +69,7 @@ mod trial;
 
 pub use backup::Backup;
 pub use base::io;
+pub use base::util::shortened;
 pub use error::Error;
 pub use gate::capture::Capture;
 pub use interface::control::Control;

@@ -53,6 +53,18 @@ fn what_cannot_be_looked_at_is_not_taken_for_missing() {
 }
 
 #[test]
+fn a_link_that_leads_to_itself_is_not_taken_for_missing() {
+    let mut bench = Bench::new();
+    let link = bench.dir.path().join("round");
+    symlink("round", &link).unwrap();
+    for dest in [link.join("backup"), link] {
+        bench.dest = dest;
+        let error = refused(&bench);
+        assert!(matches!(&error, Error::DestIo { op: "look at", .. }), "{error}");
+    }
+}
+
+#[test]
 fn inside_the_source() {
     let mut bench = Bench::new();
     fs::create_dir(bench.source.join("sub")).unwrap();
@@ -78,6 +90,22 @@ fn beside_the_source_with_a_similar_name_is_fine() {
     let mut bench = Bench::new();
     bench.dest = bench.dir.path().join("source2");
     bench.back_up(Point::End).unwrap();
+}
+
+/// As long as a name may be (255 bytes), and what has a name of its own beside it has room.
+#[test]
+fn with_the_longest_name_it_is_as_with_any_other() {
+    for name in ["n".repeat(255), "\u{20ac}".repeat(85)] {
+        let mut bench = Bench::new();
+        bench.dest = bench.dir.path().join(name);
+        fs::write(bench.source.join("file"), b"content").unwrap();
+        bench.back_up(Point::End).unwrap();
+        assert_eq!(fs::read(bench.dest.join("file")).unwrap(), b"content");
+        let removed =
+            hotbackup_copier::remove_backup(bench.dir.path(), bench.dest.file_name().unwrap(), || {}).unwrap();
+        assert!(removed && !bench.dest.exists());
+        bench.assert_nothing_staged();
+    }
 }
 
 #[test]

@@ -117,6 +117,31 @@ fn each_error_of_each_change_has_its_cause_and_nothing_is_left() {
     }
 }
 
+/// What is wrong with a disk, or with a server, is told with what to do, whatever was being done; and nothing is left.
+#[test]
+fn a_file_system_that_breaks_is_told_by_its_cause_with_what_to_do() {
+    use Change::*;
+    let causes = [
+        (Errno::UCLEAN, "fsck"),
+        (Errno::NODEV, "attach it"),
+        (Errno::STALE, "mount it again"),
+        (Errno::TXTBSY, "end that first"),
+        (Errno::NOTCONN, "mount it again"),
+    ];
+    for (errno, words) in causes {
+        for change in [Create, MakeDir, Write, Sync, SyncDir, Place, Link, Symlink, Owner, Mode, Times, Attribute] {
+            let bench = bench();
+            let at = if matches!(change, Create | Write) { Phase::Track } else { Phase::Publish };
+            let (result, _) = with_fault(&bench, at, change, errno);
+            let said = result.as_ref().map(|_| String::new()).unwrap_or_else(ToString::to_string);
+            assert_eq!(kind(&result), "io", "{change:?} {errno}: {said}");
+            assert!(said.contains(words), "{change:?} {errno}: {said}");
+            assert!(!bench.dest.exists());
+            bench.assert_nothing_staged();
+        }
+    }
+}
+
 /// What cannot be kept, by name.
 fn not_kept(report: &Report) -> Vec<&str> {
     let mut all: Vec<&str> = report.not_kept.iter().map(|not| &*not.what).collect();

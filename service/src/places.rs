@@ -63,9 +63,15 @@ impl Place {
 
     /// Whether a directory lies there in which a backup to this place was prepared.
     pub fn has_staging(&self) -> bool {
-        let begins = [b".", self.name.as_bytes(), b".hotbackup-partial"].concat();
+        // Of a longer name than that, not all is in it.
+        const ALL: usize = 190;
+        let (name, mark) = (self.name.as_bytes(), &b".hotbackup-partial"[..]);
+        let rest = if name.len() > ALL { &[] } else { mark };
+        let begins = [b".", &name[..name.len().min(ALL)], rest].concat();
+        let is_staging =
+            |found: &[u8]| found.starts_with(&begins) && found.windows(mark.len()).any(|part| part == mark);
         let Ok(entries) = fs::read_dir(self.parent_path()) else { return false };
-        entries.flatten().any(|entry| entry.file_name().as_bytes().starts_with(&begins))
+        entries.flatten().any(|entry| is_staging(entry.file_name().as_bytes()))
     }
 }
 

@@ -215,6 +215,18 @@ fn a_file_longer_than_the_destination_allows_is_refused_before_anything_is_copie
     refuses(&mut source, &Disk::new(Kind::Ext4, scratch.path()), Case::Hole17Tib);
 }
 
+/// `$(date -Iminutes)` has a colon.
+#[test]
+fn a_destination_whose_own_name_cannot_be_is_refused_before_anything_is_copied() {
+    let _alone = alone();
+    let (scratch, mut source) = (scratch(), Source::new());
+    let disk = Disk::new(Kind::ExFat, scratch.path());
+    let dest = disk.at.join("2026-11-29T02:15");
+    let outcome = source.back_up(&[], &dest);
+    let said = outcome.failure("dest_cannot_hold");
+    assert!(said.contains("2026-11-29T02:15: its file system allows no such name"), "{said}");
+}
+
 #[test]
 fn the_documented_table_is_this_one() {
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).expect("the document");

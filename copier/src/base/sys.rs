@@ -294,6 +294,12 @@ pub(crate) fn open_files() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize)
 }
 
+/// Whether we may do with what is another's as its owner may (CAP_FOWNER).
+pub(crate) fn may_do_as_owners_may() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).is_ok_and(|ours| ours.effective.contains(CapabilitySet::FOWNER))
+}
+
 /// Nanoseconds since the epoch.
 pub(crate) fn now_ns() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

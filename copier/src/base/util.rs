@@ -1,4 +1,6 @@
 //! Locks that outlive a panic of whoever held them: the backup fails then anyway, but the target must still be let go.
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -31,4 +33,13 @@ pub(crate) fn and_more(first: &Path, many: u64) -> String {
     let first = if first.as_os_str().is_empty() { Path::new(".") } else { first };
     let more = if many > 1 { format!(" and {} more", many - 1) } else { String::new() };
     format!("{}{more}", first.display())
+}
+
+/// The beginning of a name, `most` bytes at most, to be part of another one. Not cut within a letter of UTF-8: there are file systems
+/// that take whole ones only.
+pub fn shortened(name: &OsStr, most: usize) -> &OsStr {
+    let bytes = name.as_bytes();
+    let is_within = |at: &usize| bytes.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    let end = (0..=bytes.len().min(most)).rev().find(|at| !is_within(at)).unwrap_or(0);
+    OsStr::from_bytes(&bytes[..end])
 }

@@ -11,7 +11,7 @@ use crate::marks::blockmap::BLOCK;
 use crate::marks::claims::GLANCE;
 use crate::marks::ledger::Ledger;
 use crate::marks::node::{File, FileState, Opened, Xattrs};
-use crate::passes::source::{RUN, hole_end, is_still_hole, save_xattrs, segments, to_save};
+use crate::passes::source::{RUN, ended_early, ends_early, hole_end, is_still_hole, save_xattrs, segments, to_save};
 use crate::stage::Stage;
 use crate::{Capture, Error};
 use crossbeam::channel::{Receiver, Sender};
@@ -231,7 +231,11 @@ impl<'a, P: Send + 'static> Saver<'a, P> {
                 let mut buffer = vec![0; (range.end - range.start) as usize];
                 let n = self.stage.io.read_at(source.fd.as_fd(), &mut buffer, range.start).map_err(unreadable)?;
                 if n < buffer.len() {
-                    return Err(Error::ForeignChange { path: file.path(), pid: self.pid });
+                    let reached = range.start + n as u64;
+                    return Err(match ends_early(source, reached).map_err(unreadable)? {
+                        true => ended_early(file, reached),
+                        false => Error::ForeignChange { path: file.path(), pid: self.pid },
+                    });
                 }
                 data = Some(buffer);
             }

@@ -324,6 +324,11 @@ impl Ledger {
         self.touch(node);
     }
 
+    /// Whether an entry of a directory is marked, and not taken yet.
+    pub fn is_any_marked(&self, dir: &FileId) -> bool {
+        lock(&self.entries).iter().any(|(at, _)| at == dir)
+    }
+
     /// Names (and other things that are remembered because they are not known) marked and not taken yet.
     pub fn entry_count(&self) -> usize {
         self.entry_count.load(Ordering::Relaxed)

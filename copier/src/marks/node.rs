@@ -200,7 +200,10 @@ impl OpenError {
     /// Where the calls of the target would have been seen, or are held: nobody we know has moved the file.
     pub fn while_held(self, file: &File, pid: i32) -> Error {
         match self {
-            Self::Moved => Error::ForeignChange { path: file.path(), pid },
+            Self::Moved => match file.refusal() {
+                Some(error) => Error::unreadable(file.path(), error),
+                None => Error::ForeignChange { path: file.path(), pid },
+            },
             Self::Io(error) => Error::unreadable(file.path(), error),
         }
     }
@@ -255,6 +258,12 @@ impl File {
             }
         }
         Err(OpenError::Moved)
+    }
+
+    /// Why it cannot be opened though it is where it was: what says so in the words of a name that is gone is the file system then.
+    fn refusal(&self) -> Option<std::io::Error> {
+        let still = |link: &Link| link.stat().is_ok_and(|found| found.id == self.id);
+        self.names().filter(still).find_map(|link| link.open().err())
     }
 
     /// The status by any of its names, or `None` when none of them leads to it any more.

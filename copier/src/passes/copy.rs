@@ -115,8 +115,12 @@ impl Copier {
             } else {
                 self.read(context, &source, file, range.clone())?
             };
+            let early = reached < range.end && source::ends_early(&source, reached).map_err(unreadable)?;
             if mode == Mode::Drain {
                 let same = source.is(file.id).map_err(unreadable)?;
+                if early && same {
+                    return Err(source::ended_early(file, reached));
+                }
                 if reached < range.end || !same {
                     return Err(Error::ForeignChange { path: file.path(), pid: context.pid });
                 }
@@ -129,7 +133,12 @@ impl Copier {
             state.staged = state.staged.max(target.staged);
             drop(state);
             if mode == Mode::Pass {
-                file.done(&context.ledger, run);
+                file.done(&context.ledger, run.clone());
+                if early {
+                    // It may be cut and grow just now. If it is not, the drain will say so.
+                    let added = file.state().map.mark(run);
+                    context.ledger.add_lacking(added as i64);
+                }
             }
             hashed = hashed.filter(|at| *at == range.start && reached == range.end);
             if hashed.is_some() {

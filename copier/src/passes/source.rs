@@ -68,6 +68,19 @@ pub(crate) fn is_still_hole(io: &dyn Io, source: &Opened, range: Range<u64>) -> 
     Ok(true)
 }
 
+/// Whether an open file ends before the end that it says it has: not if it was cut meanwhile.
+pub(crate) fn ends_early(source: &Opened, reached: u64) -> std::io::Result<bool> {
+    Ok(sys::stat_fd(&source.fd)?.stat.size > reached)
+}
+
+/// What to say of one that does, though nobody cuts it.
+pub(crate) fn ended_early(file: &File, reached: u64) -> Error {
+    let words = format!(
+        "it says that it is longer than the {reached} bytes that can be read of it; have its file system looked at, or exclude it"
+    );
+    Error::unreadable(file.path(), std::io::Error::other(words))
+}
+
 /// The source of a file that is not wholly saved, opened and kept open until it is. `None`: it is saved.
 ///
 /// Opening by name may fail because the name has changed since the point in time. Then the call that changed it waited

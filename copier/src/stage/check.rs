@@ -2,17 +2,22 @@
 use crate::base::sys;
 use crate::{Error, Source};
 use hotbackup_event::FileId;
-use hotbackup_event::look::is_gone;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+/// Whether nothing is there, and something can be made there. What cannot be looked at for another reason, as a mount that its server
+/// knows no more or a link that leads to itself, is not missing.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// The directory that the destination is in, without links, and its name there.
 pub(super) fn split(dest: &Path) -> Result<(PathBuf, OsString), Error> {
     let real = match dest.canonicalize() {
         Ok(real) => real,
-        Err(error) if !is_gone(&error) => return Err(Error::at_dest("look at", dest.to_owned(), error)),
+        Err(error) if !is_missing(&error) => return Err(Error::at_dest("look at", dest.to_owned(), error)),
         Err(_) => {
             let parent = match dest.parent() {
                 Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -21,7 +26,7 @@ pub(super) fn split(dest: &Path) -> Result<(PathBuf, OsString), Error> {
             };
             let missing = || Error::DestParentMissing { path: parent.to_owned() };
             let name = dest.file_name().ok_or_else(missing)?;
-            let real = parent.canonicalize().map_err(|error| match is_gone(&error) {
+            let real = parent.canonicalize().map_err(|error| match is_missing(&error) {
                 true => missing(),
                 false => Error::at_dest("look at", parent.to_owned(), error),
             });
@@ -39,7 +44,7 @@ pub(super) fn check_empty(parent: &OwnedFd, last: &OsStr, dest: &Path) -> Result
     let path = dest.to_owned();
     let found = match sys::stat_at(parent, last) {
         Ok(found) => found,
-        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) if is_missing(&error) => return Ok(()),
         Err(error) => return Err(Error::at_dest("look at", path, error)),
     };
     if found.stat.kind() != sys::Kind::Dir {
@@ -51,6 +56,7 @@ pub(super) fn check_empty(parent: &OwnedFd, last: &OsStr, dest: &Path) -> Result
         return Err(Error::DestNotEmpty { path });
     }
     check_changeable(&fd, dest)?;
+    check_replaceable(parent, &fd, dest)?;
     if sys::is_mount_point(&fd).map_err(|error| Error::at_dest("look at", dest.to_owned(), error))? {
         return Err(Error::DestMountPoint { path });
     }
@@ -72,6 +78,24 @@ pub(super) fn check_changeable(dir: &OwnedFd, path: &Path) -> Result<(), Error> 
     };
     let words = format!("it is {what}; chattr {flag} it, or name another destination");
     Err(Error::DestIo { op: "put a backup into", path: path.to_owned(), source: io::Error::other(words) })
+}
+
+/// In a directory with the sticky bit, as `/tmp` is, only the owner of an entry, or of the directory, may put another one in its
+/// place (`inode(7)`).
+fn check_replaceable(parent: &OwnedFd, dest: &OwnedFd, path: &Path) -> Result<(), Error> {
+    const STICKY: u32 = 0o1000;
+    let look = |fd| sys::stat_fd(fd).map_err(|error| Error::at_dest("look at", path.to_owned(), error));
+    let (above, found) = (look(parent)?.stat, look(dest)?.stat);
+    let ours = rustix::process::geteuid().as_raw();
+    if above.permissions() & STICKY == 0 || [above.uid, found.uid].contains(&ours) || sys::may_do_as_owners_may() {
+        return Ok(());
+    }
+    let words = format!(
+        "it belongs to user {}, and the directory that it is in has the sticky bit, so only he may put another in its place; remove \
+         it, or name another destination",
+        found.uid
+    );
+    Err(Error::DestIo { op: "put a backup in the place of", path: path.to_owned(), source: io::Error::other(words) })
 }
 
 /// Whether one directory is above another, or the same. Compared by identity, level by level, so that neither links
@@ -101,7 +125,7 @@ pub(super) fn check_apart(source: &Source, parent: &OwnedFd, dest: &Path) -> Res
     let inside = is_above(root.id, parent).map_err(|error| Error::at_dest("look above", dest.to_owned(), error))?;
     let around = match dest.file_name().map(|last| sys::stat_at(parent, last)) {
         Some(Ok(found)) => is_above(found.id, &source.root).map_err(unreadable)?,
-        Some(Err(error)) if !is_gone(&error) => return Err(Error::at_dest("look at", dest.to_owned(), error)),
+        Some(Err(error)) if !is_missing(&error) => return Err(Error::at_dest("look at", dest.to_owned(), error)),
         _ => false,
     };
     if inside || around {

@@ -1,4 +1,5 @@
 //! Removing what is not wanted any more from a directory of backups: whole backups, and what broken off ones left.
+use super::name::beginning;
 use super::{PARTIAL, remove};
 use crate::Error;
 use crate::base::sys;
@@ -10,16 +11,17 @@ use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Removes the backup `name` from `dir`. It loses its name first, in one step: nobody ever finds half of one under it. Says
-/// whether there was one.
+/// whether there was one. `nameless` is called when it has lost its name: whatever the caller has open in it is to be closed then, as
+/// NFS and FUSE keep a name for what is removed while it is open, and the directory is not empty for that.
 ///
 /// # Errors
 /// It is not a backup, or cannot be removed; what is left then has the name of a staging directory, and goes with the next
 /// [`remove_leftovers`].
-pub fn remove_backup(dir: &Path, name: &OsStr) -> Result<bool, Error> {
+pub fn remove_backup(dir: &Path, name: &OsStr, nameless: impl FnOnce()) -> Result<bool, Error> {
     let path = dir.join(name);
     let failed = |op, error: io::Error| Error::at_dest(op, path.clone(), error);
     let parent = open(dir)?;
@@ -45,6 +47,7 @@ pub fn remove_backup(dir: &Path, name: &OsStr) -> Result<bool, Error> {
     };
     renamed.map_err(|error| failed("rename", error.into()))?;
     hit("discard.renamed");
+    nameless();
     remove::staging(&parent, &doomed, &root).map_err(|error| failed("remove", error))?;
     Ok(true)
 }
@@ -67,8 +70,9 @@ pub fn is_staging(name: &OsStr) -> bool {
 }
 
 fn doomed(name: &OsStr) -> OsString {
-    let tail = format!("{PARTIAL}removed-{}", std::process::id());
-    OsString::from_vec([b".", name.as_bytes(), tail.as_bytes()].concat())
+    let mut doomed = beginning(name);
+    doomed.push(format!("removed-{}", std::process::id()));
+    doomed
 }
 
 fn open(dir: &Path) -> Result<OwnedFd, Error> {

@@ -101,9 +101,7 @@ impl Stage {
         }
         check_changeable(&parent, &parent_path)?;
         check_empty(&parent, &last, &dest)?;
-        let mut name = OsString::from(".");
-        name.push(&last);
-        name.push(PARTIAL);
+        let name = name::beginning(&last);
         remove::leftovers(&parent, &name);
         Self::begin(spec, io, (parent, dest), name)
     }
@@ -117,8 +115,10 @@ impl Stage {
     ) -> Result<Self, Error> {
         let parent_path = sys::fd_path(&parent);
         name.push(std::process::id().to_string());
-        let root =
-            make(&parent, &mut name).map_err(|error| Error::at_dest("create", parent_path.join(&name), error))?;
+        let root = make(&parent, &mut name).map_err(|error| match name::is_refused(&parent, &error) {
+            true => Error::changing(Change::MakeDir, dest.clone(), error),
+            false => Error::at_dest("create", parent_path.join(&name), error),
+        })?;
         let path = parent_path.join(&name);
         let below = |dir: &OwnedFd, name: &str| -> Result<OwnedFd, Error> {
             sys::make_dir(dir, OsStr::new(name))
@@ -370,7 +370,11 @@ fn try_rename(parent: &OwnedFd, name: &OsStr, root: &OwnedFd) -> io::Result<()> 
     other.push("-");
     rustix::fs::renameat(parent, name, parent, &*other)?;
     rustix::fs::renameat(parent, &*other, parent, name).inspect_err(|_| drop(remove::staging(parent, &other, root)))?;
-    Ok(())
+    match sys::stat_at(root, OsStr::new(OWN_DIR)) {
+        // fusefat's, for one.
+        Err(error) if is_gone(&error) => Err(io::Error::other("what it holds is not found any more after that")),
+        other => other.map(drop),
+    }
 }
 
 /// Makes and locks a staging directory. `name` grows if another backup of this process has it.

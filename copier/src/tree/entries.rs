@@ -84,7 +84,7 @@ impl Tree {
                     self.volatile.insert((dir, Arc::clone(&name)));
                 }
                 if let Some((found, fd)) = open {
-                    self.add_dir(found, fd, false)?;
+                    self.add_dir(found, fd, Some(&dir))?;
                 }
                 self.adopt(dir, &name, id);
                 Entry::Dir(id)

@@ -8,7 +8,7 @@
 //! No file system is asked for its kind: one has it by directory (ext4, f2fs, tmpfs), another as a whole (XFS, exFAT, NTFS, what a
 //! server or FUSE has). A name that is listed is asked for in the other case, and what comes of that is known of the directory.
 //! As long as nothing in it has a letter, it may be either.
-use super::folds::{Folds, may_be_same, may_fold};
+use super::folds::{Folds, Said, may_be_same, may_fold};
 use super::{Entry, Look, Tree};
 use crate::Error;
 use crate::base::sys;
@@ -16,6 +16,9 @@ use crate::marks::node::Name;
 use hotbackup_event::FileId;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+
+/// So many entries are dealt with between two looks at the time.
+pub(super) const BETWEEN_LOOKS: usize = 64;
 
 impl Tree {
     /// Whether a call that says this name in a known directory may mean what is listed there by another.
@@ -39,24 +42,58 @@ impl Tree {
         Ok(names)
     }
 
-    /// Takes over a directory as a whole, in which calls said these names.
-    pub(super) fn resolve_whole(&mut self, dir: FileId, said: &HashSet<OsString>, look: Look<'_>) -> Result<(), Error> {
-        let names = self.list(dir)?;
-        let Some(node) = self.dirs.get(&dir) else { return Ok(()) };
-        // What is there under these names by now may have another status.
-        let meant = said.iter().filter_map(|name| sys::stat_at(&node.dir.fd, name).ok());
-        let meant: HashSet<FileId> = meant.map(|found| found.id).collect();
-        let is_meant = |name: &OsStr| {
-            node.entries.get(name).is_some_and(|entry| meant.contains(&entry.id()))
-                || said.iter().any(|said| may_be_same(said, name))
-        };
-        let names: Vec<(bool, OsString)> = names.into_iter().map(|name| (is_meant(&name), name)).collect();
-        let listed: HashSet<&OsStr> = names.iter().map(|(_, name)| &**name).collect();
-        self.remove_unlisted(dir, &listed);
-        for (is_meant, name) in &names {
-            self.resolve_entry(dir, name, *is_meant, look)?;
+    /// Takes over a directory as a whole, in which calls said these names. Returns `false` when the time was over before that: then
+    /// they are marked again.
+    pub(super) fn resolve_whole(
+        &mut self,
+        dir: FileId,
+        said: HashSet<OsString>,
+        look: Look<'_>,
+    ) -> Result<bool, Error> {
+        let complete = self.take_whole(dir, &said, look)?;
+        if !complete {
+            said.into_iter().for_each(|name| self.ledger.put_back_entry((dir, name)));
         }
-        Ok(())
+        Ok(complete)
+    }
+
+    /// What no call can have meant, and is listed as it is known, is not looked at: in a hold there is no time for all entries of a
+    /// large directory.
+    fn take_whole(&mut self, dir: FileId, said: &HashSet<OsString>, look: Look<'_>) -> Result<bool, Error> {
+        let names = self.list(dir)?;
+        let Some(node) = self.dirs.get(&dir) else { return Ok(true) };
+        let is_over = |count: usize| count % BETWEEN_LOOKS == BETWEEN_LOOKS - 1 && look.is_over();
+        // What is there under these names by now may have another status.
+        let mut meant: HashSet<FileId> = HashSet::new();
+        for (count, name) in said.iter().enumerate() {
+            if is_over(count) {
+                return Ok(false);
+            }
+            meant.extend(sys::stat_at(&node.dir.fd, name).ok().map(|found| found.id));
+        }
+        let (said, excluded) = (Said::of(said), self.excluded.get(&dir));
+        let mut due: Vec<(&OsStr, bool)> = Vec::new();
+        for (count, name) in names.iter().enumerate() {
+            if is_over(count) {
+                return Ok(false);
+            }
+            let entry = node.entries.get(&**name);
+            let is_meant = said.may_mean(name) || entry.is_some_and(|entry| meant.contains(&entry.id()));
+            let is_known = entry.is_some() || excluded.is_some_and(|names| names.contains_key(&**name));
+            if is_meant || !is_known {
+                due.push((name, is_meant));
+            }
+        }
+        let listed: HashSet<&OsStr> = names.iter().map(OsString::as_os_str).collect();
+        self.remove_unlisted(dir, &listed);
+        for (count, (name, is_meant)) in due.into_iter().enumerate() {
+            if is_over(count) {
+                return Ok(false);
+            }
+            self.resolve_entry(dir, name, is_meant, look)?;
+            self.note_listed(dir, name);
+        }
+        Ok(true)
     }
 
     /// Takes out of the model what is not listed (any more).

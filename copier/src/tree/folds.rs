@@ -1,6 +1,7 @@
 //! Whether a directory folds names, and which names may be one: what [`super::folding`] rests on.
 use hotbackup_event::look::LookError;
 use rustix::fs::{FsWord, Mode, OFlags, openat};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -58,15 +59,36 @@ fn other_case(name: &OsStr) -> Option<OsString> {
 /// Whether two names may be one where names are folded. What becomes of other letters than ASCII's is for the file system to say,
 /// as are dots and spaces at the end, and short names.
 pub(crate) fn may_be_same(a: &OsStr, b: &OsStr) -> bool {
-    let is_plain = |name: &OsStr| {
-        let bytes = name.as_bytes();
-        bytes.is_ascii()
-            && !bytes.contains(&b'~')
-            && !bytes.contains(&b':')
-            && !bytes.ends_with(b".")
-            && !bytes.ends_with(b" ")
-    };
     a.as_bytes().eq_ignore_ascii_case(b.as_bytes()) || !is_plain(a) || !is_plain(b)
+}
+
+/// Whether a name can only be the same as one that differs by the case of its letters.
+fn is_plain(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    bytes.is_ascii()
+        && !bytes.contains(&b'~')
+        && !bytes.contains(&b':')
+        && !bytes.ends_with(b".")
+        && !bytes.ends_with(b" ")
+}
+
+/// Names that calls said in one directory, to be asked about each of many.
+pub(super) struct Said {
+    lower: HashSet<Vec<u8>>,
+    /// All of them can only be the same as one that differs by case.
+    plain: bool,
+}
+
+impl Said {
+    pub fn of(names: &HashSet<OsString>) -> Self {
+        let lower = names.iter().map(|name| name.as_bytes().to_ascii_lowercase()).collect();
+        Self { lower, plain: names.iter().all(|name| is_plain(name)) }
+    }
+
+    /// Whether one of them [may be](may_be_same) this name.
+    pub fn may_mean(&self, name: &OsStr) -> bool {
+        !self.plain || !is_plain(name) || self.lower.contains(&name.as_bytes().to_ascii_lowercase())
+    }
 }
 
 /// Whether normal forms are names of their own where cases are: so it is in these, and elsewhere nobody knows.
@@ -97,6 +119,12 @@ mod tests {
         assert!(!same("collection-7.wt", "collection-8.wt"));
         // K may be the sign of Kelvin; and what a short name is short for only the file system knows.
         assert!(same("\u{212a}", "k") && same("COLLEC~1", "collection-7.wt") && same("a. ", "a"));
+        // Of many at once it is the same.
+        let names = ["Collection-7.wt", "COLLECTION-7.WT", "collection-8.wt", "\u{212a}", "k", "COLLEC~1", "a. ", "a"];
+        for (a, b) in names.iter().flat_map(|a| names.iter().map(move |b| (a, b))) {
+            let said = Said::of(&HashSet::from([OsString::from(a), OsString::from("beside")]));
+            assert_eq!(said.may_mean(OsStr::new(b)), same(a, b), "{a} {b}");
+        }
     }
 
     #[test]

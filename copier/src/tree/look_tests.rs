@@ -420,3 +420,40 @@ fn a_mount_between_the_grace_of_a_sync_and_its_look_has_the_hold_look_at_every_l
     assert!(bench.look(exact(&hold)).unwrap());
     assert_ne!(leads_to(&bench), before);
 }
+
+/// A directory in which names are folded is read as a whole, which takes its time if it is large.
+#[test]
+fn a_directory_that_folds_names_is_left_to_the_next_look_when_the_time_is_over() {
+    const FILES: usize = 300;
+    let mut bench = Bench::new(|at| (0..FILES).for_each(|n| fs::write(at(&format!("file-{n}")), b"").unwrap()));
+    let id = bench.tree.roots[0].id;
+    bench.tree.dirs.get_mut(&id).unwrap().folds = super::folds::Folds::Yes;
+    fs::rename(bench.at("file-7"), bench.at("new")).unwrap();
+    let said = ["FILE-7", "NEW"];
+    said.iter().for_each(|name| bench.mark_entry(name));
+    let hold = bench.capture.park().unwrap();
+    assert!(!bench.look(Look { hold: Some(&hold), deadline: Some(Instant::now()) }).unwrap());
+    assert!(bench.ledger.is_any_marked(&id), "nobody looks at it again");
+    assert!(bench.look(exact(&hold)).unwrap());
+    assert!(bench.entry("file-7").is_none() && bench.entry("new").is_some());
+    assert_eq!(bench.tree.entries, FILES as u64);
+}
+
+/// In a hold there is no time for all that is in a large one.
+#[test]
+fn of_a_directory_that_folds_names_only_what_a_call_may_have_meant_is_looked_at() {
+    let files = ["same", "Other", "third"];
+    let mut bench = Bench::new(|at| files.iter().for_each(|name| fs::write(at(name), b"").unwrap()));
+    let id = bench.tree.roots[0].id;
+    bench.tree.dirs.get_mut(&id).unwrap().folds = super::folds::Folds::Yes;
+    let known = files.map(|name| bench.id(name));
+    // Another file by each name, of which calls have named one, in another case.
+    for name in files {
+        fs::rename(bench.at(name), bench.temp.path().join(name)).unwrap();
+        fs::write(bench.at(name), b"").unwrap();
+    }
+    bench.mark_entry("OTHER");
+    assert!(bench.look(Look::default()).unwrap());
+    let now = files.map(|name| bench.entry(name).unwrap().id());
+    assert_eq!((now[0], now[1], now[2]), (known[0], bench.id("Other"), known[2]));
+}

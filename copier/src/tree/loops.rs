@@ -12,7 +12,31 @@ use hotbackup_event::FileId;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 
+/// Deeper than this is no tree that somebody made, but one that has no end: a file system whose server shows itself what is above it,
+/// mounted below itself, has another identity for every directory at every level.
+const MOST_LEVELS: u32 = 16_384;
+
 impl Tree {
+    /// How deep what is in a known directory lies. Fails if there seems to be no end to it, and names what is mounted there.
+    pub(super) fn depth_below(&self, above: &FileId) -> Result<u32, Error> {
+        let Some(node) = self.dirs.get(above) else { return Ok(0) };
+        if node.depth < MOST_LEVELS {
+            return Ok(node.depth + 1);
+        }
+        let (mut top, mut left) = (node, MOST_LEVELS);
+        while let Some(next) = top.parents.first().and_then(|(parent, _)| self.dirs.get(parent))
+            && next.dir.id.dev == above.dev
+            && left > 0
+        {
+            (top, left) = (next, left - 1);
+        }
+        let words = format!(
+            "what it holds is more than {MOST_LEVELS} levels deep, and seems to have no end, as a directory that is mounted below \
+             itself through a server; exclude it, or unmount it"
+        );
+        Err(Error::unreadable(top.dir.path(), std::io::Error::other(words)))
+    }
+
     /// Fails if a name leads to a directory that it is in. While names change, what looks like it may be two halves of a rename,
     /// so it must be seen twice, or when nothing moves.
     pub(super) fn check_loops(&mut self, look: Look<'_>) -> Result<(), Error> {

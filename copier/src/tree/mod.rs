@@ -9,12 +9,14 @@ mod exclude;
 mod find;
 mod folding;
 mod folds;
+mod ghosts;
 mod left_out;
 mod links;
 mod look;
 mod loops;
 mod resolve;
 mod still;
+mod walk;
 mod ways;
 
 use crate::base::sys::{self, Kind, Stat};
@@ -62,6 +64,8 @@ pub(crate) struct Tree {
     pub exclude: Arc<Exclude>,
     /// What a pattern leaves out, by directory, and which.
     excluded: HashMap<FileId, BTreeMap<Name, usize>>,
+    /// What is listed and was not found.
+    ghosts: ghosts::Ghosts,
     chosen: Chosen,
     /// Each source has a destination of its own: files are numbered by source, see [`part_of`].
     apart: bool,
@@ -96,6 +100,8 @@ pub(crate) struct DirNode {
     pub entries: BTreeMap<Name, Entry>,
     parents: Vec<(FileId, Name)>,
     is_root: bool,
+    /// How many directories it is in, when it became known.
+    depth: u32,
     /// Whether it folds names.
     folds: folds::Folds,
 }
@@ -159,6 +165,7 @@ impl Tree {
             loops: HashSet::new(),
             exclude: Arc::new(Exclude::new(&spec.exclude)?),
             excluded: HashMap::new(),
+            ghosts: ghosts::Ghosts::default(),
             chosen: Chosen::default(),
             apart: false,
             adopted: false,
@@ -177,7 +184,7 @@ impl Tree {
             let unreadable = |source_error| Error::SourceUnreadable { path: source.path.clone(), source: source_error };
             let found = sys::stat_fd(&source.root).map_err(unreadable)?;
             let root = Root { id: found.id, path: source.path.clone(), name: source.name };
-            tree.add_dir(found, source.root, true)?;
+            tree.add_dir(found, source.root, None)?;
             tree.roots.push(root);
         }
         Ok(tree)
@@ -219,14 +226,16 @@ impl Tree {
         self.dirs().filter(is_of)
     }
 
-    /// Makes a directory known; its entries are read later.
-    fn add_dir(&mut self, found: sys::Found, fd: OwnedFd, is_root: bool) -> Result<(), Error> {
+    /// Makes a directory known that was found in another one, or is a source; its entries are read later.
+    fn add_dir(&mut self, found: sys::Found, fd: OwnedFd, within: Option<&FileId>) -> Result<(), Error> {
+        let depth = within.map_or(Ok(0), |above| self.depth_below(above))?;
         self.check_kind(found.id.dev, &fd)?;
         let xattrs = sys::xattrs(&fd).map_err(|source| Error::unreadable(sys::fd_path(&fd), source))?;
         let dir = Arc::new(Dir::new(found.id, fd, DirState { stat: found.stat, xattrs }));
         self.ledger.register(Node::Dir(Arc::clone(&dir)));
         let folds = folds::Folds::default();
-        self.dirs.insert(found.id, DirNode { dir, entries: BTreeMap::new(), parents: Vec::new(), is_root, folds });
+        let (entries, parents, is_root) = (BTreeMap::new(), Vec::new(), within.is_none());
+        self.dirs.insert(found.id, DirNode { dir, entries, parents, is_root, depth, folds });
         self.unread.push(found.id);
         Ok(())
     }

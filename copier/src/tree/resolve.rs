@@ -1,6 +1,8 @@
 //! Taking over names: each marked entry is looked at, and the model is made to agree with what is there.
 use super::find::New;
+use super::folding::BETWEEN_LOOKS;
 use super::folds::Folds;
+use super::ghosts::refusal;
 use super::{Entry, Look, Tree};
 use crate::Error;
 use crate::marks::ledger::{EntryMark, Taken};
@@ -24,6 +26,7 @@ impl Tree {
             self.volatile.iter().cloned().collect()
         };
         let volatile = volatile.into_iter().map(|(dir, name)| ((dir, name.to_os_string()), false));
+        self.forget_ghosts(&taken.entries);
         let mut marks: Vec<(EntryMark, bool)> = volatile.collect();
         let mut wholes: HashMap<FileId, HashSet<OsString>> = HashMap::new();
         for (dir, name) in taken.entries {
@@ -47,13 +50,17 @@ impl Tree {
         }
         for (dir, said) in wholes {
             if complete {
-                self.resolve_whole(dir, &said, look)?;
-                complete = !look.is_over();
+                complete = self.resolve_whole(dir, said, look)? && !look.is_over();
             } else {
                 said.into_iter().for_each(|name| self.ledger.put_back_entry((dir, name)));
             }
         }
         complete = complete && self.read_dirs(look)?;
+        if complete {
+            self.check_ghosts(look)?;
+            // What was found late may be a directory, and in it there may be more of that kind.
+            complete = self.read_dirs(look)? && (look.hold.is_none() || self.ghosts.is_empty());
+        }
         if complete {
             self.drop_orphans(look);
             self.check_loops(look)?;
@@ -85,13 +92,16 @@ impl Tree {
     /// Reads the directories that became known, and those that they hold in turn.
     fn read_dirs(&mut self, look: Look<'_>) -> Result<bool, Error> {
         while let Some(id) = self.unread.pop() {
+            // The first time it takes as long as it takes; who has cancelled does not wait for that.
+            self.ledger.check()?;
             let Some(node) = self.dirs.get(&id) else { continue };
             let is_new = node.entries.is_empty();
             let mut names = self.list(id)?;
+            let listed = names.len();
             let Some(node) = self.dirs.get(&id) else { continue };
             if node.folds != Folds::No {
-                let listed = names.iter().map(OsString::as_os_str).collect();
-                self.remove_unlisted(id, &listed);
+                let all = names.iter().map(OsString::as_os_str).collect();
+                self.remove_unlisted(id, &all);
             } else if !is_new {
                 let there: HashSet<&OsStr> = names.iter().map(OsString::as_os_str).collect();
                 let gone = node.entries.keys().filter(|name| !there.contains(&***name));
@@ -99,11 +109,17 @@ impl Tree {
                 names.extend(gone);
             }
             for (count, name) in names.iter().enumerate() {
-                if count % 64 == 63 && look.is_over() {
-                    self.unread.push(id);
-                    return Ok(false);
+                if count % BETWEEN_LOOKS == BETWEEN_LOOKS - 1 {
+                    self.ledger.check()?;
+                    if look.is_over() {
+                        self.unread.push(id);
+                        return Ok(false);
+                    }
                 }
                 self.resolve_entry(id, name, false, look)?;
+                if count < listed {
+                    self.note_listed(id, name);
+                }
             }
         }
         Ok(true)
@@ -126,7 +142,7 @@ impl Tree {
         let watched = matches!(new, Some(Some(New::Excluded { link: true, .. })));
         let Some(new) = self.leave_out(dir, name, new) else {
             if look.was_exact() {
-                return Err(self.foreign(owner.path().join(name)));
+                return Err(refusal(&owner, name).unwrap_or_else(|| self.foreign(owner.path().join(name))));
             }
             self.ledger.put_back_entry((dir, name.to_owned()));
             return Ok(());

@@ -32,6 +32,14 @@ pub(super) fn try_names(
     Ok(())
 }
 
+/// Tries the destination's own name, which the staging directory is to take in the end.
+pub(super) fn try_own_name(ground: &Ground<'_>, can: &Capabilities) -> Result<(), Error> {
+    let dest = &ground.stage.dest;
+    let (Some(parent), Some(name)) = (dest.parent(), dest.file_name()) else { return Ok(()) };
+    let names = suspects(std::iter::once(name), can);
+    if names.is_empty() || ground.stage.is_inside() { Ok(()) } else { try_directory(ground, parent, &names) }
+}
+
 /// Which names of a directory are to be tried.
 fn suspects<'a>(names: impl Iterator<Item = &'a OsStr> + Clone, can: &Capabilities) -> Vec<&'a OsStr> {
     let folds = !can.case_apart || !can.forms_apart;

@@ -1,6 +1,7 @@
 //! Where things are tried: a directory in the staging directory, which is gone before anything is copied.
 use crate::Error;
 use crate::base::sys;
+use crate::interface::spec::OWN_DIR;
 use crate::stage::Stage;
 use hotbackup_event::change::{Change, ChangeError};
 use hotbackup_event::look::Lack;
@@ -21,7 +22,8 @@ const NAME: &str = "trial";
 impl<'a> Ground<'a> {
     pub fn new(stage: &'a Stage) -> Result<Self, Error> {
         let made = stage.io.changes(Change::MakeDir).and_then(|()| sys::make_dir(&stage.own, OsStr::new(NAME)));
-        let dir = made.map_err(|error| Error::changing(Change::MakeDir, stage.path().join(NAME), error))?;
+        // There is nothing about its name.
+        let dir = made.map_err(|error| Error::at_dest("create", stage.path().join(OWN_DIR).join(NAME), error))?;
         Ok(Self { stage, dir })
     }
 

@@ -76,7 +76,8 @@ fn try_one(
     let ground = Ground::new(stage)?;
     let result = (|| {
         let mut capabilities = Capabilities::find(&ground)?;
-        let needs = needs::Needs::of(tree, sources, &capabilities)?;
+        let needs = needs::Needs::of(tree, sources, &capabilities);
+        exact::try_own_name(&ground, &capabilities)?;
         exact::try_names(&ground, (tree, sources), &capabilities)?;
         exact::try_lengths(&ground, &needs, &mut capabilities)?;
         exact::try_times(&ground, &needs, &mut capabilities)?;

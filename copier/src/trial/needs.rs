@@ -1,10 +1,9 @@
 //! What the source has of what a file system may not hold, counted in the model of the tree. Nothing is looked at but where
 //! it is named.
 use super::capabilities::Capabilities;
-use crate::Error;
 use crate::base::sys::{Kind, Stat, Time};
-use crate::tree::{Entry, Tree};
-use std::path::PathBuf;
+use crate::tree::{DirNode, Entry, Tree};
+use std::path::{Path, PathBuf};
 
 /// How many, and the first of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,57 +53,58 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    pub fn of(tree: &Tree, sources: Option<&[usize]>, capabilities: &Capabilities) -> Result<Self, Error> {
+    pub fn of(tree: &Tree, sources: Option<&[usize]>, capabilities: &Capabilities) -> Self {
         let mut needs = Self::default();
         let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let mut dirs: Vec<_> = tree.dirs_of(sources).map(|node| (tree.place_in_backup(&node.dir.id), node)).collect();
-        dirs.sort_by(|(first, _), (second, _)| first.cmp(second));
-        for (dir, node) in &dirs {
-            for (name, entry) in &node.entries {
-                let path = || dir.join(&**name);
-                match entry {
-                    Entry::Dir(_) => {}
-                    Entry::Other(other) => {
-                        needs.add(&other.stat, ours, capabilities, path);
-                        needs.add_attributes(&other.xattrs, path);
-                        match other.kind() {
-                            Kind::Symlink => {
-                                needs.symlinks.add(path);
-                                let len = other.link.as_ref().map_or(0, |(text, _)| text.len());
-                                if len > needs.longest_text.value {
-                                    needs.longest_text = Most { value: len, path: path() };
-                                }
+        tree.walk(sources, |dir, node| needs.add_entries(dir, node, ours, capabilities));
+        // Where something else will do, that is told of it.
+        tree.walk(sources, |dir, node| {
+            let state = node.dir.state().clone();
+            needs.add(&state.stat, ours, capabilities, || dir.to_owned());
+            needs.add_attributes(&state.xattrs, || dir.to_owned());
+        });
+        needs
+    }
+
+    fn add_entries(&mut self, dir: &Path, node: &DirNode, ours: (u32, u32), capabilities: &Capabilities) {
+        for (name, entry) in &node.entries {
+            let path = || dir.join(&**name);
+            match entry {
+                Entry::Dir(_) => {}
+                Entry::Other(other) => {
+                    self.add(&other.stat, ours, capabilities, path);
+                    self.add_attributes(&other.xattrs, path);
+                    match other.kind() {
+                        Kind::Symlink => {
+                            self.symlinks.add(path);
+                            let len = other.link.as_ref().map_or(0, |(text, _)| text.len());
+                            if len > self.longest_text.value {
+                                self.longest_text = Most { value: len, path: path() };
                             }
-                            Kind::Fifo => needs.fifos.add(path),
-                            _ => {}
                         }
+                        Kind::Fifo => self.fifos.add(path),
+                        _ => {}
                     }
-                    Entry::File(file) => {
-                        let state = file.state();
-                        let (stat, size, links) = (state.stat, state.map.size(), state.links.len());
-                        let is_first = state.links.first().is_some_and(|link| link.is(&node.dir, name));
-                        drop(state);
-                        if links > 1 && !is_first {
-                            needs.hard_links.add(path);
-                            continue;
-                        }
-                        needs.add(&stat, ours, capabilities, path);
-                        if size > needs.largest.value {
-                            needs.largest = Most { value: size, path: path() };
-                        }
-                        if !capabilities.holes && file.look().is_ok_and(|found| found.is_some_and(|f| f.holes() > 0)) {
-                            needs.sparse.add(path);
-                        }
+                }
+                Entry::File(file) => {
+                    let state = file.state();
+                    let (stat, size, links) = (state.stat, state.map.size(), state.links.len());
+                    let is_first = state.links.first().is_some_and(|link| link.is(&node.dir, name));
+                    drop(state);
+                    if links > 1 && !is_first {
+                        self.hard_links.add(path);
+                        continue;
+                    }
+                    self.add(&stat, ours, capabilities, path);
+                    if size > self.largest.value {
+                        self.largest = Most { value: size, path: path() };
+                    }
+                    if !capabilities.holes && file.look().is_ok_and(|found| found.is_some_and(|f| f.holes() > 0)) {
+                        self.sparse.add(path);
                     }
                 }
             }
         }
-        for (dir, node) in &dirs {
-            let state = node.dir.state().clone();
-            needs.add(&state.stat, ours, capabilities, || dir.clone());
-            needs.add_attributes(&state.xattrs, || dir.clone());
-        }
-        Ok(needs)
     }
 
     fn add(&mut self, stat: &Stat, ours: (u32, u32), capabilities: &Capabilities, path: impl Fn() -> PathBuf) {

@@ -7,6 +7,7 @@
 pub mod change;
 pub mod failpoint;
 pub mod look;
+pub mod remedy;
 
 use std::ffi::OsString;
 

@@ -213,7 +213,7 @@ impl Cause {
             Error::DestInsideSource { .. } => Self::DestInsideSource,
             Error::DestBusy { .. } => Self::Busy,
             Error::DestReadOnly { .. } => Self::DestReadOnly,
-            Error::DestFull { .. } | Error::DestOverQuota { .. } => Self::DestFull,
+            Error::DestFull { .. } | Error::DestOverQuota { .. } | Error::DestOutOfInodes { .. } => Self::DestFull,
             Error::DestNotDirectory { .. } => Self::DestNotDirectory,
             Error::DestMountPoint { .. } => Self::DestMountPoint,
             Error::DestParentMissing { .. } => Self::DestParentMissing,

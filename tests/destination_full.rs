@@ -112,7 +112,8 @@ fn out_of_inodes() {
     add_files(&guest, 200);
     let volume = Volume::new("ext4", 64, &["-N", "128"], guest.beside("volume"));
     let dest = dest_on(&volume.at);
-    start(&guest, &dest, &BLINDLY).finish().failure("dest_full");
+    let said = start(&guest, &dest, &BLINDLY).finish().failure("dest_full");
+    assert!(said.contains("no inodes left") && said.contains("remove files"), "{said}");
     assert_eq!(volume.names(), [""; 0]);
     for number in 0..200 {
         fs::remove_dir_all(guest.dir.join(format!("d{number}"))).expect("ours");

@@ -5,7 +5,7 @@ use hotbackup_event::remedy;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a backup fails. Each message is a sentence with the cause and, where known, the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,15 @@ pub enum Error {
     #[error("the destination is full: {} could not be written; free space, or name another one", path.display())]
     DestFull {
         /// The path that could not be written.
+        path: PathBuf,
+    },
+    /// The destination's file system can hold no more files; there may be room for data.
+    #[error(
+        "the destination has no inodes left: {} could not be made, whatever room there is; remove files there, or name another one",
+        path.display()
+    )]
+    DestOutOfInodes {
+        /// The path that could not be made.
         path: PathBuf,
     },
     /// The destination exists and is no directory.
@@ -380,6 +389,7 @@ impl Error {
         let source = source.into();
         let most = getrlimit(Resource::Fsize).current;
         match Errno::from_io_error(&source) {
+            Some(Errno::NOSPC) if is_out_of_inodes(&path) => Self::DestOutOfInodes { path },
             Some(Errno::NOSPC) => Self::DestFull { path },
             Some(Errno::DQUOT) => Self::DestOverQuota { path },
             Some(Errno::ROFS) => Self::DestReadOnly { path },
@@ -389,4 +399,10 @@ impl Error {
             _ => Self::DestIo { op, path, source },
         }
     }
+}
+
+/// Whether it is inodes that are lacking where something could not be made, and not room.
+fn is_out_of_inodes(path: &Path) -> bool {
+    let found = path.ancestors().skip(1).find_map(|above| rustix::fs::statvfs(above).ok());
+    found.is_some_and(|found| found.f_files > 0 && found.f_favail == 0 && found.f_bavail > 0)
 }

@@ -33,7 +33,10 @@ fn of_copier(error: &hotbackup_copier::Error) -> Errno {
         Error::DestNotDirectory { .. } | Error::SourceNotDirectory { .. } => Errno::ENOTDIR,
         Error::DestParentMissing { .. } | Error::SourceNotFound { .. } => Errno::ENOENT,
         Error::DestInsideSource { .. } | Error::DestsOverlap { .. } | Error::SourcesOverlap { .. } => Errno::EINVAL,
-        Error::DestFull { .. } | Error::DestTooSmall { .. } | Error::ReserveReached { .. } => Errno::ENOSPC,
+        Error::DestFull { .. }
+        | Error::DestOutOfInodes { .. }
+        | Error::DestTooSmall { .. }
+        | Error::ReserveReached { .. } => Errno::ENOSPC,
         Error::DestOverQuota { .. } => Errno::ENOSPC,
         Error::DestReadOnly { .. } => Errno::EROFS,
         Error::DestCannotHold { .. } => Errno::ENOTSUP,

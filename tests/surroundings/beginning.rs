@@ -169,6 +169,20 @@ fn whatever_the_environment_says_a_backup_is_the_same() {
     }
 }
 
+/// What answers the process is not to be the first that the kernel kills, whatever was said of the backup.
+#[test]
+fn a_backup_that_may_be_killed_first_leaves_no_keepers_that_are() {
+    let _alone = alone();
+    let mut guest = rings();
+    let output = shell(&format!("choom -n 1000 -- {}", line(&guest, &guest.beside("backup"))));
+    assert!(output.status.success(), "{}", text(&output));
+    for keeper in pair(guest.pid()) {
+        let score = fs::read_to_string(format!("/proc/{keeper}/oom_score_adj")).expect("it lives");
+        assert!(score.trim().parse::<i32>().expect("a number") <= 0, "{keeper}: {score}");
+    }
+    guest.assert_goes_on();
+}
+
 #[test]
 fn a_demo_without_a_place_for_temporary_files_says_so() {
     let output = shell(&format!("TMPDIR=/nonexistent {HOTBACKUP} demo --quiet --data 1MiB --seconds 0.1"));

@@ -294,6 +294,12 @@ pub(crate) fn open_files() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize)
 }
 
+/// Whether nothing is there. At a destination what cannot be looked at for another reason, as a mount that its server knows no more or a
+/// link that leads to itself, is not missing: nothing can be made there either.
+pub(crate) fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// Whether we may do with what is another's as its owner may (CAP_FOWNER).
 pub(crate) fn may_do_as_owners_may() -> bool {
     use rustix::thread::{CapabilitySet, capabilities};

@@ -3,9 +3,8 @@
 //! JSON, one entry a line. Entries are in the order of a walk that visits names in byte order. Text is a string, or
 //! `{"bytes": HEX}` where it is not UTF-8.
 use crate::base::digest::{Digest, Way};
-use crate::base::sys::{Kind, Stat, Time};
+use crate::base::sys::{Kind, Stat, Time, is_missing};
 use crate::{Error, NotKept, PhaseTimes, Point, Report};
-use hotbackup_event::look::is_gone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -258,7 +257,7 @@ impl Manifest {
         let path = dest.join(crate::interface::spec::OWN_DIR).join(FILE);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(error) if is_gone(&error) => {
+            Err(error) if is_missing(&error) => {
                 return Err(Error::ManifestMissing { path: dest.to_owned() });
             }
             Err(source) => return Err(Error::DestIo { op: "read", path, source }),

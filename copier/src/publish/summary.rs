@@ -1,8 +1,8 @@
 //! What a backup is, without reading all that is in it.
 use super::manifest::{self, Header};
+use crate::base::sys::is_missing;
 use crate::interface::spec::OWN_DIR;
 use crate::{Error, Point};
-use hotbackup_event::look::is_gone;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -43,7 +43,7 @@ pub fn summary(dest: &Path) -> Result<Summary, Error> {
     let path = dest.join(OWN_DIR).join(manifest::FILE);
     let failed = |source| Error::DestIo { op: "read", path: path.clone(), source };
     let file = match File::open(&path) {
-        Err(error) if is_gone(&error) => return Err(Error::ManifestMissing { path: dest.to_owned() }),
+        Err(error) if is_missing(&error) => return Err(Error::ManifestMissing { path: dest.to_owned() }),
         other => other.map_err(failed)?,
     };
     let mut line = String::new();

@@ -98,9 +98,7 @@ impl VerifyReport {
         let path = &near.path;
         let found = match look_at(path) {
             Ok(found) => found,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return self.problem(relative, "is missing");
-            }
+            Err(error) if sys::is_missing(&error) => return self.problem(relative, "is missing"),
             Err(error) => return self.problem(relative, format!("cannot be looked at: {error}")),
         };
         let kind = RecordKind::from(found.stat.kind());

@@ -1,17 +1,11 @@
 //! Whether a destination will do, before anything is touched: an empty directory or none yet, apart from every source.
-use crate::base::sys;
+use crate::base::sys::{self, is_missing};
 use crate::{Error, Source};
 use hotbackup_event::FileId;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-
-/// Whether nothing is there, and something can be made there. What cannot be looked at for another reason, as a mount that its server
-/// knows no more or a link that leads to itself, is not missing.
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
 
 /// The directory that the destination is in, without links, and its name there.
 pub(super) fn split(dest: &Path) -> Result<(PathBuf, OsString), Error> {

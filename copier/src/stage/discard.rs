@@ -1,6 +1,6 @@
 //! Removing what is not wanted any more from a directory of backups: whole backups, and what broken off ones left.
-use super::name::beginning;
-use super::{PARTIAL, remove};
+use super::called::{PARTIAL, beginning};
+use super::remove;
 use crate::Error;
 use crate::base::sys;
 use crate::interface::spec::OWN_DIR;

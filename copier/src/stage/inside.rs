@@ -1,8 +1,9 @@
 //! Staging inside destinations that are there already, and become the backup: one for each source.
 //!
 //! Nothing is made beside them, so they may be mount points, or lie in a directory that is not ours to write to.
+use super::called::PARTIAL;
 use super::check::{check_changeable, is_above};
-use super::{PARTIAL, Stage, remove};
+use super::{Stage, remove};
 use crate::base::{io::Io, sys};
 use crate::{Error, Placing, Source, Spec};
 use rustix::fs::{FlockOperation, Mode, OFlags};

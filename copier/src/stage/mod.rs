@@ -3,6 +3,7 @@
 //! It lies beside the destination, so that it can take the destination's name in one step, and nobody else can look
 //! inside. While a backup runs it is locked; one that is left over from a process that was killed is not, and is removed by
 //! the next backup to the same destination. Staged data is kept by file, not by name, so renames in the source cost nothing.
+mod called;
 mod check;
 pub(crate) mod discard;
 mod inherit;
@@ -37,8 +38,6 @@ use std::sync::{Arc, Mutex};
 
 /// Directory of the staged data, below [`OWN_DIR`].
 const DATA_DIR: &str = "data";
-/// What follows the destination's name in that of its staging directory, before the number of the process.
-const PARTIAL: &str = ".hotbackup-partial-";
 
 /// A staging directory. Removed when dropped, unless it was published.
 pub(crate) struct Stage {
@@ -101,7 +100,7 @@ impl Stage {
         }
         check_changeable(&parent, &parent_path)?;
         check_empty(&parent, &last, &dest)?;
-        let name = name::beginning(&last);
+        let name = called::beginning(&last);
         remove::leftovers(&parent, &name);
         Self::begin(spec, io, (parent, dest), name)
     }
@@ -115,7 +114,7 @@ impl Stage {
     ) -> Result<Self, Error> {
         let parent_path = sys::fd_path(&parent);
         name.push(std::process::id().to_string());
-        let root = make(&parent, &mut name).map_err(|error| match name::is_refused(&parent, &error) {
+        let root = make(&parent, &mut name).map_err(|error| match called::is_refused(&parent, &error) {
             true => Error::changing(Change::MakeDir, dest.clone(), error),
             false => Error::at_dest("create", parent_path.join(&name), error),
         })?;

@@ -1,36 +1,15 @@
 //! The final name: how a staging directory gets it, durably, and loses it again when that fails.
-use super::{PARTIAL, Stage};
+use super::Stage;
 use crate::Error;
 use crate::base::sys;
-use crate::base::util::shortened;
-use hotbackup_event::change::{Change, ChangeError};
 use hotbackup_event::failpoint;
 use hotbackup_event::look::is_gone;
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags};
 use rustix::io::Errno;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-
-/// So much of the destination's name is in that of its staging directory: with what comes before and after, no name is longer than the
-/// 255 bytes that it may have.
-const MOST: usize = 200;
-
-/// What the name of a destination's staging directory begins with.
-pub(super) fn beginning(last: &OsStr) -> OsString {
-    let mut name = OsString::from(".");
-    name.push(shortened(last, MOST));
-    name.push(PARTIAL);
-    name
-}
-
-/// Whether a staging directory could not be made because its file system allows no such name, which holds the destination's own; not
-/// because the directory that it was to be in is gone.
-pub(super) fn is_refused(parent: &OwnedFd, error: &io::Error) -> bool {
-    let cause = error.raw_os_error().map(|errno| ChangeError::of(Change::MakeDir, errno));
-    cause == Some(ChangeError::Name) && sys::stat_fd(parent).is_ok_and(|found| found.stat.nlink > 0)
-}
 
 impl Stage {
     /// Gives the staging directory the destination's name, durably, where the destination's path leads. If any of that
@@ -125,19 +104,5 @@ impl Stage {
         }
         let gone = "what was there when the backup began was unmounted, moved or replaced; mount it again";
         Err(Error::DestIo { op: "find", path: path.to_owned(), source: io::Error::other(gone) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_long_name_there_is_as_much_as_leaves_room() {
-        assert_eq!(beginning(OsStr::new("backup")), ".backup.hotbackup-partial-");
-        let long = "\u{20ac}".repeat(85);
-        let name = beginning(OsStr::new(&long));
-        assert!(name.to_str().is_some_and(|name| name.starts_with(".\u{20ac}")), "{name:?}");
-        assert!(name.len() + "4194304".len() <= 255 && name.len() > 200, "{name:?}");
     }
 }

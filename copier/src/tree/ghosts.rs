@@ -16,9 +16,6 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 
-/// By directory, and in which round each was met first.
-pub(super) type Ghosts = HashMap<FileId, HashMap<OsString, u64>>;
-
 impl Tree {
     /// A name that was listed has been looked at.
     pub(super) fn note_listed(&mut self, dir: FileId, name: &OsStr) {

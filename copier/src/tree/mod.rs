@@ -64,8 +64,8 @@ pub(crate) struct Tree {
     pub exclude: Arc<Exclude>,
     /// What a pattern leaves out, by directory, and which.
     excluded: HashMap<FileId, BTreeMap<Name, usize>>,
-    /// What is listed and was not found.
-    ghosts: ghosts::Ghosts,
+    /// What is listed and was not found, by directory, and in which round each was met first.
+    ghosts: HashMap<FileId, HashMap<OsString, u64>>,
     chosen: Chosen,
     /// Each source has a destination of its own: files are numbered by source, see [`part_of`].
     apart: bool,
@@ -165,7 +165,7 @@ impl Tree {
             loops: HashSet::new(),
             exclude: Arc::new(Exclude::new(&spec.exclude)?),
             excluded: HashMap::new(),
-            ghosts: ghosts::Ghosts::default(),
+            ghosts: HashMap::new(),
             chosen: Chosen::default(),
             apart: false,
             adopted: false,

@@ -33,15 +33,13 @@ impl<'a> Ground<'a> {
 
     /// Makes a file that is new; `None` if it cannot have that name.
     pub fn file(&self, dir: &OwnedFd, name: &OsStr) -> Result<Option<OwnedFd>, Error> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
-        self.works(Change::Create, made)
+        self.works(Change::Create, make_file(dir, name))
     }
 
-    /// Makes a file that must be possible.
+    /// Makes a file that must be possible: there is nothing about its name.
     pub fn plain(&self, name: &str) -> Result<OwnedFd, Error> {
-        let file = self.file(&self.dir, OsStr::new(name))?;
-        file.ok_or_else(|| self.failed(Change::Create, io::Error::other("it cannot be made, whatever its name is")))
+        let path = || self.stage.path().join(OWN_DIR).join(NAME).join(name);
+        make_file(&self.dir, OsStr::new(name)).map_err(|error| Error::at_dest("create", path(), error))
     }
 
     pub fn failed(&self, change: Change, error: impl Into<io::Error>) -> Error {
@@ -76,4 +74,9 @@ impl<'a> Ground<'a> {
     ) -> Result<bool, Error> {
         Ok(self.works(change, result)?.is_some_and(look))
     }
+}
+
+fn make_file(dir: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
 }

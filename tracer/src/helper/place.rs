@@ -13,9 +13,10 @@ use crate::target::process::{Process, read_below};
 /// supervisor's must not concern it, and it counts where the target counts; and out of the OOM killer's sight. What
 /// cannot be written stays as it is. Before anything is forked, which inherits both.
 pub(super) fn place(target: &Process) {
-    // -1000: never chosen. Needs CAP_SYS_RESOURCE.
-    let score = procfs::open("self/oom_score_adj", OFlag::O_WRONLY);
-    let _ = score.map(|score| unistd::write(score, b"-1000"));
+    // -1000: never chosen. Needs CAP_SYS_RESOURCE. Without it, it is at least none of those who are chosen first, whatever the score
+    // of who started the backup (choom(1)).
+    let set = |score: &[u8]| unistd::write(procfs::open("self/oom_score_adj", OFlag::O_WRONLY)?, score);
+    let _ = set(b"-1000").or_else(|_| set(b"0"));
     for group in cgroups::of(target.proc(), target.pid()) {
         // 0: whoever writes it (cgroups(7)).
         let _ = fs::write(group.procs(), "0");

@@ -279,6 +279,15 @@ fn prune_keeps_what_a_rule_keeps_and_what_is_not_its_own() {
     refused(&["prune", path(&shelf)], 2);
 }
 
+/// A mount, until this is dropped.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
 /// What is removed while somebody has it open keeps a name (`.fuse_hidden...`, `.nfs...`), and its directory is not empty.
 #[test]
 fn prune_leaves_nothing_on_a_file_system_by_fuse() {
@@ -287,10 +296,11 @@ fn prune_leaves_nothing_on_a_file_system_by_fuse() {
     let (served, shelf) = (guest.beside("served"), shelf_beside(&guest));
     fs::create_dir(&served).expect("made");
     assert!(Command::new("bindfs").args([&served, &shelf]).status().expect("bindfs is installed").success());
+    let mounted = Mounted(&shelf);
     TIMES.iter().for_each(|time| back_up_to(&guest, &shelf.join(time)));
     let said = result(&["prune", path(&shelf), "--keep-last", "1"]);
     let left = names(&served);
-    let _ = Command::new("umount").arg("--lazy").arg(&shelf).status();
+    drop(mounted);
     assert_eq!((said["stayed"].as_array().map_or(0, Vec::len), left), (0, vec![TIMES[3].to_owned()]), "{said}");
 }
 

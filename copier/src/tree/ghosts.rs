@@ -16,6 +16,9 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 
+/// How often a name that was not found is looked for again before that counts.
+const LOOKS: u32 = 3;
+
 impl Tree {
     /// A name that was listed has been looked at.
     pub(super) fn note_listed(&mut self, dir: FileId, name: &OsStr) {
@@ -24,23 +27,32 @@ impl Tree {
             self.excluded.get(&dir).is_some_and(|names| names.contains_key(name))
                 || self.is_own(&dir, name)
                 || self.is_known_left_out(&dir, name)
+                || self.would_be_excluded(&dir, name)
         };
         if !is_in && !is_left_out() {
             self.ghosts.entry(dir).or_default().entry(name.to_owned()).or_insert(self.round);
         }
     }
 
-    /// Calls have named these: they are looked at for that.
-    pub(super) fn forget_ghosts(&mut self, named: &HashSet<EntryMark>) {
+    /// Were it a directory, as a mount is. What cannot be looked at is left out by a pattern for those, too.
+    fn would_be_excluded(&self, dir: &FileId, name: &OsStr) -> bool {
+        if self.exclude.is_empty() {
+            return false;
+        }
+        let path = self.path_below(dir, name);
+        self.exclude.matching(&path).is_some_and(|all| all.excludes(true).is_some())
+    }
+
+    /// Calls have named these, and may explain it: it is asked again later, or in a hold. (One that failed explains nothing.)
+    pub(super) fn excuse_ghosts(&mut self, named: &HashSet<EntryMark>) {
         if self.ghosts.is_empty() {
             return;
         }
+        let round = self.round;
         for (dir, name) in named {
-            if self.may_fold(dir, name) {
-                self.ghosts.remove(dir);
-            } else if let Some(names) = self.ghosts.get_mut(dir) {
-                names.remove(name);
-            }
+            let folds = self.may_fold(dir, name);
+            let Some(names) = self.ghosts.get_mut(dir) else { continue };
+            names.iter_mut().filter(|(ghost, _)| folds || *ghost == name).for_each(|(_, since)| *since = round);
         }
     }
 
@@ -50,12 +62,13 @@ impl Tree {
         for (dir, names) in std::mem::take(&mut self.ghosts) {
             let Some(node) = self.dirs.get(&dir).filter(|_| !names.is_empty()) else { continue };
             let unreadable = |name: &OsStr, error| Error::unreadable(node.dir.path().join(name), error);
-            let listed: HashSet<OsString> = match sys::names(&node.dir.fd) {
-                Ok(listed) => listed.into_iter().collect(),
+            let list = || match sys::names(&node.dir.fd) {
+                Ok(listed) => Ok(listed.into_iter().collect::<HashSet<OsString>>()),
                 // On a file system of a server it may have been removed.
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => return Err(unreadable(OsStr::new(""), error)),
+                Err(error) if is_gone(&error) => Ok(HashSet::new()),
+                Err(error) => Err(unreadable(OsStr::new(""), error)),
             };
+            let listed = list()?;
             let mut left = HashMap::new();
             for (name, since) in names {
                 if node.entries.contains_key(&*name) || !listed.contains(&name) {
@@ -66,6 +79,20 @@ impl Tree {
                     Err(error) if !LookError::from(&error).is_nothing() => return Err(unreadable(&name, error)),
                     // Who makes a name and removes it has marked it before: what is marked is looked at in the next round.
                     Err(error) if look.was_exact() || (since < self.round && !self.ledger.is_any_marked(&dir)) => {
+                        // Another process, whose calls nobody sees, may make it and remove it over and over.
+                        let mut looks = (0..LOOKS).map(|_| {
+                            let is_gone_or_there =
+                                !list()?.contains(&name) || sys::stat_at(&node.dir.fd, &name).is_ok();
+                            Ok::<bool, Error>(is_gone_or_there)
+                        });
+                        if looks.any(|moves| !matches!(moves, Ok(false))) {
+                            left.insert(name, since);
+                            continue;
+                        }
+                        // That may take long, and is not for a hold.
+                        if !look.was_exact() && self.is_chosen_to_be_left_out(&dir, &name) {
+                            continue;
+                        }
                         let words = format!(
                             "it is listed in its directory, but nothing is found under its name ({error}); mount again what is \
                              mounted there, have the file system looked at, or exclude it"

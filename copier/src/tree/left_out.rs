@@ -35,6 +35,11 @@ impl Tree {
         self.chosen.is_any() && self.path_in_source(dir, name).and_then(known) == Some(true)
     }
 
+    /// The same, asked if need be: it may take as long as whoever is asked likes.
+    pub fn is_chosen_to_be_left_out(&self, dir: &FileId, name: &OsStr) -> bool {
+        self.chosen.is_any() && self.path_in_source(dir, name).is_some_and(|path| self.chosen.ask(path))
+    }
+
     /// What the target calls an entry.
     fn path_in_source(&self, dir: &FileId, name: &OsStr) -> Option<PathBuf> {
         let (index, below) = self.place(dir)?;

@@ -26,7 +26,7 @@ impl Tree {
             self.volatile.iter().cloned().collect()
         };
         let volatile = volatile.into_iter().map(|(dir, name)| ((dir, name.to_os_string()), false));
-        self.forget_ghosts(&taken.entries);
+        self.excuse_ghosts(&taken.entries);
         let mut marks: Vec<(EntryMark, bool)> = volatile.collect();
         let mut wholes: HashMap<FileId, HashSet<OsString>> = HashMap::new();
         for (dir, name) in taken.entries {

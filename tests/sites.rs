@@ -190,8 +190,13 @@ fn whoever_is_killed_at_any_step_of_it_the_target_goes_on_and_the_next_backup_is
         let dir = guest.dir.clone();
         let source = ["--source", path(&dir), "--capture", "auto"];
         // A backup that is over before a site is patched does not come to it: nothing is copied until then.
-        let is_of_sites = hotbackup_event::failpoint::NAMES_OF_SITES.contains(step);
-        let waits = if is_of_sites { &["--throttle", "0"][..] } else { &[] };
+        let is_while_tracking = step.starts_with("site.") && *step != "site.draining";
+        // At the beginning all blocks are still to be saved, so that the next call is one that waits for it.
+        let waits = match *step {
+            "drain.claimed" => &["--throttle", "0", "--point", "start"][..],
+            _ if is_while_tracking => &["--throttle", "0"],
+            _ => &[],
+        };
         let met = guest.beside("met");
         let point = format!("{step}:kill@{}", met.display());
         backup::start_failing(guest.pid(), &guest.beside("killed"), &[&source[..], waits].concat(), &point).finish();

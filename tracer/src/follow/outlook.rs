@@ -147,9 +147,9 @@ pub fn call_sites(process: &Process) -> String {
     let known = memory.is_some();
     match hot::obstacle(process, memory.as_ref()) {
         Some(why) => format!("with --capture auto all calls stay notified: {why}"),
-        None if known => "calls can be captured at their sites (--capture auto)".into(),
-        None => "calls could be captured at their sites (--capture auto), unless memory may not be made executable in it, which \
-                 a backup finds out"
+        None if known => "calls can be captured at those sites that have the usual form (--capture auto)".into(),
+        None => "calls could be captured at those sites that have the usual form (--capture auto), unless memory may not be made \
+                 executable in it, which a backup finds out"
             .into(),
     }
 }

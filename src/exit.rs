@@ -61,7 +61,7 @@ causes! {
     DestInsideSource = 21,
     /// The destination is on a read-only file system.
     DestReadOnly = 22,
-    /// The destination is full, or over quota; the message says which.
+    /// The destination is full, has no inodes left, or is over quota; the message says which.
     DestFull = 23,
     /// The destination exists and is not a directory.
     DestNotDirectory = 24,

@@ -1,8 +1,8 @@
 //! Directories in which one thing answers to several names: where upper and lower case are the same, or normal forms of letters are.
 //!
 //! A call says the name that it used, which there need not be the one that is listed: after `rename("FOO", "bar")` it is `foo` that
-//! is gone, and to open `Foo` makes no second name. So in such a directory a mark says that something in it was changed, and no
-//! more: it is read as a whole, and what is listed is there, not what is found by asking. Whom a call after the point in time may
+//! is gone, and to open `Foo` makes no second name. So in such a directory a mark says that something was changed whose name may be this
+//! one: it is listed as a whole, and looked at is what is new or may have been meant; what is listed is there, not what is found by asking. Whom a call after the point in time may
 //! mean is everything that the name may be the name of.
 //!
 //! No file system is asked for its kind: one has it by directory (ext4, f2fs, tmpfs), another as a whole (XFS, exFAT, NTFS, what a

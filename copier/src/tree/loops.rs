@@ -1,8 +1,9 @@
 //! Directories that contain themselves: the backup would have no end.
 //!
 //! By a symbolic link out of the source that leads to a directory above it; or by a mount (`mount --bind d d/sub`, or the usual
-//! layout of a server's chroot). File systems have no other way. What is known of names is a graph, as a mount shows a
-//! directory that is known already, so the walk ends; but nothing may be made of it.
+//! layout of a server's chroot). What is known of names is a graph then, as a mount shows a directory that is known already, so the walk
+//! ends; but nothing may be made of it. A server that shows itself what is above it, mounted below itself, has another identity at every
+//! level: there a bound ends it.
 use super::look::Look;
 use super::{Entry, Tree};
 use crate::Error;

@@ -9,7 +9,8 @@
 //! the test knows that it was met, and by whom.
 //!
 //! `row.write:skip` is of another kind: the decoder of that row of the table of calls, or of that command of ioctl(2), does
-//! nothing. The tests prove with it that each row's own test fails without the row.
+//! nothing. The tests prove with it that each row's own test fails without the row. `row.close:skip` and the like
+//! also keep the table of descriptors for call sites from being emptied, and `row.pthread_cancel:skip` has cancellation not looked for.
 //!
 //! `filter.write:leave-out` is again of another kind: the filter is made without that row, as an earlier release's may be.
 //!
@@ -17,7 +18,7 @@
 //! that the tests notice it.
 //!
 //! The names are the steps of attach, hand-over, hold, drain and publish, and of the keeper's life; [`NAMES`] lists
-//! them all, so that a test can meet every one.
+//! those that a usual backup comes to, so that a test can meet every one; the lists behind it have the others.
 
 /// The environment variable that chooses.
 pub const VARIABLE: &str = "HOTBACKUP_FAILPOINT";

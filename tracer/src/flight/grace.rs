@@ -1,6 +1,6 @@
 //! Grace: wait until every call that was let go has finished. The argument is in [`super::inflight`].
 
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::inflight::{Call, InFlight, State, Verdict};
@@ -38,7 +38,7 @@ pub(crate) fn wait_for(
     limit: Duration,
 ) -> bool {
     let began = Instant::now();
-    let mut round = 0u32;
+    let (mut round, mut has_stopped) = (0u32, false);
     loop {
         let mut running = Vec::new();
         calls.retain(|call| match inflight.judge(process, call) {
@@ -53,14 +53,27 @@ pub(crate) fn wait_for(
             return true;
         }
         let waited = began.elapsed();
+        running.retain(|call| waited > patience(call));
         if waited > limit {
+            // Nothing else would tell of a thread that runs on and on.
+            if !has_stopped && !running.is_empty() {
+                has_stopped = true;
+                let ptracer = ptracer.lock().unwrap_or_else(PoisonError::into_inner);
+                stop_for_an_instant(process, inflight, ptracer, &running);
+                continue;
+            }
             return false;
         }
-        running.retain(|call| waited > patience(call));
         if !running.is_empty() {
             // Somebody else may have the ptracer for long, and threads come to sleep, or to their next call, all the same.
-            if let Some(over) = stop_for_an_instant(process, inflight, ptracer, &running) {
-                over.iter().for_each(|call| inflight.forget(call));
+            let free = match ptracer.try_lock() {
+                Ok(ptracer) => Some(ptracer),
+                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(ptracer) = free {
+                has_stopped = true;
+                stop_for_an_instant(process, inflight, ptracer, &running);
                 continue;
             }
         }
@@ -116,21 +129,11 @@ fn unsettled(pending: &[Call], waited: Duration) -> String {
     )
 }
 
-/// Stops threads that are running, each for an instant, and returns the calls that are over by that: the thread was
-/// stopped, or it has come to its next call. `None` while the ptracer is at something else.
-fn stop_for_an_instant(
-    process: &Process,
-    inflight: &InFlight,
-    ptracer: &Mutex<Ptracer>,
-    calls: &[Call],
-) -> Option<Vec<Call>> {
-    let tids = calls.iter().map(|call| call.tid).collect();
-    let mut ptracer = match ptracer.try_lock() {
-        Ok(ptracer) => ptracer,
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(TryLockError::WouldBlock) => return None,
-    };
-    let paused = ptracer.pause(process, tids);
-    let is_over = |call: &&Call| paused.contains(&call.tid) || inflight.now(call).is_none();
-    Some(calls.iter().filter(is_over).copied().collect())
+/// Stops threads that are running, each for an instant, and forgets the calls that are over by that: the thread was
+/// stopped, or it has come to its next call.
+fn stop_for_an_instant(process: &Process, inflight: &InFlight, mut ptracer: MutexGuard<'_, Ptracer>, calls: &[Call]) {
+    let paused = ptracer.pause(process, calls.iter().map(|call| call.tid).collect());
+    for call in calls.iter().filter(|call| paused.contains(&call.tid)) {
+        inflight.forget(call);
+    }
 }

@@ -17,8 +17,8 @@ use crate::calls::decode::OnDescriptor;
 use crate::sys::stat::Identity;
 use crate::target::process::{Process, read_below};
 
-/// How long another thread's call may take to be over. It has been let go and mostly is; but its thread runs on, and perhaps makes no call that
-/// would tell so. With nothing known of the position, all of the file may change: in the drain the call would wait for all of it.
+/// How long another thread's call may take to be over, in the drain: there a call of whose position nothing is known waits for all of the
+/// file. It has been let go and mostly is over; but its thread runs on, and what it does then may not be shown.
 const A_MOMENT: Duration = Duration::from_micros(300);
 
 /// What a call does to descriptors changes this.
@@ -40,6 +40,8 @@ pub(crate) struct Positions<'a> {
     /// The net, if 8-byte writes are not shown.
     pub unseen: Option<&'a Mutex<Unseen>>,
     pub call: Call,
+    /// Whether calls that are captured at their sites go by, and no longer tell that their thread's call before them is over.
+    pub go_by: bool,
     pub found: Found,
 }
 
@@ -146,7 +148,8 @@ impl<'a> Positions<'a> {
         self.inflight.set_positions(tid, self.call.serial, file);
         let mut others = self.inflight.at_position_of(file, tid);
         let waiting = others.iter().any(Call::is_held);
-        if waiting || !grace::settle(self.process, self.inflight, &mut others, A_MOMENT) {
+        let patience = if self.go_by { A_MOMENT } else { Duration::ZERO };
+        if waiting || !grace::settle(self.process, self.inflight, &mut others, patience) {
             return Position::Unknown;
         }
         let Ok(info) = read_below(self.process.proc(), &format!("{tid}/fdinfo/{fd}")) else {

@@ -82,6 +82,7 @@ impl Trial {
             inflight: &self.inflight,
             unseen: unseen.then_some(&self.unseen),
             call,
+            go_by: false,
             found: Found::default(),
         };
         let found = positions.look(on_descriptors);

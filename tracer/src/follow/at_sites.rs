@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::outsiders;
+use crate::hot::Source;
 use crate::ptracer::client::Ptracer;
 use crate::receive::answering::Answering;
 use crate::sys::process::share_memory;
@@ -14,8 +15,12 @@ use crate::target::process::Process;
 /// How often it looks at what nobody tells of.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long it may take to end: longer than a line in the target. Then it is at a file that cannot be read, and does nothing any more.
+const FAREWELL: Duration = Duration::from_secs(15);
+
 /// The thread, until this is dropped.
 pub(super) struct AtSites {
+    shared: Arc<Answering>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -25,7 +30,7 @@ impl AtSites {
     pub fn start(shared: &Arc<Answering>, ptracer: &Arc<Mutex<Ptracer>>) -> std::io::Result<Option<Self>> {
         let Some(hot) = &shared.hot else { return Ok(None) };
         let (tasks, stop) = (hot.tasks(), Arc::new(AtomicBool::new(false)));
-        let (shared, ptracer, stopped) = (shared.clone(), ptracer.clone(), stop.clone());
+        let (ours, shared, ptracer, stopped) = (shared.clone(), shared.clone(), ptracer.clone(), stop.clone());
         let work = move || {
             let Some(hot) = &shared.hot else { return };
             while !stopped.load(Ordering::SeqCst) && !shared.stop.load(Ordering::SeqCst) {
@@ -37,14 +42,20 @@ impl AtSites {
             }
         };
         let thread = std::thread::Builder::new().name("sites".into()).spawn(work)?;
-        Ok(Some(Self { stop, thread: Some(thread) }))
+        Ok(Some(Self { shared: ours, stop, thread: Some(thread) }))
     }
 }
 
 impl Drop for AtSites {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        let _ = self.thread.take().map(JoinHandle::join);
+        let (shared, thread) = (&self.shared, self.thread.take());
+        shared.hot.iter().for_each(Source::end);
+        let limit = Instant::now() + FAREWELL;
+        while thread.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = thread.filter(JoinHandle::is_finished).map(JoinHandle::join);
     }
 }
 

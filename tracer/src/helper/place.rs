@@ -13,10 +13,15 @@ use crate::target::process::{Process, read_below};
 /// supervisor's must not concern it, and it counts where the target counts; and out of the OOM killer's sight. What
 /// cannot be written stays as it is. Before anything is forked, which inherits both.
 pub(super) fn place(target: &Process) {
-    // -1000: never chosen. Needs CAP_SYS_RESOURCE. Without it, it is at least none of those who are chosen first, whatever the score
-    // of who started the backup (choom(1)).
-    let set = |score: &[u8]| unistd::write(procfs::open("self/oom_score_adj", OFlag::O_WRONLY)?, score);
-    let _ = set(b"-1000").or_else(|_| set(b"0"));
+    // -1000: never chosen. Needs CAP_SYS_RESOURCE. Without it, it is at least none of those who are chosen first, where who started the
+    // backup is one (choom(1)). A lower score, a protected target's perhaps, is kept.
+    const SCORE: &str = "self/oom_score_adj";
+    let set = |score: &[u8]| unistd::write(procfs::open(SCORE, OFlag::O_WRONLY)?, score);
+    let is_chosen_first =
+        || procfs::read(SCORE).is_ok_and(|score| score.trim().parse().is_ok_and(|score: i32| score > 0));
+    if set(b"-1000").is_err() && is_chosen_first() {
+        let _ = set(b"0");
+    }
     for group in cgroups::of(target.proc(), target.pid()) {
         // 0: whoever writes it (cgroups(7)).
         let _ = fs::write(group.procs(), "0");

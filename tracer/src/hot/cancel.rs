@@ -8,9 +8,10 @@
 //! So it is looked whether anybody has cancelled a thread so far, and whether anybody is there who could: whose code asks the C library
 //! for it. What is loaded later, or asks for it by dlsym(3), is not found before it does it for the first time.
 
-use std::collections::HashSet;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Mutex, PoisonError};
 
 use hotbackup_event::failpoint::is_skipped;
@@ -25,13 +26,15 @@ const NAMES: [&[u8]; 2] = [b"pthread_cancel", b"__pthread_cancel"];
 const SIGCANCEL: u32 = 32;
 /// Where all threads' programs handle it from the beginning.
 const BEFORE_2_34: &str = "libpthread-2.";
-/// What a table, or a program, may be long to be looked through.
-const MOST: u64 = 1 << 30;
+/// How much of a file is looked through: of a program without a C library of its own it is the table of what it imports.
+const MOST: u64 = 128 << 20;
+/// Longer than what is looked for.
+const LONGEST_NAME: usize = 32;
 
-/// Which files were looked at.
+/// What was found in files, by device and inode.
 #[derive(Default)]
 pub(super) struct Cancellation {
-    harmless: Mutex<HashSet<u64>>,
+    files: Mutex<HashMap<(u64, u64), Option<&'static str>>>,
 }
 
 impl Cancellation {
@@ -50,17 +53,17 @@ impl Cancellation {
         if !is_old && catches(process, SIGCANCEL) {
             return Some("its threads are cancelled (pthread_cancel)");
         }
-        let mut harmless = self.harmless.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         for mapping in code().filter(|mapping| !is_of_the_c_library(name(mapping))) {
-            if harmless.contains(&mapping.inode) {
-                continue;
-            }
-            match open(process, &mapping).and_then(|file| asks_for_it(&file)) {
-                Some(false) => {
-                    harmless.insert(mapping.inode);
-                }
-                Some(true) => return Some("its threads may be cancelled: its code asks for pthread_cancel"),
-                None => return Some("whether its threads may be cancelled cannot be told"),
+            const NOT_TOLD: Option<&str> = Some("whether its threads may be cancelled cannot be told");
+            let Some((file, id)) = open(process, &mapping) else { return NOT_TOLD };
+            let found = files.entry(id).or_insert_with(|| match asks_for_it(&file) {
+                Some(false) => None,
+                Some(true) => Some("its threads may be cancelled: its code asks for pthread_cancel"),
+                None => NOT_TOLD,
+            });
+            if found.is_some() {
+                return *found;
             }
         }
         None
@@ -72,7 +75,8 @@ fn name<'a>(mapping: &Mapping<'a>) -> &'a str {
 }
 
 fn is_of_the_c_library(name: &str) -> bool {
-    ["libc.so", "libc-2", "libpthread", "ld-linux", "ld-2", "ld-musl-"].iter().any(|library| name.starts_with(library))
+    const ALL: [&str; 7] = ["libc.so.", "libc-2.", "libpthread.so.", BEFORE_2_34, "ld-linux", "ld-2.", "ld-musl-"];
+    ALL.iter().any(|library| name.starts_with(library))
 }
 
 /// Whether it handles a signal; where that cannot be read it does.
@@ -82,11 +86,22 @@ fn catches(process: &Process, signal: u32) -> bool {
     caught.is_none_or(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-fn open(process: &Process, mapping: &Mapping<'_>) -> Option<File> {
+/// The file that is mapped, with its device and inode.
+fn open(process: &Process, mapping: &Mapping<'_>) -> Option<(File, (u64, u64))> {
     let link = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
     let path = format!("root{}", mapping.path);
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-    process.open_file(&link, flags).or_else(|_| process.open_file(&path, flags)).ok().map(File::from)
+    let file = File::from(process.open_file(&link, flags).or_else(|_| process.open_file(&path, flags)).ok()?);
+    let found = file.metadata().ok()?;
+    // By its path it may be another one by now.
+    (found.ino() == mapping.inode).then_some((file, (found.dev(), found.ino())))
+}
+
+/// A file, and how much of it may still be read.
+struct Looked<'a> {
+    file: &'a File,
+    length: u64,
+    left: Cell<u64>,
 }
 
 /// A section of an ELF file (elf(5)).
@@ -113,6 +128,7 @@ struct Symbol {
 
 /// Whether a program or library asks for it; `None` where that cannot be told.
 fn asks_for_it(file: &File) -> Option<bool> {
+    let file = &Looked { file, length: file.metadata().ok()?.len(), left: Cell::new(MOST) };
     const SYMBOLS: u32 = 2;
     const DYNAMIC_SYMBOLS: u32 = 11;
     let header = read(file, 0, 64)?;
@@ -160,19 +176,20 @@ fn refers(segment: &Segment, place: u64) -> bool {
     })
 }
 
-fn symbols(file: &File, sections: &[Section], table: Section) -> Option<Vec<Symbol>> {
+fn symbols(file: &Looked<'_>, sections: &[Section], table: Section) -> Option<Vec<Symbol>> {
     const SIZE: usize = 24;
     let names = sections.get(table.link)?;
     let (rows, names) = (read(file, table.offset, table.size)?, read(file, names.offset, names.size)?);
     let symbol = |row: &[u8]| {
         let name = names.get(number(row, 0, 4) as usize..).unwrap_or_default();
+        let name = &name[..name.len().min(LONGEST_NAME)];
         let name = name.split(|byte| *byte == 0 || *byte == b'@').next().unwrap_or_default();
         Symbol { is_ours: NAMES.contains(&name), is_defined: number(row, 6, 2) != 0, value: number(row, 8, 8) }
     };
     Some(rows.chunks_exact(SIZE).map(symbol).collect())
 }
 
-fn segments(file: &File, header: &[u8]) -> Option<Vec<Segment>> {
+fn segments(file: &Looked<'_>, header: &[u8]) -> Option<Vec<Segment>> {
     const LOADED: u64 = 1;
     const EXECUTE: u64 = 1;
     let mut all = Vec::new();
@@ -195,7 +212,7 @@ fn section(row: &[u8]) -> Option<Section> {
 }
 
 /// The rows of a table, of which the header says where it is, how long a row is, and how many there are.
-fn table(file: &File, header: &[u8], offset: usize, size: usize, count: usize) -> Option<Vec<Vec<u8>>> {
+fn table(file: &Looked<'_>, header: &[u8], offset: usize, size: usize, count: usize) -> Option<Vec<Vec<u8>>> {
     let (size, count) = (number(header, size, 2), number(header, count, 2));
     if size == 0 || count == 0 {
         return Some(Vec::new());
@@ -204,13 +221,13 @@ fn table(file: &File, header: &[u8], offset: usize, size: usize, count: usize) -
     Some(rows.chunks_exact(size as usize).map(<[u8]>::to_vec).collect())
 }
 
-fn read(file: &File, offset: u64, size: u64) -> Option<Vec<u8>> {
-    let length = file.metadata().ok()?.len();
-    if size > MOST || offset.checked_add(size)? > length {
+fn read(file: &Looked<'_>, offset: u64, size: u64) -> Option<Vec<u8>> {
+    if offset.checked_add(size)? > file.length {
         return None;
     }
+    file.left.set(file.left.get().checked_sub(size)?);
     let mut content = vec![0; size as usize];
-    file.read_exact_at(&mut content, offset).ok()?;
+    file.file.read_exact_at(&mut content, offset).ok()?;
     Some(content)
 }
 

@@ -229,7 +229,8 @@ fn replace(
     let map = Call::new(libc::SYS_mmap, [0, PAGE, read_write, anonymous, u64::MAX, 0]).into(results[0]);
     let within = (places.region + STUBS_BYTES, places.region + REGION_BYTES);
     let copy = run(process, ptracer, memory, vec![map], results[0], within)?;
-    let copy = u64::try_from(copy).map_err(|_| "it has no memory for a copy of its page")?;
+    let copy = u64::try_from(copy).ok().filter(|copy| *copy > 0 && copy % PAGE == 0);
+    let copy = copy.ok_or("it has no memory for a copy of its page")?;
     let read = || {
         let mut content = vec![0; PAGE as usize];
         memory.read_exact_at(&mut content, page).map(|()| content).map_err(|_| "its page cannot be read")
@@ -252,9 +253,11 @@ fn replace(
         }
         _ => {
             // The copy has not moved: nobody else can have come to where it is.
-            let unmap = Call::new(libc::SYS_munmap, [copy, PAGE]).into(results[0]);
-            memory.write_all_at(&PENDING.to_ne_bytes(), results[0]).map_err(|_| DENIED)?;
-            let _ = run(process, ptracer, memory, vec![unmap], results[0], within);
+            // A word of its own: this line may be late, and another site's wait for theirs.
+            let unmapped = results[1] + 8;
+            let unmap = Call::new(libc::SYS_munmap, [copy, PAGE]).into(unmapped);
+            memory.write_all_at(&PENDING.to_ne_bytes(), unmapped).map_err(|_| DENIED)?;
+            let _ = run(process, ptracer, memory, vec![unmap], unmapped, within);
             Err(DENIED)
         }
     }

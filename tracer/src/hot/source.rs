@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +115,8 @@ pub(crate) struct Source {
     tasks: (Sender<Task>, Receiver<Task>),
     patched: AtomicU64,
     cancellation: Cancellation,
+    /// Nothing is patched any more.
+    over: AtomicBool,
 }
 
 impl Source {
@@ -164,6 +166,7 @@ impl Source {
             tasks: unbounded(),
             patched: count,
             cancellation: Cancellation::default(),
+            over: AtomicBool::new(false),
         }))
     }
 
@@ -270,6 +273,8 @@ impl Source {
     fn patch(&self, process: &Process, ptracer: &Mutex<Ptracer>, ip: u64, nr: i64) {
         let patched = match self.cancellation.may_come(process) {
             Some(why) => Err(why),
+            // That look may have taken long.
+            None if self.over.load(Ordering::SeqCst) => Err("the backup is over"),
             None => site::patch(process, ptracer, &self.places, ip, nr),
         };
         match patched {
@@ -280,6 +285,11 @@ impl Source {
             }
             Err(why) => tracing::debug!(call = nr, why, "a call site stays notified"),
         }
+    }
+
+    /// Nothing is patched from now on, but what has been begun.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
     }
 
     /// How many sites are patched.

@@ -2,8 +2,9 @@
 //!
 //! # Why an entry is right
 //!
-//! *It is emptied in time.* What changes the meaning of a number is close, dup2, dup3, close_range, exec, and F_SETFL, which may make
-//! a descriptor append wherever it is told to write. All are shown, except a close from a patched site of a number that is unknown.
+//! *It is emptied in time.* What changes the meaning of a number is close, dup2, dup3, close_range, and F_SETFL, which may make
+//! a descriptor append wherever it is told to write. All are shown, except a close from a patched site of a number that is unknown. (After
+//! exec there is no region, and no site jumps to it.)
 //! The receiver empties the entry before it lets the call go. (A thread that has looked a number up and is then
 //! overtaken by another's close and open would write to another file than it means to: that is the program's own fault with or
 //! without us, and what it then writes may go unseen, as it may between a notification and its call. So may what one writes that sleeps

@@ -104,6 +104,9 @@ pub(super) fn run(
         let candidates = site::candidates(process, || hold.progress()).into_iter().filter(suits);
         // First those that were asked before: the only thread of a program may be about to finish a long call.
         for tid in std::iter::once(None).chain(candidates.take(ATTEMPTS).map(Some)) {
+            if within.is_some() && Instant::now() > limit {
+                break;
+            }
             // Only while a thread stands still: what else there is to do may take milliseconds.
             low::hurry();
             let tried = match (line.try_slow_ones(), tid) {

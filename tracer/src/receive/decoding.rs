@@ -12,6 +12,7 @@ use crate::calls::decode::{Decoder, Descriptors};
 use crate::calls::resolve::Resolver;
 use crate::flight::inflight::State;
 use crate::flight::positions::{Found, Positions};
+use crate::hot::Source;
 use crate::sys::notify::Notification;
 
 /// What became of decoding a call.
@@ -43,6 +44,7 @@ pub(super) fn decode(
         inflight: &shared.inflight,
         unseen: shared.unseen.as_ref(),
         call: ticket.call(stopped, State::Admitting),
+        go_by: shared.hot.as_ref().is_some_and(Source::is_draining),
         found: Found::default(),
     };
     let found = positions.look(on_descriptors);

@@ -9,10 +9,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotbackup_tracer::{Event, Options, Sink, Ticket, Tracer};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -20,9 +18,11 @@ use tempfile::TempDir;
 mod common {
     pub mod backup;
     pub mod guest;
+    pub mod nobody;
 }
 use common::backup::{self, Running, number_from, scratch};
 use common::guest::{Guest, Linked, compile};
+use common::nobody::follow;
 
 /// A program that writes as it is told.
 struct Writer {
@@ -142,35 +142,10 @@ fn main() {
     }
 }
 
-/// Lets everything go.
-struct Nobody;
-
-impl Sink for Nobody {
-    fn deliver(&self, _: Event, ticket: Ticket) {
-        drop(ticket);
-    }
-    fn found(&self, _: Event) {}
-    fn blind(&self, cause: String) {
-        panic!("{cause}");
-    }
-    fn wait_until_released(&self) {}
-    fn lost(&self, cause: hotbackup_tracer::Error) {
-        panic!("{cause}");
-    }
-}
-
 /// How long a grace takes among so many threads that write at patched sites.
 fn grace(threads: &str, pause_us: &str) {
     let guest = Guest::start("rings", Linked::Dynamically, &[threads, "64", pause_us]);
-    let options = Options {
-        keeper_program: hotbackup::KEEPER_PROGRAM,
-        lease: hotbackup_tracer::LEASE,
-        show_all_writes: false,
-        at_sites: true,
-        accept_unseen: false,
-    };
-    let tracer = Tracer::attach(guest.pid(), &options, Arc::new(Nobody)).expect("attached");
-    tracer.grace().expect("a first grace");
+    let tracer = follow(guest.pid(), true);
     // Until hardly any call is shown any more.
     let limit = Instant::now() + Duration::from_secs(60);
     loop {

@@ -9,17 +9,19 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hotbackup_event::Effect;
-use hotbackup_tracer::{Event, Look, Options, Sink, Stage, Ticket, Tracer};
+use hotbackup_tracer::{Event, Look, Sink, Stage, Ticket, Tracer};
 use nix::sys::signal::Signal;
 
 mod common {
     pub mod backup;
     pub mod guest;
+    pub mod nobody;
     pub mod process;
     pub mod random;
 }
 use common::backup::{self, alone, number_from, seed};
 use common::guest::{Guest, Linked};
+use common::nobody::{follow, options};
 use common::process::{path, wait_until};
 use common::random::Random;
 
@@ -28,33 +30,6 @@ const RINGS: usize = 4;
 /// Threads that write so often, in microseconds.
 fn rings(linked: Linked, pause: &str) -> Guest {
     Guest::start("rings", linked, &["4", "64", pause])
-}
-
-fn options(at_sites: bool) -> Options {
-    Options {
-        keeper_program: hotbackup::KEEPER_PROGRAM,
-        lease: hotbackup_tracer::LEASE,
-        show_all_writes: false,
-        at_sites,
-        accept_unseen: false,
-    }
-}
-
-/// Lets everything go.
-struct Nobody;
-
-impl Sink for Nobody {
-    fn deliver(&self, _: Event, ticket: Ticket) {
-        drop(ticket);
-    }
-    fn found(&self, _: Event) {}
-    fn blind(&self, cause: String) {
-        panic!("{cause}");
-    }
-    fn wait_until_released(&self) {}
-    fn lost(&self, cause: hotbackup_tracer::Error) {
-        panic!("{cause}");
-    }
 }
 
 /// Calls that wrote, by the kernel's own count (proc_pid_io(5)).
@@ -80,8 +55,7 @@ fn writes_at_captured_sites_are_marked_and_not_shown_neither_then_nor_between_ba
     let _alone = alone();
     for linked in [Linked::Dynamically, Linked::Statically] {
         let mut guest = rings(linked, "0");
-        let tracer = Tracer::attach(guest.pid(), &options(true), Arc::new(Nobody)).expect("attached");
-        tracer.grace().expect("a first grace");
+        let tracer = follow(guest.pid(), true);
         wait_until_unshown(&guest, 20_000, || tracer.received());
         assert!(tracer.sites().is_some_and(|sites| sites > 0), "{:?}", tracer.sites());
         // Marks are there, of each of the files, and come again.
@@ -99,8 +73,7 @@ fn writes_at_captured_sites_are_marked_and_not_shown_neither_then_nor_between_ba
         let answered = || hotbackup_tracer::rescue(guest.pid(), &options(true)).expect("it is kept").answered;
         wait_until_unshown(&guest, 20_000, answered);
         // One that does not want it sees every write.
-        let tracer = Tracer::attach(guest.pid(), &options(false), Arc::new(Nobody)).expect("attached");
-        tracer.grace().expect("a first grace");
+        let tracer = follow(guest.pid(), false);
         let (before, seen) = (writes(&guest), tracer.received());
         wait_until("it writes", || writes(&guest) > before + 1000);
         assert!(tracer.received() >= seen + (writes(&guest) - before) / 2, "some go by unseen");

@@ -1,42 +1,16 @@
 //! A target that is captured and not copied, and where its threads stand.
 use std::fs;
 use std::ops::Range;
-use std::sync::Arc;
 
-use hotbackup_tracer::{Event, Options, Sink, Ticket, Tracer};
+use hotbackup_tracer::Tracer;
 
 use crate::common::guest::Guest;
+use crate::common::nobody;
 use crate::common::process::{threads, wait_until};
-
-/// Lets everything go.
-struct Nobody;
-
-impl Sink for Nobody {
-    fn deliver(&self, _: Event, ticket: Ticket) {
-        drop(ticket);
-    }
-    fn found(&self, _: Event) {}
-    fn blind(&self, cause: String) {
-        panic!("{cause}");
-    }
-    fn wait_until_released(&self) {}
-    fn lost(&self, cause: hotbackup_tracer::Error) {
-        panic!("{cause}");
-    }
-}
 
 /// Follows a guest, whose calls are captured at their sites where that can be.
 pub fn follow(guest: &Guest) -> Tracer {
-    let options = Options {
-        keeper_program: hotbackup::KEEPER_PROGRAM,
-        lease: hotbackup_tracer::LEASE,
-        show_all_writes: false,
-        at_sites: true,
-        accept_unseen: false,
-    };
-    let tracer = Tracer::attach(guest.pid(), &options, Arc::new(Nobody)).expect("attached");
-    tracer.grace().expect("a first grace");
-    tracer
+    nobody::follow(guest.pid(), true)
 }
 
 /// Waits until so many sites are captured.

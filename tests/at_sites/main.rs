@@ -8,6 +8,7 @@ mod common {
     pub mod backup;
     pub mod core_pattern;
     pub mod guest;
+    pub mod nobody;
     pub mod process;
 }
 mod cancelled;

@@ -1,6 +1,6 @@
 //! The thread that patches call sites and fills the descriptor table, while the receiver goes on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,7 +21,6 @@ const FAREWELL: Duration = Duration::from_secs(15);
 /// The thread, until this is dropped.
 pub(super) struct AtSites {
     shared: Arc<Answering>,
-    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -29,11 +28,11 @@ impl AtSites {
     /// Starts it, where calls are captured at their sites.
     pub fn start(shared: &Arc<Answering>, ptracer: &Arc<Mutex<Ptracer>>) -> std::io::Result<Option<Self>> {
         let Some(hot) = &shared.hot else { return Ok(None) };
-        let (tasks, stop) = (hot.tasks(), Arc::new(AtomicBool::new(false)));
-        let (ours, shared, ptracer, stopped) = (shared.clone(), shared.clone(), ptracer.clone(), stop.clone());
+        let tasks = hot.tasks();
+        let (ours, shared, ptracer) = (shared.clone(), shared.clone(), ptracer.clone());
         let work = move || {
             let Some(hot) = &shared.hot else { return };
-            while !stopped.load(Ordering::SeqCst) && !shared.stop.load(Ordering::SeqCst) {
+            while !hot.is_ended() && !shared.stop.load(Ordering::SeqCst) {
                 if let Ok(first) = tasks.recv_timeout(LOOK) {
                     let all: Vec<_> = std::iter::once(first).chain(tasks.try_iter()).collect();
                     hot.work(&shared.process, &ptracer, &all);
@@ -42,13 +41,12 @@ impl AtSites {
             }
         };
         let thread = std::thread::Builder::new().name("sites".into()).spawn(work)?;
-        Ok(Some(Self { shared: ours, stop, thread: Some(thread) }))
+        Ok(Some(Self { shared: ours, thread: Some(thread) }))
     }
 }
 
 impl Drop for AtSites {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
         let (shared, thread) = (&self.shared, self.thread.take());
         shared.hot.iter().for_each(Source::end);
         let limit = Instant::now() + FAREWELL;

@@ -274,7 +274,7 @@ impl Source {
         let patched = match self.cancellation.may_come(process) {
             Some(why) => Err(why),
             // That look may have taken long.
-            None if self.over.load(Ordering::SeqCst) => Err("the backup is over"),
+            None if self.is_ended() => Err("the backup is over"),
             None => site::patch(process, ptracer, &self.places, ip, nr),
         };
         match patched {
@@ -290,6 +290,10 @@ impl Source {
     /// Nothing is patched from now on, but what has been begun.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     /// How many sites are patched.
